@@ -1,0 +1,71 @@
+# `make demo` on a new machine sets everything up first. Every check of CI is a target here.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(CURDIR)/$(VENV)/bin
+READY  := $(VENV)/.ready
+BENCH  := $(VENV)/.ready-bench
+
+# Static tools do not follow the package-dir mapping of an editable install: they read the wheel, unpacked here.
+WHEEL   := build/wheel
+SOURCES := $(shell find txgraph passes backends -not -path '*__pycache__*' \( -type d -o -type f \))
+
+.PHONY: help demo test lint format typecheck contracts examples docs check bench clean .venv
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z.]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.venv: $(READY) ## set up .venv (PYTHON=python3.12 chooses another Python)
+
+$(READY): pyproject.toml constraints.txt scripts/system_deps.sh
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "txgraph needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	PYTHON='$(PYTHON)' bash scripts/system_deps.sh
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(BENCH): $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
+	@touch $@
+
+$(WHEEL)/.ready: $(READY) $(SOURCES)
+	rm -rf $(WHEEL) build/lib build/bdist.* build/dist
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/dist .
+	$(BIN)/python -m pip install --quiet --no-deps --no-compile --target $(WHEEL) build/dist/txgraph-*.whl
+	@touch $@
+
+demo: $(READY) ## optimize a model and show what was done
+	$(BIN)/python examples/demo.py
+
+test: $(READY) ## run the tests
+	$(BIN)/python -m pytest -q
+
+lint: $(READY) ## ruff: rules and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY) ## ruff: repair what can be repaired
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+typecheck: $(WHEEL)/.ready ## mypy --strict on the built wheel
+	cd $(WHEEL) && $(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p txgraph
+
+contracts: $(WHEEL)/.ready ## import-linter on the built wheel
+	cd $(WHEEL) && $(BIN)/lint-imports --no-cache --config $(CURDIR)/pyproject.toml
+
+examples: $(READY) ## run every example
+	@set -e; for example in examples/*.py; do echo "== $$example"; $(BIN)/python "$$example"; done
+
+docs: $(READY) ## links, code blocks and doctests
+	$(BIN)/python scripts/check_docs.py
+
+check: test lint typecheck contracts examples docs ## all that CI runs
+
+bench: $(BENCH) ## compare with eager, torch.compile, ONNX Runtime and OpenVINO on this machine
+	$(BIN)/python benchmarks/run.py
+
+clean: ## remove what the other targets made, except .venv
+	rm -rf build dist out txgraph.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,48 @@
+"""The protocol that every backend follows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from txgraph.ir import Graph
+from txgraph.options import BackendOptions, Target
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A graph that runs.
+
+    Attributes:
+        run: takes the tensors of a call, gives all outputs of the graph: mutated values first.
+        code: generated source, as text.
+        choices: decisions taken by measurement, for the report.
+    """
+
+    run: Callable[[Sequence[torch.Tensor]], Sequence[Any]]
+    code: str = ""
+    choices: dict[str, str] = field(default_factory=dict)
+
+
+class Backend(Protocol):
+    """Lowers graphs to a target."""
+
+    @property
+    def name(self) -> str:
+        """How users name it."""
+
+    def fused_activations(self, target: Target) -> frozenset[str]:
+        """Activations that this backend can compute inside a linear (keys of ``ir.ops.ACTIVATIONS``)."""
+
+    def unsupported(self, graph: Graph, target: Target) -> list[str]:
+        """Why the graph cannot be lowered: a line for each node that stands in the way."""
+
+    def lower(self, graph: Graph, target: Target, options: BackendOptions) -> Compiled:
+        """Compile ``graph``, which is not changed.
+
+        Raises:
+            BackendFailed: the compiler failed; the message holds its reason.
+        """

@@ -1,0 +1,146 @@
+"""Choose, by measurement on this machine, which library computes each float32 linear on a CPU.
+
+before:  linear(x, w, b), or txgraph::linear_activation(x, w, b, act)
+after:   txgraph::linear_onednn(x, w, b, act) where oneDNN is faster than torch's own linear
+why:     torch's linear calls MKL, which is the slower GEMM on some processors by a factor of two;
+         oneDNN takes the model's own weight (no packed copy) and computes the activation on the way.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch.fx import Node
+
+from txgraph.backends.inductor.adapter import onednn_linear
+from txgraph.ir import Graph, GraphBuilder, arguments, type_of
+from txgraph.ir.ops import ACTIVATIONS, linear_activation
+
+# txgraph's activation names in oneDNN's words: (attribute, algorithm)
+_ONEDNN_ACTIVATIONS = {
+    "": ("none", ""),
+    "relu": ("relu", ""),
+    "gelu": ("gelu", "none"),
+    "gelu_tanh": ("gelu", "tanh"),
+    "silu": ("swish", ""),
+    "tanh": ("tanh", ""),
+    "sigmoid": ("sigmoid", ""),
+}
+MEASURED_SECONDS = 0.15  # upper bound per distinct shape
+
+_library = torch.library.Library("txgraph", "FRAGMENT")
+_library.define("linear_onednn(Tensor input, Tensor weight, Tensor? bias, str activation) -> Tensor")
+
+
+def _linear_onednn(
+    input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: str
+) -> torch.Tensor:
+    attribute, algorithm = _ONEDNN_ACTIVATIONS[activation]
+    return _kernel(input, weight, bias, attribute, [], algorithm)
+
+
+_kernel = onednn_linear() or linear_activation  # where there is no oneDNN the operator is never chosen
+_library.impl("linear_onednn", _linear_onednn, "CPU")
+
+
+@torch.library.register_fake("txgraph::linear_onednn", lib=_library)
+def _(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: str) -> torch.Tensor:
+    return input.new_empty((*input.shape[:-1], weight.shape[0]))
+
+
+@dataclass(frozen=True)
+class GemmShape:
+    """One linear: ``[m, k] @ [n, k].T``, with its activation (empty: none)."""
+
+    m: int
+    k: int
+    n: int
+    activation: str
+    bias: bool
+
+    def __str__(self) -> str:
+        return f"linear {self.m}x{self.k}x{self.n}" + (f" + {self.activation}" if self.activation else "")
+
+
+def fused_activations() -> frozenset[str]:
+    """Activations that oneDNN computes inside a linear."""
+    return frozenset(ACTIVATIONS) if onednn_linear() is not None else frozenset()
+
+
+def choose_gemms(graph: Graph) -> dict[str, str]:
+    """Rewrite each linear of ``graph`` to what measures faster here; returns the choices, for the report."""
+    choices: dict[GemmShape, str] = {}
+    if onednn_linear() is None:
+        return {}
+    for node in graph.calls():
+        shape = _shape_of(node, graph)
+        if shape is None:
+            continue
+        if shape not in choices:
+            choices[shape] = _measure(shape, graph, node)
+        if choices[shape].startswith("oneDNN"):
+            _replace(graph, node, shape.activation)
+    return {str(shape): choice for shape, choice in choices.items()}
+
+
+def _shape_of(node: Node, graph: Graph) -> GemmShape | None:
+    """The shape of a float32 CPU linear with a constant weight; ``None`` for any other node."""
+    if node.target not in (torch.ops.aten.linear.default, torch.ops.txgraph.linear_activation.default):
+        return None
+    named = arguments(node)
+    weight, source = graph.constant(named["weight"]), type_of(named["input"])
+    if weight is None or source is None or weight.dtype is not torch.float32 or weight.device.type != "cpu":
+        return None
+    if source.dtype is not torch.float32 or weight.ndim != 2 or not weight.is_contiguous():
+        return None
+    rows = 1
+    for size in source.shape[:-1]:
+        hint = size if isinstance(size, int) else size.node.hint
+        rows *= int(hint)
+    if rows == 0:
+        return None
+    return GemmShape(
+        rows, weight.shape[1], weight.shape[0], named.get("activation") or "", named["bias"] is not None
+    )
+
+
+def _measure(shape: GemmShape, graph: Graph, node: Node) -> str:
+    """Time both on random input with the real weight; torch's own stays unless oneDNN is faster."""
+    named = arguments(node)
+    weight, bias = graph.constant(named["weight"]), graph.constant(named["bias"])
+    assert weight is not None, "_shape_of: constant weight"
+    x = torch.randn(shape.m, shape.k)
+    activation = ACTIVATIONS.get(shape.activation, lambda y: y)
+    with torch.no_grad():
+        ours, theirs = _time(
+            lambda: _linear_onednn(x, weight, bias, shape.activation),
+            lambda: activation(torch.nn.functional.linear(x, weight, bias)),
+        )
+    name = "oneDNN" if ours < theirs else "aten"
+    return f"{name} ({ours * 1e6:.0f} µs oneDNN, {theirs * 1e6:.0f} µs aten)"
+
+
+def _time(*functions: Callable[[], object]) -> list[float]:
+    """Best seconds of each, measured in turn so that a noisy moment hits all of them."""
+    best = [float("inf")] * len(functions)
+    for function in functions:
+        function()
+    stop = time.perf_counter() + MEASURED_SECONDS
+    while True:
+        for at, function in enumerate(functions):
+            started = time.perf_counter()
+            function()
+            best[at] = min(best[at], time.perf_counter() - started)
+        if time.perf_counter() > stop:
+            return best
+
+
+def _replace(graph: Graph, node: Node, activation: str) -> None:
+    named = arguments(node)
+    builder = GraphBuilder(graph, node)
+    new = builder.txgraph.linear_onednn(named["input"], named["weight"], named["bias"], activation)
+    node.replace_all_uses_with(new)
+    graph.fx.erase_node(node)

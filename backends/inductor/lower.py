@@ -1,0 +1,103 @@
+"""Lower a graph through Inductor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+from txgraph.backends.base import Compiled
+from txgraph.backends.inductor.adapter import compile_graph
+from txgraph.backends.inductor.gemm import choose_gemms, fused_activations
+from txgraph.errors import BackendFailed
+from txgraph.ir import Graph, GraphBuilder, arguments, describe, type_of
+from txgraph.ir.ops import ACTIVATIONS
+from txgraph.options import BackendOptions, Target
+
+
+@dataclass(frozen=True)
+class InductorBackend:
+    """torch's compiler: C++ with OpenMP on CPUs, Triton on GPUs."""
+
+    name: str = "inductor"
+
+    def fused_activations(self, target: Target) -> frozenset[str]:
+        """What oneDNN fuses, on CPUs."""
+        return fused_activations() if target.kind == "cpu" else frozenset()
+
+    def unsupported(self, graph: Graph, target: Target) -> list[str]:
+        """Tensors that are not on the target's device, and layouts Inductor does not know."""
+        reasons = []
+        for node in graph.nodes:
+            tensor_type = type_of(node)
+            if tensor_type is not None and tensor_type.device.type != target.kind:
+                reasons.append(f"{describe(node)}: is on {tensor_type.device}, the target is {target}")
+            value = node.meta.get("val")
+            if isinstance(value, torch.Tensor) and value.layout is not torch.strided:
+                reasons.append(f"{describe(node)}: has layout {value.layout}")
+        return reasons
+
+    def lower(self, graph: Graph, target: Target, options: BackendOptions) -> Compiled:
+        """Compile; the weights are handed over at each call, not copied."""
+        lowered = graph.copy()
+        choices = choose_gemms(lowered) if target.kind == "cpu" else {}
+        _inline_activations(lowered)
+        names, module = _lift_constants(lowered)
+        examples = [n.meta["val"] for n in module.graph.nodes if n.op == "placeholder"]
+        weights = [graph.constants[name] for name in names]
+        try:
+            compiled, code = compile_graph(module, examples, options.inductor)
+        except Exception as error:  # Inductor raises whatever its lowerings raise
+            raise BackendFailed(
+                f"Inductor failed on this graph: {type(error).__name__}: {_first_line(error)}"
+            ) from error
+
+        def run(tensors: Sequence[torch.Tensor]) -> Sequence[Any]:
+            return compiled(*weights, *tensors)
+
+        return Compiled(run, code, choices)
+
+
+def _inline_activations(graph: Graph) -> None:
+    """Write the ``txgraph::linear_activation`` that stayed back as ATen operators."""
+    for node in graph.calls():
+        if node.target is torch.ops.txgraph.linear_activation.default:
+            named = arguments(node)
+            builder = GraphBuilder(graph, node)
+            linear = builder.aten.linear(named["input"], named["weight"], named["bias"])
+            node.replace_all_uses_with(_activation(builder, linear, named["activation"]))
+            graph.fx.erase_node(node)
+
+
+def _activation(builder: GraphBuilder, value: Node, name: str) -> Node:
+    assert name in ACTIVATIONS, "checked by the operator's own definition"
+    if name.startswith("gelu"):
+        return builder.aten.gelu(value, approximate="tanh" if name == "gelu_tanh" else "none")
+    result: Node = getattr(builder.aten, name)(value)
+    return result
+
+
+def _lift_constants(graph: Graph) -> tuple[list[str], torch.fx.GraphModule]:
+    """A module whose first placeholders are the constants; returns their names in order, too."""
+    fresh = torch.fx.Graph()
+    mapping: dict[Node, Node] = {}
+    lifted: dict[str, Node] = {}
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            name = str(node.target)
+            if name not in lifted:
+                lifted[name] = fresh.placeholder(f"constant_{len(lifted)}")
+                lifted[name].meta = dict(node.meta)
+            mapping[node] = lifted[name]
+    for node in graph.nodes:
+        if node.op != "get_attr":
+            mapping[node] = fresh.node_copy(node, mapping.__getitem__)
+            mapping[node].meta = dict(node.meta)
+    return list(lifted), torch.fx.GraphModule(torch.nn.Module(), fresh)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0]

@@ -1,0 +1,29 @@
+"""The reference backend: runs the graph node by node in eager. Slow, and always right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from txgraph.backends.base import Compiled
+from txgraph.ir import Graph, interpret
+from txgraph.options import BackendOptions, Target
+
+
+@dataclass(frozen=True)
+class ReferenceBackend:
+    """Interprets; its "code" is the graph's text."""
+
+    name: str = "reference"
+
+    def fused_activations(self, target: Target) -> frozenset[str]:
+        """None: fusing gains nothing here."""
+        return frozenset()
+
+    def unsupported(self, graph: Graph, target: Target) -> list[str]:
+        """Nothing: every valid graph runs in eager."""
+        return []
+
+    def lower(self, graph: Graph, target: Target, options: BackendOptions) -> Compiled:
+        """Keep a copy of the graph and interpret it at each call."""
+        own = graph.copy()
+        return Compiled(lambda tensors: interpret(own, tensors), str(own))

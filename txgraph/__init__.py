@@ -1,0 +1,54 @@
+"""txgraph: make a Transformer faster by rewriting its compute graph, with every step checked.
+
+>>> import torch, txgraph
+>>> model = torch.nn.TransformerEncoderLayer(32, 4, batch_first=True).eval()
+>>> fast = txgraph.optimize(model, backend="reference")
+>>> fast(torch.randn(2, 5, 32)).shape
+torch.Size([2, 5, 32])
+"""
+
+from txgraph import ir
+from txgraph.errors import (
+    BackendFailed,
+    CaptureFailed,
+    GuardFailed,
+    InvalidGraph,
+    PassFailed,
+    TxgraphError,
+    UnsupportedOp,
+    VerificationFailed,
+)
+from txgraph.optimize import OptimizedModel, optimize
+from txgraph.options import BackendOptions, Target
+from txgraph.passes import default_pipeline
+from txgraph.pipeline import Pipeline
+from txgraph.report import Report
+from txgraph.rewrite import Accept, Match, Pass, PassContext, Reject, Rewrite, RewritePass
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Accept",
+    "BackendFailed",
+    "BackendOptions",
+    "CaptureFailed",
+    "GuardFailed",
+    "InvalidGraph",
+    "Match",
+    "OptimizedModel",
+    "Pass",
+    "PassContext",
+    "PassFailed",
+    "Pipeline",
+    "Reject",
+    "Report",
+    "Rewrite",
+    "RewritePass",
+    "Target",
+    "TxgraphError",
+    "UnsupportedOp",
+    "VerificationFailed",
+    "default_pipeline",
+    "ir",
+    "optimize",
+]

@@ -1,0 +1,136 @@
+"""Bring a call's arguments, in any legal mixture, into one flat form."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+_EMPTY = inspect.Parameter.empty
+_PLAIN = (int, float, bool, str, type(None), torch.dtype, torch.device)
+
+
+class FlatCall(NamedTuple):
+    """A call in flat form.
+
+    Attributes:
+        tensors: the tensor leaves, in order.
+        structure: all else: names, plain values and container types; equal for calls that can
+            share a graph.
+    """
+
+    tensors: list[torch.Tensor]
+    structure: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Where the arguments of one form of call stand: positions first, then keywords."""
+
+    positions: tuple[tuple[str, Any], ...]
+    keywords: tuple[tuple[str, Any], ...]
+    variadic: str | None
+
+
+class CallSignature:
+    """The signature of a model's ``forward``.
+
+    Calls are normalised: arguments by name in the order of the signature, values that are the
+    default left out.
+    """
+
+    def __init__(self, forward: Callable[..., Any]) -> None:
+        self._signature = inspect.signature(forward)
+        self._plans: dict[tuple[int, tuple[str, ...]], _Plan] = {}
+
+    @classmethod
+    def of(cls, model: nn.Module) -> CallSignature:
+        """The signature of ``model.forward``."""
+        return cls(model.forward)
+
+    def flatten(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> FlatCall:
+        """Flatten a call.
+
+        Raises:
+            TypeError: the arguments do not fit the signature, with the same message as eager's.
+        """
+        plan = self._plan(args, kwargs)
+        tensors: list[torch.Tensor] = []
+        structure: list[Any] = []
+        for (name, default), value in zip(plan.positions, args, strict=False):
+            _flatten_one(name, value, default, tensors, structure)
+        if plan.variadic is not None:
+            for value in args[len(plan.positions) :]:
+                _flatten_one(plan.variadic, value, _EMPTY, tensors, structure)
+        for name, default in plan.keywords:
+            _flatten_one(name, kwargs[name], default, tensors, structure)
+        return FlatCall(tensors, tuple(structure))
+
+    def normalise(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The same call in the form that is captured: by name, except a ``*args`` part."""
+        plan = self._plan(args, kwargs)
+        if plan.variadic is not None:
+            return args, {k: kwargs[k] for k, default in plan.keywords if not _is_default(kwargs[k], default)}
+        by_name = {n: v for (n, d), v in zip(plan.positions, args, strict=True) if not _is_default(v, d)}
+        by_name |= {n: kwargs[n] for n, d in plan.keywords if not _is_default(kwargs[n], d)}
+        return (), by_name
+
+    def names(self, count: int) -> list[str]:
+        """Names of the first ``count`` parameters."""
+        return list(self._signature.parameters)[:count]
+
+    def _plan(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> _Plan:
+        form = (len(args), tuple(kwargs))
+        plan = self._plans.get(form)
+        if plan is None:
+            plan = self._plans[form] = self._make_plan(args, kwargs)
+        return plan
+
+    def _make_plan(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> _Plan:
+        self._signature.bind(*args, **kwargs)
+        parameters = self._signature.parameters
+        fixed = [p for p in parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)][
+            : len(args)
+        ]
+        variadic = next((p.name for p in parameters.values() if p.kind is p.VAR_POSITIONAL), None)
+        order = {name: at for at, name in enumerate(parameters)}
+        named = sorted(kwargs, key=lambda k: (order.get(k, len(order)), k))
+        return _Plan(
+            tuple((p.name, p.default) for p in fixed),
+            tuple((k, parameters[k].default if k in parameters else _EMPTY) for k in named),
+            variadic if len(args) > len(fixed) else None,
+        )
+
+
+def _is_default(value: Any, default: Any) -> bool:
+    return value is default or (
+        default is not _EMPTY
+        and type(value) is type(default)
+        and isinstance(value, _PLAIN)
+        and value == default
+    )
+
+
+def _flatten_one(
+    name: str, value: Any, default: Any, tensors: list[torch.Tensor], structure: list[Any]
+) -> None:
+    if isinstance(value, torch.Tensor):
+        tensors.append(value)
+        structure.append(name)
+    elif _is_default(value, default):
+        return
+    elif isinstance(value, _PLAIN):
+        structure.append((name, type(value), value))
+    else:
+        leaves, spec = pytree.tree_flatten(value)
+        held = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+        plain = [None if isinstance(leaf, torch.Tensor) else (type(leaf), leaf) for leaf in leaves]
+        tensors += held
+        structure.append((name, spec, tuple(plain)))

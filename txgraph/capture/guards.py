@@ -1,0 +1,156 @@
+"""What a captured graph assumed, checked before every call: inputs, and the state of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from operator import attrgetter, getitem, is_
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._sympy.printers import PythonPrinter
+
+from txgraph.ir import DTYPE_NAMES, Graph, type_of
+
+
+@dataclass(frozen=True)
+class InputGuard:
+    """Checks dtype, device, rank and sizes of a call's tensors.
+
+    Attributes:
+        accepts: compiled check of the list of tensors.
+        source: its Python source.
+    """
+
+    accepts: Callable[[Sequence[torch.Tensor]], bool]
+    source: str
+
+    @classmethod
+    def of(cls, graph: Graph) -> InputGuard:
+        """The guard of the inputs that ``graph`` was captured for."""
+        source, constants = _write_guard(graph)
+        namespace: dict[str, Any] = dict(constants)
+        exec(compile(source, "<txgraph guard>", "exec"), namespace)
+        return cls(namespace["accepts"], source)
+
+
+def _write_guard(graph: Graph) -> tuple[str, dict[str, object]]:
+    """Python source of a check that reads every property once."""
+    constants: dict[str, object] = {}
+    lines = ["def accepts(tensors):"]
+    symbols: set[str] = set()
+    checks: list[str] = []
+    for at, node in enumerate(graph.inputs):
+        tensor_type = type_of(node)
+        assert tensor_type is not None, "the spec: inputs are tensors"
+        constants[f"dtype{at}"], constants[f"device{at}"] = tensor_type.dtype, tensor_type.device
+        lines += [
+            f"    t = tensors[{at}]",
+            f"    if t.dtype is not dtype{at} or t.device != device{at} or t.ndim != {tensor_type.rank}: return False",
+        ]
+        if tensor_type.rank:
+            lines.append(f"    {', '.join(f'x{at}_{axis}' for axis in range(tensor_type.rank))}, = t.shape")
+        for axis, size in enumerate(tensor_type.shape):
+            name, text = f"x{at}_{axis}", _size_text(size)
+            if text.isidentifier() and text not in symbols:
+                symbols.add(text)
+                lines.append(f"    {text} = {name}")
+                low, high = graph.ranges.get(text, (2, None))
+                checks.append(f"{low} <= {text}" + (f" <= {high}" if high is not None else ""))
+            else:
+                checks.append(f"{name} == {text}")
+    lines.append(f"    return {' and '.join(checks) or 'True'}")
+    return "\n".join(lines), constants
+
+
+def _size_text(size: int | torch.SymInt) -> str:
+    if isinstance(size, int):
+        return str(size)
+    return str(PythonPrinter().doprint(size.node.expr))
+
+
+def explain_mismatch(graph: Graph, names: Sequence[str], tensors: Sequence[torch.Tensor]) -> str:
+    """Why a call's tensors do not fit ``graph``, for a message."""
+    for name, node, tensor in zip(names, graph.inputs, tensors, strict=True):
+        wanted = type_of(node)
+        assert wanted is not None, "the spec: inputs are tensors"
+        found = f"{DTYPE_NAMES.get(tensor.dtype, tensor.dtype)}{list(tensor.shape)} on {tensor.device}"
+        if (tensor.dtype, tensor.device, tensor.ndim) != (wanted.dtype, wanted.device, wanted.rank):
+            return f"{name} is {found}, captured as {wanted.format(graph.symbols)} on {wanted.device}"
+        if any(isinstance(w, int) and w != s for w, s in zip(wanted.shape, tensor.shape, strict=True)):
+            return f"{name} is {found}, captured as {wanted.format(graph.symbols)}"
+    ranges = ", ".join(
+        f"{graph.symbols.get(s, s)} in [{lo}, {hi or '∞'}]" for s, (lo, hi) in graph.ranges.items()
+    )
+    return f"sizes do not fit the captured ranges ({ranges}) or are not equal where they were"
+
+
+class ModelState:
+    """Everything about a model, beside its inputs, that a graph depends on.
+
+    Which tensors and modules it has, their train/eval flags, dtypes and devices, autocast; and the
+    values of those weights that were folded into the graph. Reads only; built for speed: each check is
+    one C-level ``map``.
+    """
+
+    def __init__(self, model: nn.Module, frozen: frozenset[str] = frozenset()) -> None:
+        modules = [
+            (parent, name)
+            for parent in model.modules()
+            for name, m in parent._modules.items()
+            if m is not None
+        ]
+        self._slots = [(parent._modules, name) for parent, name in modules]
+        self._modules = [model, *(parent._modules[name] for parent, name in modules)]
+        for module in model.modules():
+            self._slots += [(module._parameters, n) for n, p in module._parameters.items() if p is not None]
+            self._slots += [(module._buffers, n) for n, b in module._buffers.items() if b is not None]
+        self._dicts, self._names = [d for d, _ in self._slots], [n for _, n in self._slots]
+        self._values = list(map(getitem, self._dicts, self._names))
+        self._tensors = [v for v in self._values if isinstance(v, torch.Tensor)]
+        named = {
+            **dict(model.named_parameters(remove_duplicate=False)),
+            **dict(model.named_buffers(remove_duplicate=False)),
+        }
+        self._frozen_names = [n for n in named if n in frozen]
+        self._frozen = [named[n] for n in self._frozen_names]
+        self._device = next((t.device.type for t in self._tensors), "cpu")
+        self._pointers = list(map(torch.Tensor.data_ptr, self._tensors))
+        self._dtypes = list(map(attrgetter("dtype"), self._tensors))
+        self._training = list(map(attrgetter("training"), self._modules))
+        self._versions = _versions(self._frozen)
+        self._autocast = self._autocast_now()
+
+    def _autocast_now(self) -> torch.dtype | None:
+        enabled = torch.is_autocast_enabled(self._device)
+        return torch.get_autocast_dtype(self._device) if enabled else None
+
+    def change(self) -> str:
+        """What has changed since; an empty text if nothing has."""
+        try:
+            same = all(map(is_, map(getitem, self._dicts, self._names), self._values))
+        except KeyError as missing:
+            return f"{missing} was removed from the model"
+        if not same:
+            return "a parameter, buffer or submodule was replaced"
+        if _versions(self._frozen) != self._versions:
+            changed = [
+                n
+                for n, a, b in zip(self._frozen_names, _versions(self._frozen), self._versions, strict=True)
+                if a != b
+            ]
+            return f"{changed[0]} was changed in place, and its values are folded into the graph"
+        if list(map(attrgetter("dtype"), self._tensors)) != self._dtypes:
+            return "the model was moved to another dtype"
+        if list(map(torch.Tensor.data_ptr, self._tensors)) != self._pointers:
+            return "a parameter or buffer got new storage (assignment to .data, or a move to another device)"
+        if list(map(attrgetter("training"), self._modules)) != self._training:
+            return "a module was switched between train and eval"
+        if self._autocast_now() != self._autocast:
+            return "autocast was switched"
+        return ""
+
+
+def _versions(tensors: Sequence[torch.Tensor]) -> list[int]:
+    return [0 if t.is_inference() else t._version for t in tensors]

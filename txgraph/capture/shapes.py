@@ -1,0 +1,45 @@
+"""Which axes of the inputs become dynamic when a second shape is seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.export import Dim
+from torch.utils import _pytree as pytree
+
+
+def dynamic_axes(
+    tensors: Sequence[torch.Tensor], seen: Sequence[Sequence[torch.Size]]
+) -> list[frozenset[int]]:
+    """Axes of each input to capture as dynamic, given the shapes that earlier calls had.
+
+    The axes that differ from any earlier call, and with them batch and sequence: axes 0 and 1 of
+    integer and boolean inputs (token ids, masks), axis 0 of the others. Sizes 0 and 1 stay static, as
+    in torch.compile, because operators treat them specially.
+    """
+    chosen = []
+    for at, tensor in enumerate(tensors):
+        changed = {
+            axis for shapes in seen for axis in range(tensor.ndim) if shapes[at][axis] != tensor.shape[axis]
+        }
+        usual = {0} if tensor.is_floating_point() else {0, 1}
+        chosen.append(
+            frozenset(axis for axis in changed | usual if axis < tensor.ndim and tensor.shape[axis] > 1)
+        )
+    return chosen
+
+
+def export_shapes(kwargs: Mapping[str, Any], args: Sequence[Any], axes: Sequence[frozenset[int]]) -> Any:
+    """``dynamic_shapes`` for torch.export from the axes of each tensor leaf (positional ones first)."""
+    remaining = list(axes)
+
+    def spec(leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor):
+            return None
+        return dict.fromkeys(remaining.pop(0), Dim.AUTO) or None  # type: ignore[attr-defined]
+
+    positional = [pytree.tree_map(spec, value) for value in args]
+    named = {name: pytree.tree_map(spec, value) for name, value in kwargs.items()}
+    return (*positional, *named.values()) if positional else named

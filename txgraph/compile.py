@@ -1,0 +1,147 @@
+"""The one road: capture -> pipeline -> lower -> verify, for one call of one model."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from txgraph.backends import Backend, Compiled, choose_backend
+from txgraph.backends.reference import ReferenceBackend
+from txgraph.capture import InputGuard, ModelState, capture
+from txgraph.errors import UnsupportedOp
+from txgraph.ir import Graph, type_of
+from txgraph.options import CompileOptions, Target
+from txgraph.pipeline import Pipeline
+from txgraph.report import Fallback, GraphReport, Report
+from txgraph.rewrite import PassContext
+from txgraph.verify import Verifier
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CompiledCall:
+    """A compiled graph with all that is needed to answer calls that fit it.
+
+    Attributes:
+        structure: of the calls it answers. guard, state: what it assumed of inputs and model.
+        before, after: the captured graph, and the one that was lowered.
+        run: takes the tensors of a call, gives all outputs: mutated values first.
+    """
+
+    structure: tuple[Any, ...]
+    guard: InputGuard
+    state: ModelState
+    before: Graph
+    after: Graph
+    compiled: Compiled
+    out_spec: pytree.TreeSpec
+    report: GraphReport
+
+
+def compile_call(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    tensors: Sequence[torch.Tensor],
+    structure: tuple[Any, ...],
+    pipeline: Pipeline,
+    options: CompileOptions,
+    report: Report,
+    dynamic_shapes: Any = None,
+) -> CompiledCall:
+    """Go down the whole road for one call, and add to ``report`` what was done.
+
+    Raises:
+        CaptureFailed, PassFailed, UnsupportedOp, BackendFailed, VerificationFailed: see :mod:`txgraph.errors`.
+    """
+    clock = _Clock()
+    target = options.target or Target("cpu")
+    backend = choose_backend(options.backend)
+    with clock("capture"):
+        captured = capture(model, args, kwargs, dynamic_shapes)
+    before = captured.graph
+    verifier = Verifier(options.verify, model, args, kwargs, tensors)
+    with clock("verify"):
+        verifier.check_capture(before)
+    context = PassContext(target, backend.fused_activations(target))
+    with clock("passes"):
+        after, records = pipeline.run(before, context, verifier.between_passes)
+    between = sum(v.seconds for v in verifier.records if v.stage != "capture")
+    with clock("lower"):
+        compiled = _lower(backend, after, target, options)
+    with clock("verify"):
+        broken = verifier.check_backend(compiled.run)
+    if broken:
+        report.fallbacks.append(
+            Fallback(
+                f"backend {backend.name}", f"its result broke a gate, the graph is interpreted: {broken}"
+            )
+        )
+        log.warning(
+            "backend %s broke a gate and was replaced by the reference backend: %s", backend.name, broken
+        )
+        backend = ReferenceBackend()
+        compiled = backend.lower(after, target, options.backend_options)
+    clock.move("passes", "verify", between)
+    graph_report = GraphReport(
+        tuple(
+            f"{n.target}: {t.format(before.symbols)}" for n in before.inputs if (t := type_of(n)) is not None
+        ),
+        len(before.calls()),
+        len(after.calls()),
+        records,
+        verifier.records,
+        backend.name,
+        compiled.choices,
+        clock.seconds(),
+    )
+    report.graphs.append(graph_report)
+    guard, state = InputGuard.of(before), ModelState(model, after.constants.frozen_values())
+    return CompiledCall(structure, guard, state, before, after, compiled, captured.out_spec, graph_report)
+
+
+def _lower(backend: Backend, graph: Graph, target: Target, options: CompileOptions) -> Compiled:
+    reasons = backend.unsupported(graph, target)
+    if reasons:
+        raise UnsupportedOp(
+            f"backend {backend.name} cannot lower this graph for {target}:\n  " + "\n  ".join(reasons[:10])
+        )
+    return backend.lower(graph, target, options.backend_options)
+
+
+class _Clock:
+    """Adds up seconds by stage."""
+
+    def __init__(self) -> None:
+        self._stages: dict[str, float] = {}
+        self._started = time.perf_counter()
+        self._running: tuple[str, float] | None = None
+
+    def __call__(self, stage: str) -> _Clock:
+        self._running = (stage, time.perf_counter())
+        return self
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *exception: object) -> None:
+        assert self._running is not None, "entered through __call__"
+        stage, started = self._running
+        self._stages[stage] = self._stages.get(stage, 0.0) + time.perf_counter() - started
+
+    def move(self, source: str, to: str, seconds: float) -> None:
+        """Count ``seconds`` under another stage."""
+        self._stages[source] -= seconds
+        self._stages[to] += seconds
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds by stage, and in total."""
+        return {**self._stages, "total": time.perf_counter() - self._started}

@@ -1,0 +1,48 @@
+"""The intermediate representation: a typed view over :class:`torch.fx.Graph`.
+
+Operators are ATen's, as torch.export's pre-dispatch IR gives them (``linear``,
+``scaled_dot_product_attention``, ``layer_norm`` are whole), made functional, plus the ``txgraph::``
+operators of :mod:`txgraph.ir.ops`. Every graph between two passes runs in eager.
+"""
+
+from txgraph.ir import ops as _ops  # noqa: F401  (defines the txgraph:: operators)
+from txgraph.ir.builder import GraphBuilder
+from txgraph.ir.constants import ConstantStore
+from txgraph.ir.graph import Graph, Mutation
+from txgraph.ir.interpreter import interpret
+from txgraph.ir.node import (
+    DTYPE_NAMES,
+    Provenance,
+    TensorType,
+    arguments,
+    describe,
+    is_impure,
+    is_random,
+    is_symbolic,
+    op_name,
+    packet_of,
+    provenance_of,
+    type_of,
+)
+from txgraph.ir.spec import check_spec
+
+__all__ = [
+    "DTYPE_NAMES",
+    "ConstantStore",
+    "Graph",
+    "GraphBuilder",
+    "Mutation",
+    "Provenance",
+    "TensorType",
+    "arguments",
+    "check_spec",
+    "describe",
+    "interpret",
+    "is_impure",
+    "is_random",
+    "is_symbolic",
+    "op_name",
+    "packet_of",
+    "provenance_of",
+    "type_of",
+]

@@ -1,0 +1,49 @@
+"""Which values share memory: what a rewrite must know before it drops a copy."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch._ops import OpOverload
+from torch.fx import Node
+
+
+def is_view(node: Node) -> bool:
+    """Whether the operator's result shares memory with its first argument."""
+    if node.target is operator.getitem:
+        return True
+    if not isinstance(node.target, OpOverload):
+        return False
+    return any(r.alias_info is not None for r in node.target._schema.returns)
+
+
+def base_of(value: Any) -> Any:
+    """The value whose memory ``value`` is, through any chain of views."""
+    while isinstance(value, Node) and value.op == "call_function" and is_view(value):
+        value = value.args[0]
+    return value
+
+
+def owns_memory(value: Any) -> bool:
+    """Whether the value is computed by the graph: neither an input nor a constant, nor a view of one."""
+    base = base_of(value)
+    return isinstance(base, Node) and base.op == "call_function"
+
+
+def is_output(node: Node) -> bool:
+    """Whether the node is itself one of the graph's outputs."""
+    return any(user.op == "output" for user in node.users)
+
+
+def same_layout(a: Node, b: Node) -> bool:
+    """Whether two tensor values have equal sizes, strides, dtype and device, as far as is known."""
+    x, y = a.meta.get("val"), b.meta.get("val")
+    if not isinstance(x, torch.Tensor) or not isinstance(y, torch.Tensor):
+        return False
+    if x.dtype != y.dtype or x.device != y.device or x.ndim != y.ndim:
+        return False
+    return all(
+        str(p) == str(q) for p, q in zip((*x.shape, *x.stride()), (*y.shape, *y.stride()), strict=True)
+    )

@@ -1,0 +1,351 @@
+"""``txgraph.optimize`` and the drop-in model that it returns."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from txgraph.capture import CallSignature, FlatCall, dynamic_axes
+from txgraph.capture.guards import explain_mismatch
+from txgraph.capture.shapes import export_shapes
+from txgraph.compile import CompiledCall, compile_call
+from txgraph.errors import BackendFailed, CaptureFailed, GuardFailed, TxgraphError, UnsupportedOp
+from txgraph.ir import Graph
+from txgraph.options import BackendOptions, CompileOptions, Target
+from txgraph.passes import default_pipeline
+from txgraph.pipeline import Pipeline
+from txgraph.render import render_graphs
+from txgraph.report import Fallback, Report
+
+log = logging.getLogger(__name__)
+
+# Attributes of nn.Module that OptimizedModel shares with the original, so that parameters(), to(),
+# state_dict(), hooks and the like act on the same tensors under the same names.
+_SHARED = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
+
+
+def optimize(
+    model: nn.Module,
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    dynamic_shapes: Any = None,
+    backend: str = "auto",
+    target: str | Target | None = None,
+    passes: Pipeline | None = None,
+    padding: str = "exact",
+    budget: object | None = None,
+    calibration: object | None = None,
+    verify: str = "passes",
+    options: Mapping[str, Any] | BackendOptions | None = None,
+) -> OptimizedModel:
+    """Make a faster drop-in replacement of ``model`` for inference, checked against it by numbers.
+
+    Without ``args`` and ``kwargs`` the model is captured at its first call; batch and sequence become
+    dynamic when a second shape is seen. With them it is captured and compiled now. ``model`` itself is
+    not changed, and its weights are shared, not copied.
+
+    Args:
+        model: any ``nn.Module``; usually in eval mode.
+        args, kwargs: example inputs of one call, to compile ahead of time.
+        dynamic_shapes: which axes may vary, as in :func:`torch.export.export`.
+        backend: ``"inductor"``, ``"reference"`` (eager interpreter) or ``"auto"``.
+        target: ``"cpu"``, ``"cuda"``, ``"cuda:sm_90"`` or a :class:`Target`; default: where the weights are.
+        passes: the pipeline to run; default :func:`txgraph.default_pipeline`.
+        padding: ``"exact"``.
+        budget, calibration: for lossy rewrites; nothing lossy happens without them.
+        verify: ``"passes"`` checks the capture, each pass that changed something and the compiled
+            result against eager and float64; ``"final"`` only the capture and the result; ``"off"`` nothing.
+        options: see :class:`txgraph.options.BackendOptions`.
+
+    Returns:
+        A module that is called, moved and saved as ``model`` is. Its ``report`` says what was done.
+
+    Raises:
+        TypeError: ``model`` is not a module, or the example inputs do not fit its ``forward``.
+        ValueError: a value that does not exist; NotImplementedError: one that is not available yet.
+        CaptureFailed, PassFailed, UnsupportedOp, BackendFailed, VerificationFailed: see :mod:`txgraph.errors`.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"optimize() expects a torch.nn.Module, got {type(model).__name__}. "
+            f"Wrap a function in a module whose forward() calls it."
+        )
+    if isinstance(model, OptimizedModel):
+        raise TypeError("this model is optimized already: optimize the original instead")
+    if not isinstance(args, tuple):
+        raise TypeError(
+            f"args must be a tuple of positional inputs, got {type(args).__name__}: write args=(x,)"
+        )
+    if passes is not None and not isinstance(passes, Pipeline):
+        raise TypeError(
+            f"passes must be a txgraph.Pipeline, got {type(passes).__name__}; start from txgraph.default_pipeline()"
+        )
+    parsed = CompileOptions.parse(
+        backend=backend,
+        target=target,
+        padding=padding,
+        budget=budget,
+        calibration=calibration,
+        verify=verify,
+        options=options,
+    )
+    optimized = OptimizedModel(model, passes or default_pipeline(), parsed)
+    if args or kwargs:
+        optimized.compile_ahead(args, kwargs or {}, dynamic_shapes)
+    elif dynamic_shapes is not None:
+        raise ValueError("dynamic_shapes needs example inputs: give args or kwargs, too")
+    return optimized
+
+
+class OptimizedModel(nn.Module):
+    """A drop-in replacement of a model; made by :func:`optimize`.
+
+    Everything but ``forward`` is the original's: parameters, buffers, submodules, ``state_dict``,
+    ``config``, ``generate`` and so on. ``generate`` still runs the original's eager forward.
+
+    Attributes:
+        report: what was done, checked and decided, for every graph compiled so far.
+    """
+
+    report: Report
+
+    def __init__(self, model: nn.Module, pipeline: Pipeline, options: CompileOptions) -> None:
+        super().__init__()
+        _check_weights(model)
+        vars(self)["_original"] = model
+        for name in _SHARED:
+            vars(self)[name] = vars(model)[name]
+        self.training = model.training
+        self._pipeline = pipeline
+        self._options = options
+        self._signature = CallSignature.of(model)
+        self._compiled: list[CompiledCall] = []
+        self._seen: list[tuple[tuple[Any, ...], list[torch.Size]]] = []
+        self._lock = threading.RLock()
+        self._eager_structures: set[tuple[Any, ...]] = set()
+        self.report = Report(type(model).__name__, options.backend, options.verify)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Answer a call as the original would; the outputs carry no autograd graph."""
+        call = self._signature.flatten(args, kwargs)
+        for compiled in self._compiled:
+            if compiled.structure == call.structure and compiled.guard.accepts(call.tensors):
+                change = compiled.state.change()
+                if not change:
+                    return _run(compiled, call.tensors)
+                self._forget(change)
+                break
+        return self._compile_and_run(args, kwargs, call)
+
+    def compile_ahead(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic_shapes: Any = None
+    ) -> None:
+        """Compile for calls like this one; ``dynamic_shapes`` as in :func:`torch.export.export`."""
+        call = self._signature.flatten(args, kwargs)
+        normal_args, normal_kwargs = self._signature.normalise(args, kwargs)
+        shapes = self._signature_shapes(dynamic_shapes, args, normal_kwargs)
+        with self._lock:
+            self._compile(normal_args, normal_kwargs, call, shapes)
+
+    @property
+    def graph_before(self) -> Graph:
+        """The captured graph of the latest compilation."""
+        return self._latest().before
+
+    @property
+    def graph_after(self) -> Graph:
+        """The graph of the latest compilation as it was lowered."""
+        return self._latest().after
+
+    def code(self) -> str:
+        """Source that the backend generated in the latest compilation."""
+        return self._latest().compiled.code
+
+    def render(self, path: str | Path) -> Path:
+        """Draw the graph before and after, side by side; ``path`` ends in .svg, .png, .pdf, .dot or .html.
+
+        Returns:
+            The file written: without the ``dot`` program that is the .dot source.
+        """
+        return render_graphs(
+            self.graph_before,
+            self.graph_after,
+            path,
+            title=type(self._original).__name__,
+            report=str(self.report),
+        )
+
+    def train(self, mode: bool = True) -> OptimizedModel:
+        """Switch the original, and all its submodules, too."""
+        self._original.train(mode)
+        self.training = mode
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(vars(self)["_original"], name)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> OptimizedModel:
+        """A copy with its own weights, that compiles anew."""
+        return OptimizedModel(copy.deepcopy(self._original, memo), self._pipeline, self._options)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled without its compiled graphs; it compiles anew where it is loaded."""
+        return OptimizedModel, (self._original, self._pipeline, self._options)
+
+    def __repr__(self) -> str:
+        return f"OptimizedModel({len(self._compiled)} graph(s))\n{self._original!r}"
+
+    def _latest(self) -> CompiledCall:
+        if not self._compiled:
+            raise TxgraphError(
+                "nothing is compiled yet: call the model once, or give optimize() example inputs (args= or kwargs=)"
+            )
+        return self._compiled[-1]
+
+    def _forget(self, change: str) -> None:
+        with self._lock:
+            self._compiled.clear()
+            self.report.notes.append(f"compiled anew because {change}")
+            log.warning("%s: %s; compiling anew", type(self._original).__name__, change)
+
+    def _compile_and_run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], call: FlatCall) -> Any:
+        if torch.is_grad_enabled() and any(t.requires_grad for t in call.tensors):
+            raise GuardFailed(
+                "an input requires grad, but an optimized model is for inference: its outputs carry no gradient. "
+                "Call it under torch.no_grad(), detach the input, or train the original model."
+            )
+        with self._lock:
+            if call.structure in self._eager_structures:
+                return self._original(*args, **kwargs)
+            normal_args, normal_kwargs = self._signature.normalise(args, kwargs)
+            shapes = self._dynamic_shapes(normal_args, normal_kwargs, call)
+            try:
+                compiled = self._compile(normal_args, normal_kwargs, call, shapes)
+            except (CaptureFailed, UnsupportedOp, BackendFailed) as error:
+                if not self._options.backend_options.allow_fallback:
+                    raise
+                self._eager_structures.add(call.structure)
+                self.report.fallbacks.append(Fallback(type(self._original).__name__, f"runs eager: {error}"))
+                log.warning("%s runs eager: %s", type(self._original).__name__, error)
+                return self._original(*args, **kwargs)
+        return _run(compiled, call.tensors)
+
+    def _compile(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], call: FlatCall, shapes: Any
+    ) -> CompiledCall:
+        options = self._options
+        if len(self._compiled) >= options.backend_options.max_graphs:
+            last = self._compiled[-1]
+            why = "its structure is new"
+            if last.structure == call.structure:
+                why = explain_mismatch(last.before, [str(n.target) for n in last.before.inputs], call.tensors)
+            raise GuardFailed(
+                f"this call needs graph number {len(self._compiled) + 1}, over options={{'max_graphs': "
+                f"{options.backend_options.max_graphs}}}: {why}. Declare the varying axes with dynamic_shapes=."
+            )
+        _check_weights(self._original)
+        compiled = compile_call(
+            self._original,
+            args,
+            kwargs,
+            call.tensors,
+            call.structure,
+            self._pipeline,
+            _with_target(options, self._original),
+            self.report,
+            shapes,
+        )
+        self._compiled.append(compiled)
+        self._seen.append((call.structure, [t.shape for t in call.tensors]))
+        return compiled
+
+    def _dynamic_shapes(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: FlatCall) -> Any:
+        """Static at the first shape; at the second, the axes that differ, batch and sequence are dynamic."""
+        seen = [
+            shapes
+            for structure, shapes in self._seen
+            if structure == call.structure
+            and all(len(s) == t.ndim for s, t in zip(shapes, call.tensors, strict=True))
+        ]
+        if not seen or all(shapes == [t.shape for t in call.tensors] for shapes in seen):
+            return None
+        return export_shapes(kwargs, args, dynamic_axes(call.tensors, seen))
+
+    def _signature_shapes(self, shapes: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """The user's ``dynamic_shapes`` for the normal form of the call: by name."""
+        if shapes is None or not kwargs:
+            return shapes
+        named = shapes
+        if isinstance(shapes, tuple | list):
+            named = dict(zip(self._signature.names(len(args)), shapes, strict=False))
+        unknown = sorted(set(named) - set(kwargs))
+        if any(named[name] is not None for name in unknown):
+            raise ValueError(f"dynamic_shapes names {unknown}, but the example inputs are {sorted(kwargs)}")
+        return {name: named.get(name) for name in kwargs}
+
+
+def _run(compiled: CompiledCall, tensors: list[torch.Tensor]) -> Any:
+    """Run a compiled graph, write mutated values back and put the outputs together."""
+    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+        raise GuardFailed("an input requires grad: call the optimized model under torch.no_grad()")
+    graph = compiled.after
+    with torch.no_grad():
+        outputs = compiled.compiled.run([t if t.is_contiguous() else t.contiguous() for t in tensors])
+        if graph.mutations:
+            names = [n.name for n in graph.inputs]
+            for mutation, value in zip(graph.mutations, outputs, strict=False):
+                written = (
+                    graph.constants[mutation.target]
+                    if mutation.kind == "buffer"
+                    else tensors[names.index(mutation.target)]
+                )
+                written.copy_(value)
+            outputs = outputs[len(graph.mutations) :]
+    if compiled.out_spec.is_leaf():
+        return outputs[0]
+    return pytree.tree_unflatten(outputs, compiled.out_spec)
+
+
+def _check_weights(model: nn.Module) -> None:
+    """Refuse weights that cannot be compiled, by name, before any work."""
+    devices = set()
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.device.type == "meta":
+            raise TxgraphError(
+                f"{name} is on the meta device: it has no values. Load the weights first (load_state_dict, "
+                f"from_pretrained, or model.to_empty(device=...) and initialisation), then optimize."
+            )
+        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_complex():
+            raise TxgraphError(
+                f"{name} has layout {tensor.layout} and dtype {tensor.dtype}, which optimize() does not take"
+            )
+        devices.add(tensor.device)
+    if len(devices) > 1:
+        raise TxgraphError(
+            f"the weights are on several devices, {sorted(map(str, devices))}: move the model to one"
+        )
+
+
+def _with_target(options: CompileOptions, model: nn.Module) -> CompileOptions:
+    """Fill in the default target: where the weights are."""
+    device = next((t.device for t in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
+    target = options.target or Target.of(device)
+    if target.kind != device.type:
+        raise NotImplementedError(
+            f"the weights are on {device} and the target is {target}: compiling for another device is not available "
+            f"yet. Move the model first: model.to({target.kind!r})."
+        )
+    return replace(options, target=target)

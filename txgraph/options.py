@@ -1,0 +1,147 @@
+"""What the caller asked for, as frozen values that are handed down explicitly."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args
+
+import torch
+
+VerifyLevel = Literal["off", "final", "passes", "rewrites"]
+BackendName = Literal["auto", "inductor", "reference", "tvm"]
+
+_TARGET = re.compile(r"^(?P<kind>cpu|cuda)(:(?P<detail>sm_\d+[a-z]?|\d+))?$")
+
+
+@dataclass(frozen=True)
+class Target:
+    """The device that code is generated for.
+
+    ``kind`` is ``"cpu"`` or ``"cuda"``; ``arch`` a CUDA architecture such as ``"sm_90"``; ``index``
+    the ordinal of the CUDA device.
+    """
+
+    kind: str
+    arch: str | None = None
+    index: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Target:
+        """Read ``"cpu"``, ``"cuda"``, ``"cuda:0"`` or ``"cuda:sm_90"``.
+
+        >>> Target.parse("cuda:sm_90")
+        Target(kind='cuda', arch='sm_90', index=None)
+
+        Raises:
+            ValueError: the text is none of these.
+        """
+        match = _TARGET.match(text)
+        if match is None or (match["kind"] == "cpu" and match["detail"]):
+            raise ValueError(
+                f'unknown target {text!r}: expected "cpu", "cuda", "cuda:<index>" or "cuda:sm_<NN>"'
+            )
+        detail = match["detail"]
+        if detail is None:
+            return cls(match["kind"])
+        if detail.startswith("sm_"):
+            return cls(match["kind"], arch=detail)
+        return cls(match["kind"], index=int(detail))
+
+    @classmethod
+    def of(cls, device: torch.device) -> Target:
+        """The target that runs on ``device``."""
+        return cls(device.type, index=device.index)
+
+    def __str__(self) -> str:
+        detail = self.arch if self.arch is not None else self.index
+        return self.kind if detail is None else f"{self.kind}:{detail}"
+
+
+@dataclass(frozen=True)
+class BackendOptions:
+    """What ``optimize(options={...})`` may hold.
+
+    Attributes:
+        allow_fallback: run eager, and count it in ``report.fallbacks``, where a model cannot be
+            captured or lowered; by default that is an error.
+        max_graphs: graphs compiled for one model before a further new shape is an error.
+        inductor: settings for ``torch._inductor.config``, by their names there.
+    """
+
+    allow_fallback: bool = False
+    max_graphs: int = 16
+    inductor: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, options: Mapping[str, Any] | BackendOptions | None) -> BackendOptions:
+        """Read the mapping given by the user.
+
+        Raises:
+            ValueError: an option of that name does not exist.
+        """
+        if options is None:
+            return cls()
+        if isinstance(options, BackendOptions):
+            return options
+        known = [f.name for f in fields(cls)]
+        unknown = sorted(set(options) - set(known))
+        if unknown:
+            raise ValueError(f"unknown options {unknown}: expected some of {known}")
+        return cls(**options)
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """Everything that ``optimize`` was asked for, except the model, its inputs and the passes."""
+
+    backend: str = "auto"
+    target: Target | None = None
+    verify: VerifyLevel = "passes"
+    backend_options: BackendOptions = field(default_factory=BackendOptions)
+
+    @classmethod
+    def parse(
+        cls,
+        *,
+        backend: str,
+        target: str | Target | None,
+        padding: str,
+        budget: object | None,
+        calibration: object | None,
+        verify: str,
+        options: Mapping[str, Any] | BackendOptions | None,
+    ) -> CompileOptions:
+        """Check the arguments of ``optimize``; nothing is silently ignored.
+
+        Raises:
+            ValueError: a value that no version of txgraph accepts.
+            NotImplementedError: a value that is part of the interface but not built yet.
+        """
+        if padding not in ("exact", "zeros"):
+            raise ValueError(f'unknown padding {padding!r}: expected "exact" or "zeros"')
+        if padding == "zeros":
+            raise NotImplementedError(
+                'padding="zeros" (padding removal) is not available yet; use padding="exact"'
+            )
+        if budget is not None:
+            raise NotImplementedError("budget= (lossy rewrites) is not available yet; leave it None")
+        if calibration is not None:
+            raise NotImplementedError("calibration= (lossy rewrites) is not available yet; leave it None")
+        if verify not in get_args(VerifyLevel):
+            raise ValueError(f"unknown verify {verify!r}: expected one of {get_args(VerifyLevel)}")
+        if verify == "rewrites":
+            raise NotImplementedError('verify="rewrites" is not available yet; use verify="passes"')
+        if backend == "tvm":
+            raise NotImplementedError('backend="tvm" is not available yet; use backend="inductor"')
+        if backend not in get_args(BackendName):
+            raise ValueError(f"unknown backend {backend!r}: expected one of {get_args(BackendName)}")
+        if target is not None and not isinstance(target, Target | str):
+            raise TypeError(f"target must be a str or txgraph.Target, not {type(target).__name__}")
+        return cls(
+            backend=backend,
+            target=Target.parse(target) if isinstance(target, str) else target,
+            verify=verify,  # type: ignore[arg-type]  # narrowed by get_args above
+            backend_options=BackendOptions.parse(options),
+        )

@@ -1,0 +1,142 @@
+"""A pipeline is a tuple of passes with one hook between them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from txgraph.errors import InvalidGraph, PassFailed
+from txgraph.ir import Graph, check_spec
+from txgraph.rewrite import Pass, PassContext, Rewrite
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PassRecord:
+    """What one pass did.
+
+    Attributes:
+        status: ``"applied"``, ``"unchanged"``, or ``"rolled back"`` (its result broke a gate).
+        rewrites: what it rewrote; kept also when it was rolled back.
+        seconds: time in the pass itself; the hook's time is its own.
+        reason: why it was rolled back.
+    """
+
+    name: str
+    status: str
+    rewrites: tuple[Rewrite, ...] = ()
+    seconds: float = 0.0
+    reason: str = ""
+
+
+class BetweenPasses(Protocol):
+    """The one hook: called with the graph before and after each pass that changed something."""
+
+    def __call__(self, name: str, before: Graph, after: Graph) -> str:
+        """An empty text accepts ``after``; a reason rolls the pass back."""
+
+
+def accept_all(name: str, before: Graph, after: Graph) -> str:
+    """The hook that accepts everything."""
+    return ""
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Passes in the order in which they run; every change gives a new pipeline.
+
+    >>> from txgraph.passes import default_pipeline
+    >>> "fuse-attention" in default_pipeline().names
+    True
+    """
+
+    passes: tuple[Pass, ...] = field(default=())
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the passes, in order."""
+        return tuple(p.name for p in self.passes)
+
+    def __iter__(self) -> Iterator[Pass]:
+        return iter(self.passes)
+
+    def __len__(self) -> int:
+        return len(self.passes)
+
+    def append(self, added: Pass) -> Pipeline:
+        """With ``added`` after all others."""
+        return replace(self, passes=(*self.passes, _pass(added)))
+
+    def insert_before(self, name: str, added: Pass) -> Pipeline:
+        """With ``added`` before the first pass of that name."""
+        at = self._index(name)
+        return replace(self, passes=(*self.passes[:at], _pass(added), *self.passes[at:]))
+
+    def insert_after(self, name: str, added: Pass) -> Pipeline:
+        """With ``added`` after the last pass of that name."""
+        at = len(self.passes) - Pipeline(self.passes[::-1])._index(name)
+        return replace(self, passes=(*self.passes[:at], _pass(added), *self.passes[at:]))
+
+    def without(self, name: str) -> Pipeline:
+        """Without any pass of that name."""
+        self._index(name)
+        return replace(self, passes=tuple(p for p in self.passes if p.name != name))
+
+    def run(
+        self, graph: Graph, context: PassContext, between: BetweenPasses = accept_all
+    ) -> tuple[Graph, list[PassRecord]]:
+        """Run all passes; ``graph`` itself is not changed.
+
+        Each pass works on its own copy, which must keep the IR's spec and be accepted by ``between``.
+
+        Raises:
+            PassFailed: a pass raised or broke the spec. Its ``graph`` is the last good graph.
+        """
+        records = []
+        for each in self.passes:
+            started = time.perf_counter()
+            candidate = graph.copy()
+            rewrites = tuple(_run(each, candidate, graph, context))
+            seconds = time.perf_counter() - started
+            if not rewrites:
+                records.append(PassRecord(each.name, "unchanged", seconds=seconds))
+                continue
+            reason = between(each.name, graph, candidate)
+            status = "rolled back" if reason else "applied"
+            records.append(PassRecord(each.name, status, rewrites, seconds, reason))
+            log.info("%s: %d rewrites, %s %s", each.name, len(rewrites), status, reason)
+            if not reason:
+                graph = candidate
+        return graph, records
+
+    def _index(self, name: str) -> int:
+        if name not in self.names:
+            raise ValueError(f"no pass named {name!r} in this pipeline: it has {list(self.names)}")
+        return self.names.index(name)
+
+
+def _run(each: Pass, candidate: Graph, before: Graph, context: PassContext) -> list[Rewrite]:
+    """Run one pass on its own copy and hold it to the spec; name it in every failure."""
+    try:
+        rewrites = each.run(candidate, context)
+        if rewrites:
+            candidate.eliminate_dead_code()
+            check_spec(candidate, before)
+    except PassFailed as error:
+        error.graph = before
+        raise
+    except InvalidGraph as error:
+        raise PassFailed(f"pass {each.name} left an invalid graph: {error}", graph=before) from error
+    except Exception as error:  # whatever a user's pass raises is reported under the pass's name
+        raise PassFailed(f"pass {each.name} raised {type(error).__name__}: {error}", graph=before) from error
+    return rewrites
+
+
+def _pass(value: object) -> Pass:
+    if not isinstance(value, Pass):
+        raise TypeError(f"expected a txgraph.Pass, got {value!r}; did you forget to instantiate it?")
+    return value

@@ -1,0 +1,185 @@
+"""What was done, checked and decided: text for people, plain data for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from io import StringIO
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from txgraph.pipeline import PassRecord
+from txgraph.verify import StageRecord
+
+
+@dataclass
+class GraphReport:
+    """One compiled graph of a model.
+
+    Attributes:
+        inputs: names and types of its inputs, such as ``input_ids: i64[B, S]``.
+        nodes_before, nodes_after: operator nodes.
+        passes: in the order they ran. verification: the stages that were judged.
+        backend: what lowered it. choices: what the backend decided by measurement.
+        seconds: by stage: capture, passes, verify, lower, total.
+    """
+
+    inputs: tuple[str, ...]
+    nodes_before: int = 0
+    nodes_after: int = 0
+    passes: list[PassRecord] = field(default_factory=list)
+    verification: list[StageRecord] = field(default_factory=list)
+    backend: str = ""
+    choices: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Fallback:
+    """Something that runs slower than asked, and why."""
+
+    what: str
+    reason: str
+
+
+@dataclass
+class Report:
+    """The report of an optimized model; grows with every graph that is compiled.
+
+    Attributes:
+        model: class name. verify: the level that was asked for.
+        graphs: one for each compiled graph. fallbacks: whatever runs slower than asked.
+        notes: events worth knowing, such as a recompilation after a weight change.
+    """
+
+    model: str
+    backend: str
+    verify: str
+    graphs: list[GraphReport] = field(default_factory=list)
+    fallbacks: list[Fallback] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain data (dicts, lists, strings, numbers).
+
+        Keys: ``model``, ``backend``, ``verify``, ``graphs``, ``passes``, ``rewrites``,
+        ``verification``, ``fallbacks``, ``notes``, ``seconds``. Entries of passes, rewrites and
+        verification carry the index of their graph.
+        """
+        return {
+            "model": self.model,
+            "backend": self.backend,
+            "verify": self.verify,
+            "graphs": [
+                {
+                    "inputs": list(g.inputs),
+                    "nodes_before": g.nodes_before,
+                    "nodes_after": g.nodes_after,
+                    "backend": g.backend,
+                    "choices": g.choices,
+                    "seconds": g.seconds,
+                }
+                for g in self.graphs
+            ],
+            "passes": [
+                {
+                    "graph": at,
+                    "name": p.name,
+                    "status": p.status,
+                    "rewrites": len(p.rewrites),
+                    "seconds": p.seconds,
+                    "reason": p.reason,
+                }
+                for at, g in enumerate(self.graphs)
+                for p in g.passes
+            ],
+            "rewrites": [
+                {"graph": at, "status": p.status, **_plain(asdict(r))}
+                for at, g in enumerate(self.graphs)
+                for p in g.passes
+                for r in p.rewrites
+            ],
+            "verification": [
+                {"graph": at, "passed": v.passed, **_plain(asdict(v))}
+                for at, g in enumerate(self.graphs)
+                for v in g.verification
+            ],
+            "fallbacks": [asdict(f) for f in self.fallbacks],
+            "notes": list(self.notes),
+            "seconds": {
+                stage: sum(g.seconds.get(stage, 0.0) for g in self.graphs)
+                for stage in ("capture", "passes", "verify", "lower", "total")
+            },
+        }
+
+    def __str__(self) -> str:
+        text = StringIO()
+        console = Console(file=text, width=118, no_color=True, highlight=False)
+        console.print(
+            f"{self.model}: {len(self.graphs)} graph(s), backend {self.backend}, verify {self.verify}"
+        )
+        for at, graph in enumerate(self.graphs):
+            _print_graph(console, at, graph)
+        console.print(f"fallbacks: {len(self.fallbacks)}")
+        for fallback in self.fallbacks:
+            console.print(f"  {fallback.what}: {fallback.reason}", markup=False)
+        for note in self.notes:
+            console.print(f"note: {note}", markup=False)
+        return text.getvalue().rstrip()
+
+    __repr__ = __str__
+
+
+def _print_graph(console: Console, at: int, graph: GraphReport) -> None:
+    seconds = ", ".join(f"{stage} {value:.2f} s" for stage, value in graph.seconds.items())
+    console.print(f"\ngraph {at}: {', '.join(graph.inputs)}", markup=False)
+    console.print(f"  {graph.nodes_before} -> {graph.nodes_after} operators; {seconds}")
+    checked = {v.stage: v for v in graph.verification}
+    table = Table("stage", "status", "rewrites", "seconds", "gates (error / bound)", box=None, pad_edge=True)
+    if "capture" in checked:
+        table.add_row("capture", "", "", "", _gates(checked["capture"]))
+    for record in graph.passes:
+        if record.status != "unchanged":
+            table.add_row(
+                record.name,
+                record.status,
+                str(len(record.rewrites)),
+                f"{record.seconds:.3f}",
+                _gates(checked.get(record.name)),
+            )
+    table.add_row(
+        f"backend {graph.backend}",
+        "",
+        "",
+        f"{graph.seconds.get('lower', 0):.3f}",
+        _gates(checked.get("backend")),
+    )
+    console.print(table)
+    unchanged = [p.name for p in graph.passes if p.status == "unchanged"]
+    if unchanged:
+        console.print(f"  unchanged: {', '.join(unchanged)}")
+    for what, choice in graph.choices.items():
+        console.print(f"  {what}: {choice}", markup=False)
+
+
+def _gates(record: StageRecord | None) -> str:
+    if record is None:
+        return "not checked"
+    if record.error:
+        return record.error
+    verdict = "pass" if record.passed else "FAIL"
+    return f"{verdict}  " + "  ".join(
+        f"{g.gate} {g.actual:.1e}/{g.bound:.1e}"
+        for g in record.gates
+        if g.gate in ("G2", "G3") or not g.passed
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return [_plain(v) for v in value]
+    return value

@@ -1,0 +1,21 @@
+"""Rewriting: patterns, matches, reasons, and the driver that applies one rule to a graph."""
+
+from txgraph.rewrite.base import Accept, Pass, PassContext, Reject, Rewrite, RewritePass
+from txgraph.rewrite.driver import apply_rule, explain_rule
+from txgraph.rewrite.match import Match, NearMiss
+from txgraph.rewrite.pattern import Pattern, PatternFactory
+
+__all__ = [
+    "Accept",
+    "Match",
+    "NearMiss",
+    "Pass",
+    "PassContext",
+    "Pattern",
+    "PatternFactory",
+    "Reject",
+    "Rewrite",
+    "RewritePass",
+    "apply_rule",
+    "explain_rule",
+]

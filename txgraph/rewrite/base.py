@@ -1,0 +1,108 @@
+"""What a pass is: the classes that built-in and user passes derive from."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch.fx import Node
+
+from txgraph.ir import Graph, GraphBuilder, provenance_of
+from txgraph.options import Target
+from txgraph.rewrite.match import Match
+from txgraph.rewrite.pattern import Pattern, PatternFactory
+
+
+@dataclass(frozen=True)
+class PassContext:
+    """What passes may know beside the graph.
+
+    Attributes:
+        target: the device that code will be generated for.
+        fused_activations: activations that the backend computes for free at the end of a linear.
+    """
+
+    target: Target = Target("cpu")
+    fused_activations: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Accept:
+    """The rewrite is legal here."""
+
+
+@dataclass(frozen=True)
+class Reject:
+    """The rewrite is not legal here: why, and at which node."""
+
+    reason: str
+    node: Node | None = None
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """A rewrite that was applied.
+
+    Attributes:
+        rule: name of the pass.
+        removed: names of the nodes it replaced; made: names of the nodes it added.
+        module, location: the user's module and source line of the first replaced node.
+    """
+
+    rule: str
+    removed: tuple[str, ...]
+    made: tuple[str, ...] = ()
+    module: str = ""
+    location: str = ""
+
+    @classmethod
+    def of(cls, rule: str, removed: Iterable[Node], made: Iterable[Node] = ()) -> Rewrite:
+        """A record of replacing ``removed`` by ``made``; call it before nodes are erased."""
+        removed = tuple(removed)
+        origin = provenance_of(removed[0])
+        names = tuple(n.name for n in removed)
+        return cls(rule, names, tuple(n.name for n in made), origin.module, origin.location)
+
+
+class Pass(ABC):
+    """A rewriting of the whole graph. A pass holds no state; its fields are its options."""
+
+    @property
+    def name(self) -> str:
+        """``FuseRmsNorm`` is named ``fuse-rms-norm``."""
+        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", type(self).__name__).lower()
+
+    @abstractmethod
+    def run(self, graph: Graph, context: PassContext) -> list[Rewrite]:
+        """Rewrite ``graph`` in place (it is the pass's own copy); an empty list says nothing changed."""
+
+
+class RewritePass(Pass):
+    """A pass that replaces every place where a pattern fits.
+
+    Legality is :meth:`check`, profitability :meth:`gain`; :meth:`rewrite` reads only its match.
+    """
+
+    @abstractmethod
+    def pattern(self, p: PatternFactory) -> Pattern:
+        """What it looks like; variants are alternatives inside one pattern."""
+
+    def check(self, match: Match) -> Accept | Reject:
+        """Whether the rewrite is legal here, and if not why and at which node."""
+        return Accept()
+
+    def gain(self, match: Match) -> float | None:
+        """Predicted seconds saved on the target; ``None``: not predicted; <= 0 declines the rewrite."""
+        return None
+
+    @abstractmethod
+    def rewrite(self, match: Match, g: GraphBuilder) -> Node:
+        """The value that replaces the root of the match; new nodes are made with ``g``."""
+
+    def run(self, graph: Graph, context: PassContext) -> list[Rewrite]:
+        """Apply the rule wherever it fits, until it fits nowhere."""
+        from txgraph.rewrite.driver import apply_rule
+
+        return apply_rule(self, graph, context)

@@ -1,0 +1,270 @@
+"""What a rule looks for: small patterns over operators and values, built with ``p``.
+
+    p.aten.add(p.any("x"), p.aten.neg(p.any("y")))
+
+* ``p.aten.op(...)`` / ``p.txgraph.op(...)``: a call of the operator, any overload. Arguments stand in
+  schema order or by schema name; an argument the pattern does not mention must have its default.
+  Commutative operators match in either order.
+* ``p.any(name)``: any value. A name that occurs twice must bind the same value.
+* ``p.const(name)``: a constant of the graph. ``p.number(name)``: a Python number.
+* ``p.either(a, b)``: the first alternative that matches.
+* ``p.optional(wrap, inner)``: ``wrap(inner)``, or ``inner`` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch._ops import OpOverload, OpOverloadPacket
+from torch.fx import Node
+
+from txgraph.ir import arguments, describe, op_name, packet_of
+
+_aten = torch.ops.aten
+COMMUTATIVE: frozenset[OpOverload] = frozenset(
+    {
+        _aten.add.Tensor,
+        _aten.mul.Tensor,
+        _aten.maximum.default,
+        _aten.minimum.default,
+        _aten.eq.Tensor,
+        _aten.ne.Tensor,
+        _aten.bitwise_and.Tensor,
+        _aten.bitwise_or.Tensor,
+        _aten.logical_and.default,
+        _aten.logical_or.default,
+    }
+)
+
+
+@dataclass(frozen=True)
+class State:
+    """Values bound so far, and the operator nodes matched so far (root first)."""
+
+    bound: Mapping[str, Any] = field(default_factory=dict)
+    nodes: tuple[Node, ...] = ()
+
+    def bind(self, name: str, value: Any) -> State | None:
+        """This state with one more binding; ``None`` if the name is bound to another value."""
+        if not name:
+            return self
+        if name in self.bound:
+            return self if _same(self.bound[name], value) else None
+        return State({**self.bound, name: value}, self.nodes)
+
+
+@dataclass
+class Failure:
+    """The failure that was reached deepest, to explain a near miss."""
+
+    depth: int = -1
+    reason: str = ""
+    node: Node | None = None
+
+    def record(self, depth: int, reason: str, node: Node | None) -> None:
+        """Keep the reason if it lies deeper than the one kept so far."""
+        if depth > self.depth:
+            self.depth, self.reason, self.node = depth, reason, node
+
+
+class Pattern:
+    """Base of all patterns."""
+
+    def match(self, value: Any, state: State, failure: Failure) -> Iterator[State]:
+        """All ways in which ``value`` matches, given what ``state`` has bound."""
+        raise NotImplementedError
+
+    def roots(self) -> frozenset[OpOverloadPacket]:
+        """The operators that the pattern's outermost node can be."""
+        raise ValueError(
+            f"{type(self).__name__} cannot be the outermost pattern of a rule: start with an operator"
+        )
+
+
+@dataclass(frozen=True)
+class AnyValue(Pattern):
+    """Any value."""
+
+    name: str = ""
+
+    def match(self, value: Any, state: State, failure: Failure) -> Iterator[State]:
+        bound = state.bind(self.name, value)
+        if bound is not None:
+            yield bound
+        else:
+            failure.record(len(state.nodes), f"{self.name!r} occurs twice with two values", _node(value))
+
+
+@dataclass(frozen=True)
+class Constant(Pattern):
+    """A constant of the graph."""
+
+    name: str = ""
+
+    def match(self, value: Any, state: State, failure: Failure) -> Iterator[State]:
+        if isinstance(value, Node) and value.op == "get_attr":
+            bound = state.bind(self.name, value)
+            if bound is not None:
+                yield bound
+                return
+        failure.record(
+            len(state.nodes), f"expected a constant{_as(self.name)}, found {_show(value)}", _node(value)
+        )
+
+
+@dataclass(frozen=True)
+class Number(Pattern):
+    """A Python number."""
+
+    name: str = ""
+
+    def match(self, value: Any, state: State, failure: Failure) -> Iterator[State]:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            bound = state.bind(self.name, value)
+            if bound is not None:
+                yield bound
+                return
+        failure.record(
+            len(state.nodes), f"expected a number{_as(self.name)}, found {_show(value)}", _node(value)
+        )
+
+
+@dataclass(frozen=True)
+class Literal(Pattern):
+    """Exactly this plain value."""
+
+    value: Any
+
+    def match(self, value: Any, state: State, failure: Failure) -> Iterator[State]:
+        if not isinstance(value, Node) and _same(self.value, value):
+            yield state
+        else:
+            failure.record(len(state.nodes), f"expected {self.value!r}, found {_show(value)}", _node(value))
+
+
+@dataclass(frozen=True)
+class Either(Pattern):
+    """Any one of several alternatives."""
+
+    alternatives: tuple[Pattern, ...]
+
+    def match(self, value: Any, state: State, failure: Failure) -> Iterator[State]:
+        for alternative in self.alternatives:
+            yield from alternative.match(value, state, failure)
+
+    def roots(self) -> frozenset[OpOverloadPacket]:
+        return frozenset().union(*(a.roots() for a in self.alternatives))
+
+
+@dataclass(frozen=True)
+class Call(Pattern):
+    """A call of one of several operators."""
+
+    packets: tuple[OpOverloadPacket, ...]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    name: str = ""
+
+    def match(self, value: Any, state: State, failure: Failure) -> Iterator[State]:
+        wanted = " or ".join(str(p).removeprefix("aten.") for p in self.packets)
+        if not isinstance(value, Node) or packet_of(value) not in self.packets:
+            failure.record(len(state.nodes), f"expected {wanted}, found {_show(value)}", _node(value))
+            return
+        bound = state.bind(self.name, value)
+        if bound is None:
+            return
+        nodes = bound.nodes if value in bound.nodes else (*bound.nodes, value)
+        yield from self._match_arguments(value, State(bound.bound, nodes), failure)
+
+    def _match_arguments(self, node: Node, state: State, failure: Failure) -> Iterator[State]:
+        schema = node.target._schema.arguments  # type: ignore[union-attr]  # packet_of: an operator
+        given = arguments(node)
+        names = [a.name for a in schema]
+        if len(self.args) > len(names) or not set(self.kwargs) <= set(names):
+            failure.record(len(state.nodes), f"{op_name(node)} has no such arguments", node)
+            return
+        wanted = {**dict(zip(names, self.args, strict=False)), **self.kwargs}
+        for argument in schema:
+            default = argument.default_value if argument.has_default_value() else None
+            if argument.name not in wanted and not _same(given[argument.name], default):
+                found = _show(given[argument.name])
+                failure.record(len(state.nodes), f"{op_name(node)} has {argument.name}={found}", node)
+                return
+        values = [given[name] for name in wanted]
+        yield from _match_all(list(wanted.values()), values, state, failure)
+        if node.target in COMMUTATIVE and len(values) >= 2:
+            swapped = [values[1], values[0], *values[2:]]
+            yield from _match_all(list(wanted.values()), swapped, state, failure)
+
+    def roots(self) -> frozenset[OpOverloadPacket]:
+        return frozenset(self.packets)
+
+
+def _match_all(wanted: list[Any], values: list[Any], state: State, failure: Failure) -> Iterator[State]:
+    if not wanted:
+        yield state
+        return
+    pattern = wanted[0] if isinstance(wanted[0], Pattern) else Literal(wanted[0])
+    for matched in pattern.match(values[0], state, failure):
+        yield from _match_all(wanted[1:], values[1:], matched, failure)
+
+
+class _Operators:
+    """``p.aten``: turns ``p.aten.add`` into a function that makes patterns."""
+
+    def __init__(self, namespace: Any) -> None:
+        self._namespace = namespace
+
+    def __getattr__(self, name: str) -> Callable[..., Pattern]:
+        packet = getattr(self._namespace, name)
+        return lambda *args, name="", **kwargs: Call((packet,), args, kwargs, name)
+
+
+class PatternFactory:
+    """The ``p`` handed to :meth:`RewritePass.pattern`."""
+
+    aten = _Operators(torch.ops.aten)
+    txgraph = _Operators(torch.ops.txgraph)
+
+    def any(self, name: str = "") -> Pattern:
+        """Any value, bound to ``name``."""
+        return AnyValue(name)
+
+    def const(self, name: str = "") -> Pattern:
+        """A constant of the graph (a parameter, a buffer, or a folded value)."""
+        return Constant(name)
+
+    def number(self, name: str = "") -> Pattern:
+        """A Python number."""
+        return Number(name)
+
+    def either(self, *alternatives: Pattern) -> Pattern:
+        """The alternatives are tried in order."""
+        return Either(alternatives)
+
+    def optional(self, wrap: Callable[[Pattern], Pattern], inner: Pattern) -> Pattern:
+        """``wrap(inner)`` where it matches, else ``inner`` alone."""
+        return Either((wrap(inner), inner))
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Node) or isinstance(b, Node):
+        return a is b
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
+    return type(a) is type(b) and bool(a == b) if isinstance(a, bool) or isinstance(b, bool) else bool(a == b)
+
+
+def _node(value: Any) -> Node | None:
+    return value if isinstance(value, Node) else None
+
+
+def _show(value: Any) -> str:
+    return describe(value) if isinstance(value, Node) else repr(value)
+
+
+def _as(name: str) -> str:
+    return f" for {name!r}" if name else ""

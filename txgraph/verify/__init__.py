@@ -1,0 +1,7 @@
+"""Numeric checks against eager and a float64 oracle."""
+
+from txgraph.verify.gates import GateResult, check_gates
+from txgraph.verify.oracle import Reference, reference
+from txgraph.verify.verifier import StageRecord, Verifier
+
+__all__ = ["GateResult", "Reference", "StageRecord", "Verifier", "check_gates", "reference"]

@@ -1,0 +1,124 @@
+"""The acceptance gates G0-G3: is a result as good as eager's?
+
+With ``ye`` eager in the model's dtype, ``y64`` eager in float64 on the same (already rounded) weights
+and inputs, and ``yt`` the result under test, for every output leaf:
+
+* G0 structure: same shape, dtype and device; integers, booleans and plain values exactly equal.
+* G1 non-finite: NaN and infinities at the same places, of the same sign, as eager's.
+* G2 root mean square: ``RMSE(yt, y64) <= m RMSE(ye, y64) + t RMS(y64)``.
+* G3 largest: ``max|yt - y64| <= 4 max|ye - y64| + 4 eps max|y64|``.
+
+No gate short-circuits another, except that numbers of different shapes cannot be compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+# m and t of G2 by dtype: 16-bit eager itself scatters more; t is in units of the dtype's epsilon.
+_RMS_FACTOR = {torch.float16: 3.0, torch.bfloat16: 3.0, torch.float32: 2.0, torch.float64: 2.0}
+_RMS_FLOOR = {torch.float16: 1.0, torch.bfloat16: 1.0, torch.float32: 4.0, torch.float64: 4.0}
+_MAX_FACTOR = 4.0
+_MAX_FLOOR = 4.0
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """One gate on one output leaf.
+
+    Attributes:
+        gate: ``"G0"`` to ``"G3"``.
+        leaf: index of the output leaf.
+        passed: whether ``actual <= bound``.
+        actual, bound: G0 and G1: the number of differences and 0; G2: RMSE; G3: largest error.
+        detail: what differs, for G0 and G1.
+    """
+
+    gate: str
+    leaf: int
+    passed: bool
+    actual: float
+    bound: float
+    detail: str = ""
+
+    def __str__(self) -> str:
+        sign = "<=" if self.passed else ">"
+        return f"{self.gate} output {self.leaf}: {self.actual:.3g} {sign} {self.bound:.3g} {self.detail}".rstrip()
+
+
+def check_gates(result: Sequence[Any], eager: Sequence[Any], oracle: Sequence[Any]) -> list[GateResult]:
+    """Compare the output leaves of a result with eager's and the float64 oracle's."""
+    if len(result) != len(eager):
+        return [
+            GateResult(
+                "G0", 0, False, len(result), len(eager), f"{len(result)} leaves, eager has {len(eager)}"
+            )
+        ]
+    return [
+        gate
+        for leaf, (yt, ye, y64) in enumerate(zip(result, eager, oracle, strict=True))
+        for gate in _check_leaf(leaf, yt, ye, y64)
+    ]
+
+
+def _check_leaf(leaf: int, yt: Any, ye: Any, y64: Any) -> list[GateResult]:
+    difference = _structure_difference(yt, ye)
+    if difference:
+        return [GateResult("G0", leaf, False, 1, 0, difference)]
+    structure = GateResult("G0", leaf, True, 0, 0)
+    if not isinstance(ye, torch.Tensor) or not ye.is_floating_point():
+        return [structure]
+    if ye.numel() == 0:
+        return [structure]
+    result, eager, oracle = (v.detach().to("cpu", torch.float64).flatten() for v in (yt, ye, y64))
+    return [structure, _non_finite(leaf, result, eager), *_errors(leaf, result, eager, oracle, ye.dtype)]
+
+
+def _structure_difference(yt: Any, ye: Any) -> str:
+    if not isinstance(ye, torch.Tensor):
+        return "" if type(yt) is type(ye) and yt == ye else f"{yt!r} where eager gives {ye!r}"
+    if not isinstance(yt, torch.Tensor):
+        return f"{type(yt).__name__} where eager gives a tensor"
+    for what in ("shape", "dtype", "device"):
+        if getattr(yt, what) != getattr(ye, what):
+            return f"{what} {getattr(yt, what)} where eager has {getattr(ye, what)}"
+    if not ye.is_floating_point():
+        wrong = int((yt != ye).sum())
+        return f"{wrong} of {ye.numel()} values differ" if wrong else ""
+    return ""
+
+
+def _non_finite(leaf: int, result: torch.Tensor, eager: torch.Tensor) -> GateResult:
+    nan = result.isnan() != eager.isnan()
+    infinite = (result.isinf() | eager.isinf()) & ~(result == eager) & ~nan
+    wrong = int(nan.sum()) + int(infinite.sum())
+    detail = f"{int(nan.sum())} NaN and {int(infinite.sum())} infinities differ from eager" if wrong else ""
+    return GateResult("G1", leaf, wrong == 0, wrong, 0, detail)
+
+
+def _errors(
+    leaf: int, result: torch.Tensor, eager: torch.Tensor, oracle: torch.Tensor, dtype: torch.dtype
+) -> list[GateResult]:
+    """G2 and G3, over the elements that are finite in all three (G1 judges the others)."""
+    finite = result.isfinite() & eager.isfinite() & oracle.isfinite()
+    if not bool(finite.any()):
+        return []
+    result, eager, oracle = result[finite], eager[finite], oracle[finite]
+    eps = torch.finfo(dtype).eps
+    error, eager_error = (result - oracle).abs(), (eager - oracle).abs()
+    rms = _rms(error)
+    rms_bound = _RMS_FACTOR[dtype] * _rms(eager_error) + _RMS_FLOOR[dtype] * eps * _rms(oracle)
+    largest = float(error.max())
+    largest_bound = _MAX_FACTOR * float(eager_error.max()) + _MAX_FLOOR * eps * float(oracle.abs().max())
+    return [
+        GateResult("G2", leaf, rms <= rms_bound, rms, rms_bound),
+        GateResult("G3", leaf, largest <= largest_bound, largest, largest_bound),
+    ]
+
+
+def _rms(values: torch.Tensor) -> float:
+    return float(values.square().mean().sqrt())

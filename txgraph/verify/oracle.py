@@ -1,0 +1,140 @@
+"""The two references of every check: eager, and eager in float64.
+
+The oracle runs the user's own Python, not our graph, so that it also judges the capture. Weights are
+widened operator by operator and freed at once: no second copy of the model is ever held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_NARROW = (torch.float16, torch.bfloat16, torch.float32)
+
+
+# Functions that compare the dtypes of their arguments before an operator is dispatched.
+_EARLY_CHECKED = frozenset(
+    getattr(torch, name)
+    for name in (
+        "conv1d",
+        "conv2d",
+        "conv3d",
+        "conv_transpose1d",
+        "conv_transpose2d",
+        "conv_transpose3d",
+        "bilinear",
+    )
+)
+
+
+class _WidenEarly(TorchFunctionMode):
+    """Widens the arguments of the few functions that check dtypes too early for :class:`Float64`."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func in _EARLY_CHECKED:
+            args, kwargs = pytree.tree_map(_widen_tensor, (args, dict(kwargs or {})))
+        return func(*args, **(kwargs or {}))
+
+
+class Float64(TorchDispatchMode):
+    """Runs every operator in float64, also where the code asks for a narrower dtype.
+
+    Args:
+        shadows: tensors that the code writes to, each with its float64 stand-in; the originals stay
+            as they are.
+    """
+
+    def __init__(self, shadows: Sequence[tuple[torch.Tensor, torch.Tensor]] = ()) -> None:
+        super().__init__()
+        self._shadows = {id(original): shadow for original, shadow in shadows}
+        self._alive = [original for original, _ in shadows]
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        args, kwargs = pytree.tree_map(self._widen, (args, dict(kwargs or {})))
+        return pytree.tree_map(_widen_tensor, func(*args, **kwargs))
+
+    def _widen(self, value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return self._shadows[id(value)] if id(value) in self._shadows else _widen_tensor(value)
+        if isinstance(value, torch.dtype) and value in _NARROW:
+            return torch.float64
+        return value
+
+
+def _widen_tensor(value: Any) -> Any:
+    return value.double() if isinstance(value, torch.Tensor) and value.dtype in _NARROW else value
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a result is compared with: mutated values first, then the model's output leaves.
+
+    Attributes:
+        eager: in the model's dtypes. oracle: in float64.
+        spec: structure of the model's output.
+    """
+
+    eager: tuple[Any, ...]
+    oracle: tuple[Any, ...]
+    spec: pytree.TreeSpec
+
+
+def reference(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    buffers: Sequence[torch.Tensor] = (),
+    mutated_inputs: Sequence[int] = (),
+) -> Reference:
+    """Run ``model`` in eager and in float64 and leave it, and the inputs, as they were.
+
+    Args:
+        buffers: buffers that the model writes to. mutated_inputs: indices of the tensor leaves it
+            writes to; their values after the call lead the results.
+    """
+    leaves, in_spec = pytree.tree_flatten((args, dict(kwargs)))
+    saved = [b.clone() for b in buffers]
+    try:
+        inputs = [leaf.clone() if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
+        outputs = _call(model, in_spec, inputs)
+        eager_leaves, spec = pytree.tree_flatten(outputs)
+        eager = (*(b.clone() for b in buffers), *_tensors(inputs, mutated_inputs), *eager_leaves)
+    finally:
+        for buffer, value in zip(buffers, saved, strict=True):
+            buffer.copy_(value)
+    shadows = [(b, _widen_tensor(b.clone())) for b in buffers]
+    wide_inputs = [_widen_tensor(leaf.clone()) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
+    with Float64(shadows), _WidenEarly():
+        wide_leaves = pytree.tree_leaves(_call(model, in_spec, wide_inputs))
+    oracle = (*(s for _, s in shadows), *_tensors(wide_inputs, mutated_inputs), *wide_leaves)
+    return Reference(eager, oracle, spec)
+
+
+def _call(model: nn.Module, spec: pytree.TreeSpec, leaves: Sequence[Any]) -> Any:
+    args, kwargs = pytree.tree_unflatten(leaves, spec)
+    with torch.no_grad():
+        return model(*args, **kwargs)
+
+
+def _tensors(leaves: Sequence[Any], wanted: Sequence[int]) -> list[torch.Tensor]:
+    tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+    return [tensors[i] for i in wanted]

@@ -1,0 +1,140 @@
+"""Checks each stage of the road by the gates: the capture, every pass, the compiled result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from txgraph.errors import VerificationFailed
+from txgraph.ir import Graph, interpret
+from txgraph.options import VerifyLevel
+from txgraph.verify.gates import GateResult, check_gates
+from txgraph.verify.oracle import Reference, reference
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """The gates on one stage.
+
+    Attributes:
+        stage: ``"capture"``, the name of a pass, or ``"backend"``.
+        gates: for each gate, its result on the worst output leaf.
+        seconds: time of the check.
+        error: what running the stage raised, where it did.
+    """
+
+    stage: str
+    gates: tuple[GateResult, ...]
+    seconds: float
+    error: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether every gate holds on every output leaf."""
+        return not self.error and all(g.passed for g in self.gates)
+
+    @property
+    def reason(self) -> str:
+        """The gates that broke, with both numbers; an empty text if none did."""
+        return self.error or "; ".join(str(g) for g in self.gates if not g.passed)
+
+
+@dataclass
+class Verifier:
+    """Holds the references of one call and judges every stage by them.
+
+    Attributes:
+        level: ``"off"``: nothing is checked; ``"final"``: the capture and the compiled result;
+            ``"passes"``: each pass that changed something, too.
+        records: the stages judged so far. seconds: of the references themselves.
+    """
+
+    level: VerifyLevel
+    model: nn.Module
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    tensors: Sequence[torch.Tensor]
+    records: list[StageRecord] = field(default_factory=list)
+    seconds: float = 0.0
+    _reference: Reference | None = None
+
+    def check_capture(self, graph: Graph) -> None:
+        """Make the references and judge the captured graph by them.
+
+        Raises:
+            VerificationFailed: the captured graph is not the model.
+        """
+        if self.level == "off":
+            return
+        started = time.perf_counter()
+        names = [n.name for n in graph.inputs]
+        buffers = [graph.constants[m.target] for m in graph.mutations if m.kind == "buffer"]
+        inputs = [names.index(m.target) for m in graph.mutations if m.kind == "input"]
+        try:
+            self._reference = reference(self.model, self.args, self.kwargs, self._buffers(buffers), inputs)
+        except (RuntimeError, NotImplementedError) as error:
+            raise VerificationFailed(
+                f"{type(self.model).__name__} cannot be checked: its float64 run raised {type(error).__name__}: "
+                f'{error}. With verify="off" nothing is checked.'
+            ) from error
+        self.seconds = time.perf_counter() - started
+        record = self._judge("capture", lambda: interpret(graph, self._inputs()))
+        if not record.passed:
+            raise VerificationFailed(
+                f"the captured graph of {type(self.model).__name__} does not reproduce eager: {record.reason}. "
+                f"Its forward() probably depends on Python state or random numbers that a graph cannot hold."
+            )
+
+    def between_passes(self, name: str, before: Graph, after: Graph) -> str:
+        """The pipeline's hook: the reason to roll the pass back, or an empty text."""
+        if self.level != "passes":
+            return ""
+        return self._judge(name, lambda: interpret(after, self._inputs())).reason
+
+    def check_backend(self, run: Callable[[Sequence[torch.Tensor]], Sequence[Any]]) -> str:
+        """Judge the compiled result; the reason to reject it, or an empty text."""
+        if self.level == "off":
+            return ""
+        return self._judge("backend", lambda: run(self._inputs())).reason
+
+    def _judge(self, stage: str, run: Callable[[], Sequence[Any]]) -> StageRecord:
+        assert self._reference is not None, "check_capture comes first"
+        started = time.perf_counter()
+        error, gates = "", []
+        try:
+            gates = check_gates(run(), self._reference.eager, self._reference.oracle)
+        except RuntimeError as raised:  # a stage that cannot run on the user's inputs has failed its check
+            error = f"running it raised {type(raised).__name__}: {raised}"
+        record = StageRecord(stage, _worst(gates), time.perf_counter() - started, error)
+        self.records.append(record)
+        return record
+
+    def _inputs(self) -> list[torch.Tensor]:
+        """Fresh inputs for every run, so that no run sees another's writes."""
+        return [t.detach().clone() for t in self.tensors]
+
+    def _buffers(self, constants: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The model's own buffer objects behind the graph's constants (they share storage)."""
+        own = {b.data_ptr(): b for b in self.model.buffers()}
+        return [own[c.data_ptr()] for c in constants]
+
+
+def _worst(gates: Sequence[GateResult]) -> tuple[GateResult, ...]:
+    """For each gate, the output leaf that comes nearest to its bound, or exceeds it most."""
+    worst: dict[str, GateResult] = {}
+    for gate in gates:
+        kept = worst.get(gate.gate)
+        if kept is None or _pressure(gate) > _pressure(kept):
+            worst[gate.gate] = gate
+    return tuple(worst.values())
+
+
+def _pressure(gate: GateResult) -> float:
+    if not gate.passed and not gate.actual > gate.bound:
+        return float("inf")  # NaN, or a structural difference
+    return gate.actual / gate.bound if gate.bound > 0 else gate.actual
