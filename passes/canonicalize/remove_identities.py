@@ -2,8 +2,8 @@
 
 before:  dropout(x, p, train=False)   clone(x)   x * 1   x / 1   i + 0 (integers)
 after:   x
-legal:   the value is the same bit for bit and in the same layout; ``x + 0`` only for integers, because
-         ``-0.0 + 0`` is ``0.0``; a copy stays where dropping it would make an output share memory with an
+legal:   the value is the same bit for bit; ``x + 0`` only for integers, because ``-0.0 + 0`` is ``0.0``;
+         a copy stays where dropping it would make an output share memory with an
          input, a weight or another output
 pays:    one read and one write of x (bytes) less
 source:  IEEE 754, sections 6.3 and 9.2, for what multiplication by one keeps
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from torch.fx import Node
 
-from txgraph.ir import GraphBuilder
-from txgraph.ir.aliasing import is_output, owns_memory, same_layout
+from txgraph.ir import GraphBuilder, type_of
+from txgraph.ir.aliasing import is_output, owns_memory
 from txgraph.rewrite import Accept, Match, Pattern, PatternFactory, Reject, RewritePass
 
 
@@ -37,8 +37,8 @@ class RemoveIdentities(RewritePass):
 
     def check(self, match: Match) -> Accept | Reject:
         x = match["x"]
-        if not isinstance(x, Node) or not same_layout(x, match.root):
-            return Reject("the result has another dtype, shape or layout than its input", match.root)
+        if not isinstance(x, Node) or type_of(x) != type_of(match.root):
+            return Reject("the result has another type than its input", match.root)
         if "alpha" in match.bound and match.type("x").dtype.is_floating_point:
             return Reject("adding zero to a float turns -0.0 into 0.0", match.root)
         if is_output(match.root) or not owns_memory(x):

@@ -22,6 +22,7 @@ from txgraph.ir.node import (
     op_name,
     packet_of,
     provenance_of,
+    same_size,
     type_of,
 )
 from txgraph.ir.spec import check_spec
@@ -44,5 +45,6 @@ __all__ = [
     "op_name",
     "packet_of",
     "provenance_of",
+    "same_size",
     "type_of",
 ]

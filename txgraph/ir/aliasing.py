@@ -35,15 +35,3 @@ def owns_memory(value: Any) -> bool:
 def is_output(node: Node) -> bool:
     """Whether the node is itself one of the graph's outputs."""
     return any(user.op == "output" for user in node.users)
-
-
-def same_layout(a: Node, b: Node) -> bool:
-    """Whether two tensor values have equal sizes, strides, dtype and device, as far as is known."""
-    x, y = a.meta.get("val"), b.meta.get("val")
-    if not isinstance(x, torch.Tensor) or not isinstance(y, torch.Tensor):
-        return False
-    if x.dtype != y.dtype or x.device != y.device or x.ndim != y.ndim:
-        return False
-    return all(
-        str(p) == str(q) for p, q in zip((*x.shape, *x.stride()), (*y.shape, *y.stride()), strict=True)
-    )

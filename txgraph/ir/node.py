@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch._ops import OpOverload, OpOverloadPacket
 from torch.fx import Node
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 DTYPE_NAMES = {
     torch.float16: "f16",
@@ -30,13 +31,32 @@ _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<functio
 _TORCH_ROOT = str(Path(torch.__file__).parent)
 
 
-@dataclass(frozen=True)
+def same_size(a: int | torch.SymInt, b: int | torch.SymInt) -> bool:
+    """Whether two sizes are known to be equal; never adds a guard on a symbolic size."""
+    if isinstance(a, int) and isinstance(b, int):
+        return a == b
+    return str(a) == str(b) or statically_known_true(a == b)
+
+
+@dataclass(frozen=True, eq=False)
 class TensorType:
-    """Type of a tensor value: sizes are ints or symbolic (``torch.SymInt``)."""
+    """Type of a tensor value: sizes are ints or symbolic (``torch.SymInt``).
+
+    Two types are equal if they are known to be, whatever the symbolic sizes turn out to be.
+    """
 
     dtype: torch.dtype
     shape: tuple[int | torch.SymInt, ...]
     device: torch.device
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, TensorType):
+            return NotImplemented
+        same = self.dtype == other.dtype and self.device == other.device and self.rank == other.rank
+        return same and all(same_size(a, b) for a, b in zip(self.shape, other.shape, strict=True))
+
+    def __hash__(self) -> int:
+        return hash((self.dtype, self.device, self.rank))
 
     @property
     def rank(self) -> int:

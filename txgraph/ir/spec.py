@@ -21,7 +21,7 @@ from torch.fx import Node
 
 from txgraph.errors import InvalidGraph
 from txgraph.ir.graph import Graph
-from txgraph.ir.node import TensorType, describe, type_of
+from txgraph.ir.node import describe, type_of
 
 _SYMBOLIC_MODULES = {operator.__name__, "_operator", math.__name__, builtins.__name__, "torch"}
 
@@ -101,29 +101,10 @@ def _check_contract(graph: Graph, before: Graph) -> None:
         if len(now) != len(then):
             raise InvalidGraph(f"the graph has {len(now)} {kind}s where it had {len(then)}")
         for index, (value, expected) in enumerate(zip(now, then, strict=True)):
-            if not _same_type(type_of(value), type_of(expected)):
+            if type_of(value) != type_of(expected):
                 where = f" ({describe(value)})" if isinstance(value, Node) else ""
                 raise InvalidGraph(
                     f"{kind} {index}{where} is {type_of(value)} where it was {type_of(expected)}"
                 )
     if graph.mutations != before.mutations:
         raise InvalidGraph("the graph's mutations changed")
-
-
-def _same_type(now: TensorType | None, then: TensorType | None) -> bool:
-    if now is None or then is None:
-        return now is then
-    same = now.dtype == then.dtype and now.device == then.device and now.rank == then.rank
-    return same and all(_same_size(a, b) for a, b in zip(now.shape, then.shape, strict=True))
-
-
-def _same_size(now: int | torch.SymInt, then: int | torch.SymInt) -> bool:
-    if isinstance(now, int) and isinstance(then, int):
-        return now == then
-    return str(now) == str(then) or _statically_equal(now, then)
-
-
-def _statically_equal(now: int | torch.SymInt, then: int | torch.SymInt) -> bool:
-    from torch.fx.experimental.symbolic_shapes import statically_known_true
-
-    return statically_known_true(now == then)

@@ -50,7 +50,7 @@ def _sweep(rule: RewritePass, pattern: Pattern, graph: Graph, context: PassConte
     roots = pattern.roots()
     erased: set[Node] = set()
     applied = []
-    for node in graph.calls():
+    for node in reversed(graph.calls()):  # users first: the largest match wins
         if node in erased or packet_of(node) not in roots:
             continue
         match = _find(rule, pattern, node, graph, context)

@@ -1,0 +1,93 @@
+"""The parent's end of a worker process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+
+class WorkerFailed(Exception):
+    """A worker answered that it failed, or ended; the message says why."""
+
+
+class Worker:
+    """A process that runs one competitor on one row. It works only while it is asked something.
+
+    It has its own folder for all that compilers cache, so that every compilation is cold; the folder is removed
+    at the end.
+    """
+
+    def __init__(self, row: str, competitor: str, threads: int) -> None:
+        self.competitor = competitor
+        self._folder = tempfile.TemporaryDirectory(prefix="benchmark-")
+        folder = Path(self._folder.name)
+        self._log = folder / "log.txt"
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+            "OMP_NUM_THREADS": str(threads),
+            "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
+            "TRITON_CACHE_DIR": str(folder / "triton"),
+            "HF_HUB_OFFLINE": "1",
+        }
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "benchmarks.worker", row, competitor, str(threads), str(folder)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=environment,
+                text=True,
+            )
+
+    def ask(self, command: str, **arguments: Any) -> dict[str, Any]:
+        """Give a command and wait for its answer.
+
+        Raises:
+            WorkerFailed: the command failed, or the process ended.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            print(json.dumps({"do": command, **arguments}), file=self._process.stdin, flush=True)
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            code = self._process.wait()
+            raise WorkerFailed(f"the process ended with code {code}: {self._last_words()}")
+        answer: dict[str, Any] = json.loads(line)
+        if "failed" in answer:
+            raise WorkerFailed(answer["failed"])
+        return answer
+
+    def close(self) -> None:
+        """End the process and remove its folder."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.close()
+            self._process.wait(timeout=20)
+        except (BrokenPipeError, subprocess.TimeoutExpired):
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+        self._folder.cleanup()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _last_words(self) -> str:
+        lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return lines[-1] if lines else "it printed nothing"

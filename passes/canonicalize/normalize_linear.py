@@ -1,0 +1,40 @@
+"""Write a matrix product with a weight as linear.
+
+before:  reshape(addmm(b, reshape(x, [-1, K]), w), [..., N])   addmm(b, x, w)      x: [..., K]  w: [K, N]  b: [N]
+after:   linear(x, transpose(w), b)
+legal:   the flattened axes come back unchanged; alpha and beta are 1; b has one axis
+pays:    nothing by itself: fusions and the choice of a GEMM then see one form (the weight is not copied)
+source:  the definition of torch.nn.functional.linear
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch.fx import Node
+
+from txgraph.ir import GraphBuilder, same_size, type_of
+from txgraph.rewrite import Accept, Match, Pattern, PatternFactory, Reject, RewritePass
+
+
+@dataclass(frozen=True)
+class NormalizeLinear(RewritePass):
+    """Recover linear from addmm, also with the flattening around it."""
+
+    def pattern(self, p: PatternFactory) -> Pattern:
+        b, w = p.any("b"), p.any("w")
+        flattened = p.aten.addmm(b, p.aten.reshape(p.any("x"), p.any()), w)
+        return p.either(p.aten.reshape(flattened, p.any()), p.aten.addmm(b, p.any("x"), w))
+
+    def check(self, match: Match) -> Accept | Reject:
+        x, out, bias = match.type("x"), type_of(match.root), match.type("b")
+        assert out is not None, "schema: a tensor"
+        if bias.rank != 1:
+            return Reject(f"the added term is {bias}, not a bias of one axis", match.root)
+        same_axes = x.rank == out.rank and all(map(same_size, x.shape[:-1], out.shape[:-1]))
+        if not same_axes or not same_size(x.shape[-1], match.type("w").shape[0]):
+            return Reject(f"the flattened axes do not come back unchanged: {x} -> {out}", match.root)
+        return Accept()
+
+    def rewrite(self, match: Match, g: GraphBuilder) -> Node:
+        return g.aten.linear(match["x"], g.aten.transpose.int(match["w"], 0, 1), match["b"])

@@ -1,0 +1,79 @@
+"""Join linears that read the same input, such as query, key and value.
+
+before:  linear(x, wq, bq)   linear(x, wk, bk)   linear(x, wv, bv)          x: [..., K]  wi: [Ni, K]
+after:   split(linear(x, cat(wq, wk, wv), cat(bq, bk, bv)), [Nq, Nk, Nv])
+legal:   weights and biases are constants of one dtype; where only some have a bias the others get zeros
+pays:    x is read once, and one larger matrix product keeps the machine busier than several small ones; costs
+         a joint copy of the weights, so it is declined above ``max_bytes``
+source:  Shoeybi et al. 2019, section 3 (joint QKV projection)
+"""
+
+from __future__ import annotations
+
+import operator
+from collections import defaultdict
+from dataclasses import dataclass
+
+import torch
+from torch.fx import Node
+
+from txgraph.ir import Graph, GraphBuilder, arguments
+from txgraph.rewrite import Pass, PassContext, Rewrite
+
+
+@dataclass(frozen=True)
+class FuseSharedInputLinears(Pass):
+    """One matrix product for all projections of a value.
+
+    Attributes:
+        max_bytes: largest joint weight in bytes.
+    """
+
+    max_bytes: int = 256 << 20
+
+    def run(self, graph: Graph, context: PassContext) -> list[Rewrite]:
+        groups: dict[tuple[Node, torch.dtype], list[Node]] = defaultdict(list)
+        for node in graph.calls():
+            weight = _owned_weight(graph, node)
+            if weight is not None:
+                groups[node.args[0], weight.dtype].append(node)  # type: ignore[index]  # schema: x is a tensor
+        return [
+            self._join(graph, group)
+            for group in groups.values()
+            if len(group) > 1 and sum(_owned_weight(graph, n).nbytes for n in group) <= self.max_bytes  # type: ignore[union-attr]
+        ]
+
+    def _join(self, graph: Graph, group: list[Node]) -> Rewrite:
+        named = [arguments(n) for n in group]
+        builder = GraphBuilder(graph, group[0], like=group, made_by=self.name)
+        weights = [graph.constants[str(a["weight"].target)] for a in named]
+        names = [str(a["weight"].target) for a in named]
+        joint = builder.constant("_and_".join(dict.fromkeys(names)), torch.cat(weights), names)
+        bias = None
+        if any(a["bias"] is not None for a in named):
+            biases = [
+                graph.constants[str(a["bias"].target)] if a["bias"] is not None else w.new_zeros(w.shape[0])
+                for a, w in zip(named, weights, strict=True)
+            ]
+            bias_names = [str(a["bias"].target) for a in named if a["bias"] is not None]
+            bias = builder.constant("_and_".join(dict.fromkeys(bias_names)), torch.cat(biases), bias_names)
+        linear = builder.aten.linear(named[0]["input"], joint, bias)
+        parts = builder.aten.split_with_sizes(linear, [w.shape[0] for w in weights], -1)
+        pieces = [builder.call(operator.getitem, parts, at) for at in range(len(group))]
+        record = Rewrite.of(self.name, group, builder.made)
+        for node, piece in zip(group, pieces, strict=True):
+            node.replace_all_uses_with(piece)
+            graph.fx.erase_node(node)
+        return record
+
+
+def _owned_weight(graph: Graph, node: Node) -> torch.Tensor | None:
+    """The weight of a linear whose weight and bias are constants that no call changes."""
+    if node.target is not torch.ops.aten.linear.default:
+        return None
+    named = arguments(node)
+    mutated = {m.target for m in graph.mutations}
+    held = [v for v in (named["weight"], named["bias"]) if v is not None]
+    if any(graph.constant(v) is None or str(v.target) in mutated for v in held):
+        return None
+    return graph.constant(named["weight"])

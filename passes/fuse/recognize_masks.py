@@ -1,0 +1,71 @@
+"""Recognise attention masks that are causal or let everything through, from how they are computed.
+
+before:  scaled_dot_product_attention(q, k, v, mask)       mask: ``k <= q``, or true everywhere
+after:   scaled_dot_product_attention(q, k, v, is_causal=True)      or without a mask
+legal:   the mask's formula in its indices is proven from the data flow, for every input and size. An additive
+         mask counts as causal if it adds 0 where ``k <= q`` and elsewhere -inf or the dtype's lowest number
+pays:    the mask's B x H x S x T elements are neither made nor read; a causal kernel skips half of the products
+source:  Vaswani et al. 2017, section 3.2.3; torch documentation of is_causal (top-left aligned)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import sympy
+import torch
+from torch.fx import Node
+
+from txgraph.ir import Graph, GraphBuilder, arguments, type_of
+from txgraph.ir.index_expressions import IndexExpressions, is_causal
+from txgraph.rewrite import Pass, PassContext, Rewrite
+
+_attention = torch.ops.aten.scaled_dot_product_attention
+
+
+@dataclass(frozen=True)
+class RecognizeMasks(Pass):
+    """Replace masks that are known for every input by the flag, or by nothing."""
+
+    def run(self, graph: Graph, context: PassContext) -> list[Rewrite]:
+        expressions = IndexExpressions(graph)
+        rewrites = []
+        for node in graph.calls():
+            if node.target is not _attention.default or not isinstance(arguments(node)["attn_mask"], Node):
+                continue
+            kind = _classify(expressions.of(arguments(node)["attn_mask"]), type_of(arguments(node)["attn_mask"]).dtype)  # type: ignore[union-attr]
+            if kind and not arguments(node)["is_causal"]:
+                rewrites.append(self._replace(graph, node, causal=kind == "causal"))
+        if rewrites:
+            graph.constants.observe(expressions.used)
+        return rewrites
+
+    def _replace(self, graph: Graph, node: Node, causal: bool) -> Rewrite:
+        named = arguments(node)
+        builder = GraphBuilder(graph, node, made_by=self.name)
+        options = {k: named[k] for k in ("scale", "enable_gqa") if named[k]}
+        new = builder.aten.scaled_dot_product_attention(
+            named["query"], named["key"], named["value"], None, named["dropout_p"], causal, **options
+        )
+        record = Rewrite.of(self.name, [node], [new])
+        node.replace_all_uses_with(new)
+        graph.fx.erase_node(node)
+        return record
+
+
+def _classify(formula: Any, dtype: torch.dtype) -> str:
+    """``"trivial"``, ``"causal"`` or an empty text."""
+    if formula is None:
+        return ""
+    if dtype is torch.bool:
+        return "trivial" if formula == sympy.true else "causal" if is_causal(formula) else ""
+    if formula == 0:
+        return "trivial"
+    if isinstance(formula, sympy.Piecewise) and len(formula.args) == 2:
+        (kept, condition), (masked, otherwise) = formula.args
+        lowest = torch.finfo(dtype).min if dtype.is_floating_point else 0
+        hidden = masked == -sympy.oo or (masked.is_number and float(masked) <= lowest)
+        if kept == 0 and hidden and otherwise == sympy.true and is_causal(condition):
+            return "causal"
+    return ""
