@@ -31,9 +31,7 @@ def describe_hardware(flags: frozenset[str] | None = None, cores: int | None = N
     found = _cpu_flags() if flags is None else flags
     count = _usable_cores() if cores is None else cores
     names = [next((name for flag, name in family if flag in found), "") for family in (_VECTORS, _MATRICES)]
-    machine = {"x86_64": "x86-64", "AMD64": "x86-64", "aarch64": "arm64"}.get(
-        platform.machine(), platform.machine()
-    )
+    machine = {"x86_64": "x86-64", "AMD64": "x86-64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
     return " ".join([f"{count}-core", machine, *filter(None, names)])
 
 

@@ -29,8 +29,7 @@ def current_rss() -> int | None:
 def weight_bytes(model: nn.Module) -> int:
     """Bytes of the parameters and buffers; tied ones once."""
     storages = {
-        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
-        for t in [*model.parameters(), *model.buffers()]
+        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in [*model.parameters(), *model.buffers()]
     }
     return sum(storages.values())
 

@@ -48,9 +48,7 @@ def _tokens(vocabulary: int, B: int, S: int, lengths: Sequence[int] = ()) -> Inp
     return inputs
 
 
-def _bert(
-    B: int, S: int, lengths: Sequence[int] = (), **sizes: int
-) -> Callable[[], tuple[nn.Module, Inputs]]:
+def _bert(B: int, S: int, lengths: Sequence[int] = (), **sizes: int) -> Callable[[], tuple[nn.Module, Inputs]]:
     def make() -> tuple[nn.Module, Inputs]:
         config = transformers.BertConfig(**sizes)
         return transformers.BertModel(config), _tokens(config.vocab_size, B, S, lengths)
@@ -76,9 +74,7 @@ _MINILM = {
 
 bert_base_1x128 = _seeded("bert-base-1x128", _bert(1, 128))
 bert_base_8x128 = _seeded("bert-base-8x128", _bert(8, 128))
-bert_base_8x128_padded = _seeded(
-    "bert-base-8x128-padded", _bert(8, 128, (128, 20, 35, 64, 15, 90, 28, 44))
-)
+bert_base_8x128_padded = _seeded("bert-base-8x128-padded", _bert(8, 128, (128, 20, 35, 64, 15, 90, 28, 44)))
 gpt2_1x128 = _seeded("gpt2-1x128", lambda: _gpt2(1, 128))
 vit_base_1x224 = _seeded("vit-base-1x224", lambda: _vit(1))
 minilm_shaped_32x64 = _seeded("minilm-shaped-32x64", _bert(32, 64, **_MINILM))

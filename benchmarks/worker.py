@@ -45,8 +45,7 @@ class Service:
             "tolerance": self._row.tolerance,
             "weights_bytes": weight_bytes(self._model),
             "inputs": {
-                name: f"{str(t.dtype).removeprefix('torch.')}{list(t.shape)}"
-                for name, t in self._inputs.items()
+                name: f"{str(t.dtype).removeprefix('torch.')}{list(t.shape)}" for name, t in self._inputs.items()
             },
         }
 

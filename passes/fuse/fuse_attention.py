@@ -1,7 +1,7 @@
 """Recover attention from its decomposed form.
 
-before:  matmul(softmax(matmul(q, transpose(k)) * scale + mask, -1), v)
-after:   scaled_dot_product_attention(q, k, v, mask, scale=scale)    q: [B, H, S, D]  k, v: [B, H, T, D]
+before:  matmul(softmax(matmul(q, transpose(k)) * scale + bias + mask, -1), v)
+after:   scaled_dot_product_attention(q, k, v, bias + mask, scale=scale)    q: [B, H, S, D]  k, v: [B, H, T, D]
 legal:   softmax over the keys, in the dtype of the scores (a float32 island in a 16-bit model stays); the
          weights are not used elsewhere; the mask is additive, of the scores' dtype, and cannot hold -inf (a row
          of nothing but -inf is NaN in eager and 0 in the fused operator)
@@ -30,7 +30,8 @@ class FuseAttention(RewritePass):
             p.any("q"), p.aten.transpose(p.any("k"), p.any("axis0"), p.any("axis1")), name="product"
         )
         scores = p.either(p.aten.mul(product, p.number("scale")), p.aten.div(product, p.number("divisor")), product)
-        masked = p.optional(lambda s: p.aten.add(s, p.any("mask")), scores)
+        biased = p.optional(lambda s: p.aten.add(s, p.any("bias")), scores)
+        masked = p.optional(lambda s: p.aten.add(s, p.any("mask")), biased)
         weights = p.aten.softmax(masked, p.any("over"), p.any("dtype"), name="weights")
         return p.aten.matmul(p.optional(lambda w: p.aten._to_copy(w, dtype=p.any("back")), weights), p.any("v"))
 
@@ -47,23 +48,26 @@ class FuseAttention(RewritePass):
         return self._check_mask(match)
 
     def _check_mask(self, match: Match) -> Accept | Reject:
-        mask = match.get("mask")
-        if mask is None:
-            return Accept()
-        mask_type = type_of(mask)
-        if mask_type is None or mask_type.dtype != match.type("q").dtype:
-            return Reject(f"the mask is {mask_type}, expected an additive mask of {match.type('q').dtype}", match.root)
         bounds = ValueBounds(match.graph)
-        low, _ = bounds.of(mask)
-        if low < torch.finfo(mask_type.dtype).min:
-            return Reject("the mask may hold -inf: a row without any key is NaN in eager and 0 when fused", mask)
+        lowest = 0.0
+        for mask in _masks(match):
+            mask_type = type_of(mask)
+            if mask_type is None or mask_type.dtype != match.type("q").dtype:
+                return Reject(f"the mask is {mask_type}, expected {match.type('q').dtype} added to the scores", mask)
+            lowest += min(bounds.of(mask)[0], 0.0)
+            # Sums barely below the lowest number round to it.
+            if lowest < torch.finfo(mask_type.dtype).min * (1 + torch.finfo(mask_type.dtype).eps / 4):
+                return Reject("the mask may hold -inf: a row without any key is NaN in eager and 0 when fused", mask)
         match.graph.constants.observe(bounds.used)
         return Accept()
 
     def rewrite(self, match: Match, g: GraphBuilder) -> Node:
         scale = match.get("scale", 1.0 / match["divisor"] if "divisor" in match.bound else 1.0)
-        return g.aten.scaled_dot_product_attention(
-            match["q"], match["k"], match["v"], match.get("mask"), scale=float(scale)
-        )
+        masks = _masks(match)
+        mask = g.aten.add.Tensor(*masks) if len(masks) == 2 else next(iter(masks), None)
+        return g.aten.scaled_dot_product_attention(match["q"], match["k"], match["v"], mask, scale=float(scale))
 
 
+def _masks(match: Match) -> list[Node]:
+    """What is added to the scores: a bias (such as relative positions), a mask, both or none."""
+    return [match[name] for name in ("bias", "mask") if name in match.bound]

@@ -64,7 +64,7 @@ class ValueBounds:
         return (float(tensor.min()), float(tensor.max()))
 
     def _apply(self, node: Node) -> _Interval:
-        if is_view(node) and node.target not in (_aten.reshape.default,):
+        if is_view(node) and node.target is not _aten.reshape.default:
             return self.of(node.args[0])
         if not isinstance(node.target, torch._ops.OpOverload):
             return _UNKNOWN
@@ -76,6 +76,10 @@ class ValueBounds:
                 return self.of(named["weight"])
             case _aten.full.default | _aten.full_like.default | _aten.new_full.default:
                 return self.of(named["fill_value"])
+            case _aten.zeros.default | _aten.zeros_like.default | _aten.new_zeros.default:
+                return (0.0, 0.0)
+            case _aten.ones.default | _aten.ones_like.default | _aten.new_ones.default:
+                return (1.0, 1.0)
             case _aten.scalar_tensor.default:
                 return self.of(named["s"])
             case _aten.where.self | _aten.where.ScalarOther | _aten.where.ScalarSelf | _aten.where.Scalar:

@@ -1,0 +1,75 @@
+"""Results as tables on a terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+MB = 1e6
+_HEADINGS = (
+    "median\nms",
+    "min\nms",
+    "times\neager",
+    "times\ncompile",  # torch.compile
+    "largest\nerror",
+    "relative\nerror",
+    "cold\ns",
+    "compile\npeak MB",
+    "end\npeak MB",
+)
+
+
+def print_row(row: dict[str, Any], result: dict[str, Any], console: Console) -> None:
+    """One row of :func:`benchmarks.compare.compare`; ratios are the median of the ratios within a round."""
+    settings = result["settings"]
+    versions = ", ".join(f"{k} {v}" for k, v in result["versions"].items() if k in ("torch", "transformers"))
+    table = Table(
+        title=f"{row['row']}, float32, {row['weights_bytes'] / MB:.0f} MB of weights",
+        caption=f"{result['hardware']}, {settings['threads']} threads, {settings['rounds']} rounds, {versions}\n"
+        f"eager itself is {row['eager_error_against_float64']['relative']:.1e} off float64 (relative)",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("competitor", no_wrap=True, vertical="bottom")
+    for heading in _HEADINGS:
+        table.add_column(heading, justify="right", no_wrap=True)
+    notes = []
+    for name, entry in row["competitors"].items():
+        if entry["failed"]:
+            table.add_row(name, "[red]failed[/red]")
+            notes.append(f"{name} failed: {entry['failed']}")
+            continue
+        table.add_row(name, *_cells(entry))
+        if entry["error"]["wrong"]:
+            notes.append(f"{name} is wrong: {entry['error']['wrong']}")
+        for fallback in entry["details"].get("fallbacks", ()):
+            notes.append(f"{name} fell back: {fallback['what']}: {fallback['reason']}")
+    console.print(table)
+    for note in notes:
+        console.print(f"[red]{escape(note)}[/red]")
+
+
+def _cells(entry: dict[str, Any]) -> list[str]:
+    error, memory = entry["error"], entry["rss_bytes"]
+    color = "red" if error["wrong"] else "green"
+    verdict = "WRONG " if error["wrong"] else ""
+    return [
+        f"{entry['median_seconds'] * 1e3:.1f}",
+        f"{entry['min_seconds'] * 1e3:.1f}",
+        _ratio(entry, "eager"),
+        _ratio(entry, "torch.compile"),
+        f"[{color}]{verdict}{error['max_abs']:.1e}[/{color}]",
+        f"[{color}]{error['relative']:.1e}[/{color}]",
+        f"{entry['cold_seconds']:.1f}",
+        f"{memory['after_compile'] / MB:.0f}",
+        f"{memory['end'] / MB:.0f}",
+    ]
+
+
+def _ratio(entry: dict[str, Any], baseline: str) -> str:
+    ratios = entry["times_faster"].get(baseline)
+    return f"{ratios['median_of_rounds']:.2f}" if ratios else ""
