@@ -21,14 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from benchmarks.competitors import COMPETITORS, DEFAULT_COMPETITORS
 from benchmarks.errors import compare_outputs
 from benchmarks.hardware import describe_hardware, versions
 from benchmarks.processes import Worker, WorkerFailed
 from benchmarks.rows import DEFAULT_ROWS, ROWS
-from benchmarks.table import print_row
+from benchmarks.table import print_row, wide_console
 
 RESULTS = Path(__file__).parent / "results"
 BASELINES = ("eager", "torch.compile")  # ratios are given to these
@@ -103,6 +102,7 @@ def compare_row(
         "inputs": facts["inputs"],
         "weights_bytes": facts["weights_bytes"],
         "tolerance": tolerance,
+        "machine_busy": _machine_busy(turns),
         "eager_error_against_float64": compare_outputs(reference["eager"], reference["float64"], math.inf),
         "competitors": entries,
         "turns": turns,
@@ -147,7 +147,7 @@ def _take_turns(
                 entries[name]["failed"] = f"in round {at}: {error}"
                 continue
             if not warming_up:
-                turns.append({"round": at, "competitor": name, "seconds": answer["seconds"]})
+                turns.append({"round": at, "competitor": name, **answer})
     return turns
 
 
@@ -192,6 +192,12 @@ def _summarise(entries: dict[str, dict[str, Any]], turns: list[dict[str, Any]]) 
             }
 
 
+def _machine_busy(turns: list[dict[str, Any]]) -> float | None:
+    """The median over all turns of the share of time in which some task waited for a core."""
+    shares = [turn["machine_busy"] for turn in turns if turn["machine_busy"] is not None]
+    return statistics.median(shares) if shares else None
+
+
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """The command line."""
     defaults = Settings()
@@ -206,14 +212,13 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--results", type=Path, default=RESULTS, help="another folder for the result")
     parser.add_argument("--list", action="store_true", help="list the rows and competitors")
     given = parser.parse_args(arguments)
-    console = Console()
+    console = wide_console()
     if given.list:
         console.print("rows:       ", *ROWS)
         console.print("competitors:", *COMPETITORS)
         return {}
     settings = Settings(given.rounds, given.threads, given.turn_seconds, given.warm_up_calls)
-    with console.status("starting") as status:
-        result = compare(given.rows, given.competitors, settings, status.update)
+    result = compare(given.rows, given.competitors, settings, lambda text: console.print(text, style="dim"))
     for row in result["rows"]:
         print_row(row, result, console)
     path = given.results / f"{given.name}.json"

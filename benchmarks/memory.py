@@ -13,12 +13,11 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.hardware import describe_hardware, versions
 from benchmarks.processes import Worker
-from benchmarks.table import MB
+from benchmarks.table import MB, wide_console
 
 
 def measure(row: str, competitors: Sequence[str], threads: int) -> dict[str, Any]:
@@ -52,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--competitors", nargs="+", default=["torch.compile", "txgraph"])
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args(arguments)
-    console = Console()
+    console = wide_console()
     result: dict[str, Any] = {
         "hardware": describe_hardware(),
         "versions": versions(),

@@ -18,12 +18,12 @@ from typing import Any
 
 import torch
 import transformers
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 
 import txgraph
 from benchmarks.hardware import describe_hardware, versions
+from benchmarks.table import wide_console
 
 
 def tiny() -> tuple[nn.Module, dict[str, torch.Tensor]]:
@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             result["models"][make.__name__] = found
             times = [f"{each:.1f}" for each in found["microseconds"].values()]
             table.add_row(make.__name__, str(found["parameters"]), *times, f"{found['overhead_microseconds']:.1f}")
-    Console().print(table)
+    wide_console().print(table)
     print(json.dumps(result))
     return result
 

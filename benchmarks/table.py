@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 MB = 1e6
+BUSY = 0.1  # share of the time in which tasks waited for a core, from which on times mean little
 _HEADINGS = (
     "median\nms",
     "min\nms",
@@ -21,6 +22,12 @@ _HEADINGS = (
     "compile\npeak MB",
     "end\npeak MB",
 )
+
+
+def wide_console() -> Console:
+    """The terminal as wide as it is; files and pipes as wide as the tables."""
+    console = Console()
+    return console if console.is_terminal else Console(width=110)
 
 
 def print_row(row: dict[str, Any], result: dict[str, Any], console: Console) -> None:
@@ -49,6 +56,11 @@ def print_row(row: dict[str, Any], result: dict[str, Any], console: Console) -> 
         for fallback in entry["details"].get("fallbacks", ()):
             notes.append(f"{name} fell back: {fallback['what']}: {fallback['reason']}")
     console.print(table)
+    if (row["machine_busy"] or 0.0) > BUSY:
+        notes.append(
+            f"the machine was busy: tasks waited for a core during {row['machine_busy']:.0%} of the time. "
+            f"Measure again when it is quiet."
+        )
     for note in notes:
         console.print(f"[red]{escape(note)}[/red]")
 

@@ -21,6 +21,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from benchmarks.competitors import COMPETITORS, Competitor, Run
+from benchmarks.hardware import seconds_waited_for_cores
 from benchmarks.memory_use import current_rss, peak_rss, weight_bytes
 from benchmarks.references import look_up
 from benchmarks.rows import ROWS, Row
@@ -76,21 +77,29 @@ class Service:
         }
 
     def turn(self, seconds: float, calls: int = 1) -> dict[str, Any]:
-        """One untimed call, then timed calls: at least ``calls``, and until ``seconds`` have passed."""
+        """One untimed call, then timed calls: at least ``calls``, and until ``seconds`` have passed.
+
+        ``machine_busy`` is the share of that time in which some task of the machine waited for a core.
+        """
         run, inputs = self._ready(), self._inputs
         times: list[float] = []
         gc.collect()
         gc.disable()
         try:
             run(inputs)
-            stop = time.perf_counter() + seconds
+            waited = seconds_waited_for_cores()
+            begun = time.perf_counter()
+            stop = begun + seconds
             while len(times) < calls or (len(times) < MAX_CALLS and time.perf_counter() < stop):
                 started = time.perf_counter()
                 run(inputs)
                 times.append(time.perf_counter() - started)
+            passed = time.perf_counter() - begun
         finally:
             gc.enable()
-        return {"seconds": times}
+        now_waited = seconds_waited_for_cores()
+        busy = None if waited is None or now_waited is None else (now_waited - waited) / passed
+        return {"seconds": times, "machine_busy": busy}
 
     def finish(self) -> dict[str, Any]:
         """Save the outputs of one more call: state that went wrong meanwhile would show."""

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from txgraph.capture.pytrees import register_caches
+
 _EMPTY = inspect.Parameter.empty
 _PLAIN = (int, float, bool, str, type(None), torch.dtype, torch.device)
 
@@ -35,6 +37,7 @@ class _Plan:
     positions: tuple[tuple[str, Any], ...]
     keywords: tuple[tuple[str, Any], ...]
     variadic: str | None
+    positional_only: int
 
 
 class CallSignature:
@@ -46,18 +49,20 @@ class CallSignature:
 
     def __init__(self, forward: Callable[..., Any]) -> None:
         self._signature = inspect.signature(forward)
+        self._name = getattr(forward, "__qualname__", "forward")
         self._plans: dict[tuple[int, tuple[str, ...]], _Plan] = {}
 
     @classmethod
     def of(cls, model: nn.Module) -> CallSignature:
         """The signature of ``model.forward``."""
+        register_caches()  # before the first call is flattened: it may already hold a cache
         return cls(model.forward)
 
     def flatten(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> FlatCall:
         """Flatten a call.
 
         Raises:
-            TypeError: the arguments do not fit the signature, with the same message as eager's.
+            TypeError: the arguments do not fit the signature, as in eager.
         """
         plan = self._plan(args, kwargs)
         tensors: list[torch.Tensor] = []
@@ -74,13 +79,15 @@ class CallSignature:
     def normalise(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The same call in the form that is captured: by name, except a ``*args`` part."""
+        """The same call in the form that is captured: by name where that is possible."""
         plan = self._plan(args, kwargs)
         if plan.variadic is not None:
             return args, {k: kwargs[k] for k, default in plan.keywords if not _is_default(kwargs[k], default)}
-        by_name = {n: v for (n, d), v in zip(plan.positions, args, strict=True) if not _is_default(v, d)}
+        nameless = plan.positional_only
+        named = zip(plan.positions[nameless:], args[nameless:], strict=True)
+        by_name = {n: v for (n, d), v in named if not _is_default(v, d)}
         by_name |= {n: kwargs[n] for n, d in plan.keywords if not _is_default(kwargs[n], d)}
-        return (), by_name
+        return args[:nameless], by_name
 
     def names(self, count: int) -> list[str]:
         """Names of the first ``count`` parameters."""
@@ -94,7 +101,10 @@ class CallSignature:
         return plan
 
     def _make_plan(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> _Plan:
-        self._signature.bind(*args, **kwargs)
+        try:
+            self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{self._name}() {error}") from None
         parameters = self._signature.parameters
         fixed = [p for p in parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)][
             : len(args)
@@ -106,6 +116,7 @@ class CallSignature:
             tuple((p.name, p.default) for p in fixed),
             tuple((k, parameters[k].default if k in parameters else _EMPTY) for k in named),
             variadic if len(args) > len(fixed) else None,
+            sum(p.kind is p.POSITIONAL_ONLY for p in fixed),
         )
 
 

@@ -39,7 +39,8 @@ class _Operator:
     def _resolve(self, args: tuple[Any, ...]) -> OpOverload:
         """The overload of an operator that is called without naming one."""
         overloads = self._packet.overloads()
-        if "default" in overloads:
+        # Where both exist, "default" of an arithmetic operator is the one between two Python numbers.
+        if "default" in overloads and ("Tensor" not in overloads or _takes_tensor(self._packet.default)):
             return self._packet.default
         if len(overloads) == 1:
             return getattr(self._packet, overloads[0])  # type: ignore[no-any-return]
@@ -49,6 +50,10 @@ class _Operator:
         raise TypeError(
             f"{self._packet} has the overloads {overloads}: name one, as in g.aten.mean.dim(x, [-1])"
         )
+
+
+def _takes_tensor(operator: OpOverload) -> bool:
+    return any("Tensor" in str(argument.type) for argument in operator._schema.arguments)
 
 
 class GraphBuilder:

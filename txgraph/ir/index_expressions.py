@@ -15,6 +15,8 @@ from typing import Any
 
 import sympy
 import torch
+from sympy.core.relational import Relational
+from sympy.logic.boolalg import BooleanAtom, BooleanFunction
 from torch.fx import Node
 
 from txgraph.ir.graph import Graph
@@ -115,14 +117,19 @@ def _rename(formula: Expression, moves: dict[int, Expression]) -> Expression:
     return formula.subs({axis_symbol(a): e for a, e in moves.items()}, simultaneous=True)
 
 
+def _is_boolean(formula: Expression) -> bool:
+    """Whether it is a truth value (sympy also calls every symbol a Boolean)."""
+    return isinstance(formula, Relational | BooleanFunction | BooleanAtom)
+
+
 def _as_number(formula: Expression) -> Expression:
-    if isinstance(formula, sympy.logic.boolalg.Boolean):
+    if _is_boolean(formula):
         return sympy.Piecewise((1, formula), (0, True))
     return formula
 
 
 def _as_boolean(formula: Expression) -> Expression:
-    return formula if isinstance(formula, sympy.logic.boolalg.Boolean) else sympy.Ne(formula, 0)
+    return formula if _is_boolean(formula) else sympy.Ne(formula, 0)
 
 
 _Rule = Callable[[IndexExpressions, Node, dict[str, Any]], Expression | None]
@@ -216,7 +223,7 @@ def _index(known: IndexExpressions, node: Node, named: dict[str, Any]) -> Expres
     if inner is None or len(indices) != rank or any(i is None for i in indices):
         return None
     formulas = [known.of(i) for i in indices]
-    if any(f is None or isinstance(f, sympy.logic.boolalg.Boolean) for f in formulas):
+    if any(f is None or _is_boolean(f) for f in formulas):
         return None
     return _rename(inner, {rank - 1 - at: f for at, f in enumerate(formulas)})
 

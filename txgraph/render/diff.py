@@ -8,7 +8,7 @@ from enum import StrEnum
 
 import networkx as nx
 
-from txgraph.render.view import View
+from txgraph.render.view import Op, View
 from txgraph.rewrite import Rewrite
 
 
@@ -46,45 +46,45 @@ _Value = tuple[str, int]  # a node's name may be used again after it is gone: th
 def compare(before: View, after: View, rewrites: Sequence[Rewrite]) -> tuple[Fates, Fates]:
     """The fate of every node of both graphs; without records, nodes are told apart by name only."""
     history = _History(before, after, rewrites)
-    groups = {value: number for number, group in enumerate(history.groups) for value in group}
-    sizes = [sum(value[1] == 0 and value[0] in before for value in group) for group in history.groups]
-    fates_after: Fates = {}
-    for name, op in after.items():
-        value = history.current.get(name)
-        if value is not None and value[1] > 0:
-            group = groups.get(value)
-            fused = group is not None and sizes[group] > 1 and not op.is_view
-            status = Status.FUSED if fused else Status.ADDED
-            fates_after[name] = Fate(
-                status, f"{status} by", op.passes or (history.made_by[value],), group if group is not None and sizes[group] else None
-            )
-        elif value is None:
-            fates_after[name] = Fate(Status.ADDED, "added by", op.passes)
-        elif (op.op, op.type, op.passes) != (before[name].op, before[name].type, before[name].passes):
-            new = tuple(p for p in op.passes if p not in before[name].passes)
-            fates_after[name] = Fate(Status.CHANGED, "changed by", new)
-        else:
-            fates_after[name] = UNCHANGED
-    survivors = {groups[v] for n in after if (v := history.current.get(n)) in groups}
-    fates_before: Fates = {}
+    fates_after = {name: _fate_after(op, before, history) for name, op in after.items()}
+    made = {fate.group for fate in fates_after.values()}
     users = _users(before)
+    fates_before: Fates = {}
     for name in reversed(before):
-        value = (name, 0)
-        group = groups.get(value)
-        if value in history.removed_by:
-            passes = history.passes(value)
-            if group not in survivors:
-                fates_before[name] = Fate(Status.REMOVED, "removed by", passes)
-            elif group is not None and sizes[group] > 1:
-                fates_before[name] = Fate(Status.FUSED, "fused by", passes, group)
-            else:
-                fates_before[name] = Fate(Status.REMOVED, "replaced by", passes, group)
-        elif name in after:
+        if history.current.get(name) == (name, 0) and name in after:
             fates_before[name] = fates_after[name]
+        elif (name, 0) in history.removed_by:
+            fates_before[name] = _fate_before(name, history, made)
         else:
             passes = _unique(p for user in users[name] for p in fates_before[user].passes)
             fates_before[name] = Fate(Status.REMOVED, "unused after", passes)
     return fates_before, fates_after
+
+
+def _fate_after(op: Op, before: View, history: _History) -> Fate:
+    value = history.current.get(op.name)
+    if value is None:
+        return Fate(Status.ADDED, "added by", op.passes)
+    if value in history.made_by:
+        group, replaced = history.group(value)
+        passes = op.passes or (history.made_by[value],)
+        if replaced > 1 and not op.is_view:
+            return Fate(Status.FUSED, "fused by", passes, group)
+        return Fate(Status.ADDED, "added by", passes, group if replaced else None)
+    was = before[op.name]
+    if (op.op, op.type, op.passes) != (was.op, was.type, was.passes):
+        return Fate(Status.CHANGED, "changed by", tuple(p for p in op.passes if p not in was.passes))
+    return UNCHANGED
+
+
+def _fate_before(name: str, history: _History, made: set[int | None]) -> Fate:
+    passes = history.passes((name, 0))
+    group, replaced = history.group((name, 0))
+    if group is None or group not in made:
+        return Fate(Status.REMOVED, "removed by", passes)
+    if replaced > 1:
+        return Fate(Status.FUSED, "fused by", passes, group)
+    return Fate(Status.REMOVED, "replaced by", passes, group)
 
 
 class _History:
@@ -93,7 +93,6 @@ class _History:
     Attributes:
         current: the value that each name stands for at the end.
         removed_by, made_by: the rule that did it.
-        groups: sets of values that were made out of each other.
     """
 
     def __init__(self, before: View, after: View, rewrites: Sequence[Rewrite]) -> None:
@@ -118,14 +117,23 @@ class _History:
                 self._made_from[value] = tuple(made)
             links.add_nodes_from(made)
             links.add_edges_from((value, made[0]) for value in (*removed, *made) if made and value != made[0])
-        self.groups = [sorted(group) for group in nx.connected_components(links)]
+        self._groups: dict[_Value, tuple[int, int]] = {}
+        for number, group in enumerate(nx.connected_components(links)):
+            replaced = sum(value[1] == 0 for value in group)
+            self._groups |= dict.fromkeys(group, (number, replaced))
+
+    def group(self, value: _Value) -> tuple[int | None, int]:
+        """Number of the set of values made out of each other, and how many captured nodes are in it."""
+        return self._groups.get(value, (None, 0))
 
     def passes(self, value: _Value) -> tuple[str, ...]:
         """The rule that removed a value, then those that removed what was made of it."""
-        if value not in self.removed_by:
-            return ()
-        later = (p for made in self._made_from[value] for p in self.passes(made))
-        return _unique((self.removed_by[value], *later))
+        pending, seen = [value], dict[_Value, str]()
+        for each in pending:
+            if each in self.removed_by and each not in seen:
+                seen[each] = self.removed_by[each]
+                pending += self._made_from[each]
+        return _unique(seen.values())
 
 
 def _users(view: View) -> dict[str, list[str]]:

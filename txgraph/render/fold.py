@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import networkx as nx
 
 from txgraph.render.view import Op, Path, View
+
+_Family = tuple[Path, str]  # the path above, and the name of the repeated module or [] for a module list
 
 _CALL = re.compile(r"(.+)@(\d+)")
 
@@ -40,13 +42,27 @@ class Folding:
     """Which node stands for which in one drawing of several graphs.
 
     Attributes:
-        drawn: for each graph, the node that stands for a node. paths: where nodes that all layers share are drawn.
+        drawn: for each graph, the node that stands for a node.
+        paths: for each graph, the module in which a node is drawn: what layers share stands outside of them.
+        places: for each graph and node, the runs of layers it is in (by their first path), and where in the run.
         repeats: the drawn modules that stand for several.
     """
 
     drawn: list[dict[str, str]]
     paths: list[dict[str, Path]]
+    places: list[dict[str, dict[Path, int]]]
     repeats: dict[Path, Repeat] = field(default_factory=dict)
+
+    def is_inner(self, at: int, source: str, target: str) -> bool:
+        """Whether an arrow is between or inside instances of a run, but for the inside of the first one."""
+        ends = self.places[at].get(source, {}), self.places[at].get(target, {})
+        return any(ends[0][run] or ends[1][run] for run in ends[0].keys() & ends[1].keys())
+
+    def merge(self, at: int, stands: dict[str, str], run: Path, unit: int) -> None:
+        """Let the values of ``stands`` stand for its keys, which are the nodes of one instance."""
+        self.drawn[at] = {name: stands.get(drawn, drawn) for name, drawn in self.drawn[at].items()}
+        for name in stands:
+            self.places[at].setdefault(name, {})[run] = unit
 
     def representatives(self, at: int) -> set[str]:
         """The drawn nodes of one graph."""
@@ -65,103 +81,101 @@ def fold(views: Sequence[View]) -> Folding:
     folding = Folding(
         [{name: name for name in view} for view in views],
         [{name: op.path for name, op in view.items()} for view in views],
+        [{} for _ in views],
     )
-    done: set[tuple[Path, str]] = set()
+    done: set[_Family] = set()
     while family := _next_family(folding, done):
         done.add(family)
         _fold_family(views, folding, *family)
     return folding
 
 
-def _next_family(folding: Folding, done: set[tuple[Path, str]]) -> tuple[Path, str] | None:
+def _next_family(folding: Folding, done: set[_Family]) -> _Family | None:
     """The outermost module list or repeatedly called module that is not folded yet."""
-    members: dict[tuple[Path, str], set[str]] = defaultdict(set)
+    members: dict[_Family, set[str]] = defaultdict(set)
     for at, paths in enumerate(folding.paths):
-        drawn = folding.representatives(at)
-        for path in {paths[name] for name in drawn}:
+        for path in {paths[name] for name in folding.representatives(at)}:
             for depth, part in enumerate(path):
-                members[(path[:depth], _family(part))].add(part)
+                for name in _families(part):
+                    members[(path[:depth], name)].add(part)
     families = [f for f, parts in members.items() if len(parts) > 1 and f not in done]
     return min(families, key=lambda f: (len(f[0]), f), default=None)
 
 
-def _family(part: str) -> str:
-    """``[]`` for members of a module list, else the name of the module that is called again."""
+def _families(part: str) -> tuple[str, ...]:
+    """``[]`` for a member of a module list; the name of the module, of which ``name@1`` is another call."""
     call = _CALL.fullmatch(part)
-    return call[1] if call else "[]" if part.isdecimal() else part
+    return (call[1],) if call else ("[]", part) if part.isdecimal() else (part,)
 
 
 def _fold_family(views: Sequence[View], folding: Folding, prefix: Path, name: str) -> None:
-    instances = [_instances(folding, at, prefix, name) for at in range(len(views))]
+    members = [_members(folding, at, prefix, name) for at in range(len(views))]
     for at, view in enumerate(views):
-        for shared in _shared(view, instances[at]):
+        for shared in _shared(view, members[at]):
             folding.paths[at][shared] = prefix
-            for names in instances[at].values():
-                if shared in names:
-                    names.remove(shared)
-    order = list(instances[0])
-    forms: list[Hashable] = []
-    bodies: list[list[list[str]]] = []
+    members = [_members(folding, at, prefix, name) for at in range(len(views))]
+    order = list(members[0])
+    bodies, forms = [], []
     for member in order:
-        depth = len(prefix) + 1
-        canonical = [_canonical(view, each.get(member, []), depth) for view, each in zip(views, instances, strict=True)]
-        bodies.append([names for names, _ in canonical])
-        forms.append(tuple(form for _, form in canonical))
-    adjacent = _adjacent(folding, instances[0])
-    for start, period, count in _runs(forms, adjacent):
-        for offset in range(period):
-            first = start + offset
+        both = [_canonical(v, m.get(member, []), len(prefix) + 1) for v, m in zip(views, members, strict=True)]
+        bodies.append([names for names, _ in both])
+        forms.append([form for _, form in both])
+    follows = _follows(folding, views[0], members[0])
+    for start, period, count in _runs(forms, follows):
+        for first in range(start, start + period):
             same = range(first, start + period * count, period)
             folding.repeats[(*prefix, order[first])] = Repeat(tuple(order[i] for i in same))
-            for other in same:
+            for unit, member in enumerate(same):
                 for at in range(len(views)):
-                    stands = dict(zip(bodies[other][at], bodies[first][at], strict=True))
-                    folding.drawn[at].update(stands)
+                    stands = dict(zip(bodies[member][at], bodies[first][at], strict=True))
+                    folding.merge(at, stands, (*prefix, order[start]), unit)
 
 
-def _instances(folding: Folding, at: int, prefix: Path, name: str) -> dict[str, list[str]]:
-    """Names of the drawn nodes in each member of a family, in order."""
-    instances: dict[str, list[str]] = defaultdict(list)
+def _members(folding: Folding, at: int, prefix: Path, name: str) -> dict[str, list[str]]:
+    """Names of the drawn nodes of each member of a family, in order."""
+    members: dict[str, list[str]] = defaultdict(list)
     depth = len(prefix)
     for node, path in folding.paths[at].items():
         if folding.drawn[at][node] == node and len(path) > depth and path[:depth] == prefix:
-            if _family(path[depth]) == name:
-                instances[path[depth]].append(node)
-    return dict(instances)
+            if name in _families(path[depth]):
+                members[path[depth]].append(node)
+    return dict(members)
 
 
-def _shared(view: View, instances: dict[str, list[str]]) -> set[str]:
+def _shared(view: View, members: dict[str, list[str]]) -> set[str]:
     """Nodes of one layer whose value several others use (a mask, a position bias), and what only leads to them."""
-    owner = {name: member for member, names in instances.items() for name in names}
+    owner = {name: member for member, names in members.items() for name in names}
     users: dict[str, set[str]] = defaultdict(set)
     for op in view.values():
         for arrow in op.arrows:
             users[arrow.source].add(op.name)
     shared: set[str] = set()
-    for name in reversed(owner):
-        elsewhere = {owner[u] for u in users[name] if u in owner} - {owner[name]}
-        if len(elsewhere) > 1 or (users[name] and users[name] <= shared):
-            shared.add(name)
+    for name in reversed(view):
+        if name in owner:
+            elsewhere = {owner[u] for u in users[name] if u in owner} - {owner[name]}
+            if len(elsewhere) > 1 or (users[name] and users[name] <= shared):
+                shared.add(name)
     return shared
 
 
 def _canonical(view: View, names: list[str], depth: int) -> tuple[list[str], Hashable]:
     """The nodes in an order that depends on structure only, and a form that is equal for equal structures."""
     body: nx.DiGraph = nx.DiGraph()
-    inside = set(names)
     for name in names:
-        op = view[name]
-        body.add_node(name, label=repr(_label(op, depth)))
-        for position, arrow in enumerate(op.arrows):
-            if arrow.source in inside:
-                before = body.edges.get((arrow.source, name), {}).get("label", "")
-                body.add_edge(arrow.source, name, label=f"{before},{position}")
-    hashes = nx.weisfeiler_lehman_subgraph_hashes(body, node_attr="label", edge_attr="label", iterations=2)
+        body.add_node(name, label=ascii(_label(view[name], depth)))
+    for name in names:
+        for position, arrow in enumerate(view[name].arrows):
+            if arrow.source in body:
+                known = body.edges.get((arrow.source, name), {"label": ""})
+                body.add_edge(arrow.source, name, label=f"{known['label']},{position}")
+    hashes = nx.weisfeiler_lehman_subgraph_hashes(
+        body.to_undirected(), node_attr="label", edge_attr="label", iterations=2
+    )
     place = {name: i for i, name in enumerate(names)}
     order = list(nx.lexicographical_topological_sort(body, key=lambda n: (hashes[n], place[n])))
     index = {name: i for i, name in enumerate(order)}
     form = tuple(
-        (_label(view[n], depth), tuple((index.get(a.source, -1), a.type) for a in view[n].arrows)) for n in order
+        (_label(view[n], depth), tuple((index.get(a.source), a.type) for a in view[n].arrows)) for n in order
     )
     return order, form
 
@@ -171,25 +185,33 @@ def _label(op: Op, depth: int) -> Hashable:
     return (op.op, op.type, op.path[depth:], constants, op.literals)
 
 
-def _adjacent(folding: Folding, instances: dict[str, list[str]]) -> list[bool]:
-    """For each member whether it directly follows the one before it, with no other node in between."""
-    place = {name: i for i, name in enumerate(n for n in folding.paths[0] if folding.drawn[0][n] == n)}
-    spans = [(min(map(place.__getitem__, names)), max(map(place.__getitem__, names))) for names in instances.values() if names]
-    raise NotImplementedError(spans)
+def _follows(folding: Folding, view: View, members: dict[str, list[str]]) -> list[bool]:
+    """For each member, in order, whether it begins right where the one before it ends."""
+    drawn = [n for n, d in folding.drawn[0].items() if n == d and folding.paths[0][n] == view[n].path]
+    place = {name: i for i, name in enumerate(drawn)}
+    end, follows = -1, []
+    for names in members.values():
+        places = sorted(place[n] for n in names)
+        follows.append(places[0] == end + 1)
+        end = places[-1]
+    return follows
 
 
-def _runs(forms: Sequence[Hashable], adjacent: Sequence[bool]) -> Iterable[tuple[int, int, int]]:
+def _runs(forms: Sequence[Hashable], follows: Sequence[bool]) -> Iterator[tuple[int, int, int]]:
     """Start, period and count of the longest repetitions, from left to right."""
     at = 0
     while at < len(forms):
+        chain = at + 1
+        while chain < len(forms) and follows[chain]:
+            chain += 1
         best = (0, 0)
-        for period in range(1, (len(forms) - at) // 2 + 1):
+        for period in range(1, (chain - at) // 2 + 1):
             end = at + period
-            while end < len(forms) and forms[end] == forms[end - period]:
+            while end < chain and forms[end] == forms[end - period]:
                 end += 1
-            if (end - at) // period > 1:
-                best = max(best, ((end - at) // period * period, -period))
-        length, period = best[0], -best[1]
-        if length:
-            yield at, period, length // period
-        at += max(length, 1)
+            count = (end - at) // period
+            if count > 1:
+                best = max(best, (count * period, -period))
+        if best[0]:
+            yield at, -best[1], best[0] // -best[1]
+        at += max(best[0], 1)

@@ -30,6 +30,7 @@ _EARLY_CHECKED = frozenset(
         "conv_transpose2d",
         "conv_transpose3d",
         "bilinear",
+        "prelu",
     )
 )
 

@@ -108,7 +108,7 @@ class Verifier:
         error, gates = "", []
         try:
             gates = check_gates(run(), self._reference.eager, self._reference.oracle)
-        except RuntimeError as raised:  # a stage that cannot run on the user's inputs has failed its check
+        except (RuntimeError, IndexError, TypeError, ValueError) as raised:  # a stage that cannot run on the user's inputs has failed its check
             error = f"running it raised {type(raised).__name__}: {raised}"
         record = StageRecord(stage, _worst(gates), time.perf_counter() - started, error)
         self.records.append(record)

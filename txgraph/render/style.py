@@ -1,0 +1,35 @@
+"""How each status looks: told apart by colour, by border and by words, so that it survives print and colour blindness.
+
+Colours: Okabe & Ito 2008, "Color Universal Design".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from txgraph.render.diff import Status
+
+FONT = "Helvetica,Arial,sans-serif"
+INK = "#222222"
+QUIET = "#666666"
+
+
+@dataclass(frozen=True)
+class Look:
+    """Attributes of a box, and the words for the legend."""
+
+    fill: str
+    line: str
+    meaning: str
+    border: str = "solid"
+    width: float = 1.0
+    borders: int = 1
+
+
+LOOKS = {
+    Status.UNCHANGED: Look("#FFFFFF", "#999999", "unchanged"),
+    Status.FUSED: Look("#BFDDF2", "#0072B2", "fused: several become one (#n is the same on both sides)", width=2.6),
+    Status.ADDED: Look("#CDEBDF", "#009E73", "added", width=1.2, borders=2),
+    Status.REMOVED: Look("#FBDCC8", "#D55E00", "removed", border="dashed", width=1.4),
+    Status.CHANGED: Look("#F5DCE9", "#AA4499", "changed in place", border="dotted", width=2.2),
+}
