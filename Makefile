@@ -63,8 +63,8 @@ docs: $(READY) ## links, code blocks and doctests
 
 check: test lint typecheck contracts examples docs ## all that CI runs
 
-bench: $(BENCH) ## compare with eager, torch.compile, ONNX Runtime and OpenVINO on this machine
-	$(BIN)/python benchmarks/run.py
+bench: $(BENCH) ## compare with eager and torch.compile on this machine
+	$(BIN)/python -m benchmarks.compare
 
 clean: ## remove what the other targets made, except .venv
 	rm -rf build dist out txgraph.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -40,5 +40,4 @@ def choose_backend(name: str) -> Backend:
 def _has_compiler() -> bool:
     from torch._inductor import config
 
-    compilers = config.cpp.cxx if isinstance(config.cpp.cxx, tuple | list) else (config.cpp.cxx,)
-    return any(shutil.which(c) for c in (*compilers, "g++", "clang++") if c)
+    return any(shutil.which(c) for c in (*config.cpp.cxx, "g++", "clang++") if c)

@@ -159,8 +159,12 @@ def _finish(worker: Worker, entry: dict[str, Any], reference: dict[str, list[tor
         entry["failed"] = f"after the last round: {error}"
         return
     last = compare_outputs(torch.load(answer["outputs"]), reference["eager"], tolerance)
-    entry["error"] = max(entry["error"], last, key=lambda error: error["relative"])
+    entry["error"] = max(entry["error"], last, key=_badness)
     entry["rss_bytes"] |= answer["rss_bytes"]
+
+
+def _badness(error: dict[str, Any]) -> float:
+    return math.inf if error["relative"] is None else float(error["relative"])
 
 
 def _summarise(entries: dict[str, dict[str, Any]], turns: list[dict[str, Any]]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,11 +14,11 @@ def compare_outputs(result: Sequence[torch.Tensor], eager: Sequence[torch.Tensor
     Returns:
         ``max_abs``: largest difference; ``relative``: the same in units of eager's largest value of that output;
         ``wrong``: why the outputs are not eager's, empty when they are within ``tolerance`` (relative).
-        Where the outputs cannot be compared, both errors are infinite.
+        Both errors are ``None`` where the outputs cannot be compared.
     """
     wrong = _difference_in_kind(result, eager)
     if wrong:
-        return {"max_abs": math.inf, "relative": math.inf, "wrong": wrong}
+        return {"max_abs": None, "relative": None, "wrong": wrong}
     max_abs, relative = 0.0, 0.0
     for ours, theirs in zip(result, eager, strict=True):
         if theirs.numel():

@@ -68,14 +68,14 @@ def print_row(row: dict[str, Any], result: dict[str, Any], console: Console) -> 
 def _cells(entry: dict[str, Any]) -> list[str]:
     error, memory = entry["error"], entry["rss_bytes"]
     color = "red" if error["wrong"] else "green"
-    verdict = "WRONG " if error["wrong"] else ""
+    sizes = ["" if size is None else f"{size:.1e}" for size in (error["max_abs"], error["relative"])]
+    sizes[0] = f"WRONG {sizes[0]}".rstrip() if error["wrong"] else sizes[0]
     return [
         f"{entry['median_seconds'] * 1e3:.1f}",
         f"{entry['min_seconds'] * 1e3:.1f}",
         _ratio(entry, "eager"),
         _ratio(entry, "torch.compile"),
-        f"[{color}]{verdict}{error['max_abs']:.1e}[/{color}]",
-        f"[{color}]{error['relative']:.1e}[/{color}]",
+        *(f"[{color}]{size}[/{color}]" for size in sizes),
         f"{entry['cold_seconds']:.1f}",
         f"{memory['after_compile'] / MB:.0f}",
         f"{memory['end'] / MB:.0f}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from txgraph.capture import InputGuard, ModelState, capture
 from txgraph.errors import UnsupportedOp
 from txgraph.ir import Graph, type_of
 from txgraph.options import CompileOptions, Target
-from txgraph.pipeline import Pipeline
+from txgraph.pipeline import PassRecord, Pipeline
 from txgraph.report import Fallback, GraphReport, Report
 from txgraph.rewrite import PassContext
 from txgraph.verify import Verifier
@@ -90,6 +90,10 @@ def compile_call(
         )
         backend = ReferenceBackend()
         compiled = backend.lower(after, target, options.backend_options)
+        if verifier.check_backend(compiled.run):  # then it was a pass, which this level does not check
+            after, records = before, [_rolled_back(r, broken) for r in records]
+            compiled = backend.lower(after, target, options.backend_options)
+            verifier.check_backend(compiled.run)
     clock.move("passes", "verify", between)
     graph_report = GraphReport(
         tuple(
@@ -115,6 +119,10 @@ def _lower(backend: Backend, graph: Graph, target: Target, options: CompileOptio
             f"backend {backend.name} cannot lower this graph for {target}:\n  " + "\n  ".join(reasons[:10])
         )
     return backend.lower(graph, target, options.backend_options)
+
+
+def _rolled_back(record: PassRecord, reason: str) -> PassRecord:
+    return replace(record, status="rolled back", reason=reason) if record.status == "applied" else record
 
 
 class _Clock:

@@ -28,6 +28,10 @@ from txgraph.report import Fallback, Report
 
 log = logging.getLogger(__name__)
 
+# torch.export and Inductor keep process-wide state, and a capture replaces a model's parameters for its
+# time: one thread compiles at a time, whichever model.
+_COMPILING = threading.RLock()
+
 # Attributes of nn.Module that OptimizedModel shares with the original, so that parameters(), to(),
 # state_dict(), hooks and the like act on the same tensors under the same names.
 _SHARED = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
@@ -121,7 +125,8 @@ class OptimizedModel(nn.Module):
 
     def __init__(self, model: nn.Module, pipeline: Pipeline, options: CompileOptions) -> None:
         super().__init__()
-        _check_weights(model)
+        with _COMPILING:
+            _check_weights(model)
         vars(self)["_original"] = model
         for name in _SHARED:
             vars(self)[name] = vars(model)[name]
@@ -131,20 +136,15 @@ class OptimizedModel(nn.Module):
         self._signature = CallSignature.of(model)
         self._compiled: list[CompiledCall] = []
         self._seen: list[tuple[tuple[Any, ...], list[torch.Size]]] = []
-        self._lock = threading.RLock()
         self._eager_structures: set[tuple[Any, ...]] = set()
         self.report = Report(type(model).__name__, options.backend, options.verify)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Answer a call as the original would; the outputs carry no autograd graph."""
         call = self._signature.flatten(args, kwargs)
-        for compiled in self._compiled:
-            if compiled.structure == call.structure and compiled.guard.accepts(call.tensors):
-                change = compiled.state.change()
-                if not change:
-                    return _run(compiled, call.tensors)
-                self._forget(change)
-                break
+        compiled = self._fitting(call)
+        if compiled is not None and not compiled.state.change():
+            return _run(compiled, call.tensors)
         return self._compile_and_run(args, kwargs, call)
 
     def compile_ahead(
@@ -154,8 +154,13 @@ class OptimizedModel(nn.Module):
         call = self._signature.flatten(args, kwargs)
         normal_args, normal_kwargs = self._signature.normalise(args, kwargs)
         shapes = self._signature_shapes(dynamic_shapes, args, normal_kwargs)
-        with self._lock:
-            self._compile(normal_args, normal_kwargs, call, shapes)
+        with _COMPILING:
+            try:
+                self._compile(normal_args, normal_kwargs, call, shapes)
+            except (CaptureFailed, UnsupportedOp, BackendFailed) as error:
+                if not self._options.backend_options.allow_fallback:
+                    raise
+                self._fall_back(call, error)
 
     @property
     def graph_before(self) -> Graph:
@@ -215,11 +220,23 @@ class OptimizedModel(nn.Module):
             )
         return self._compiled[-1]
 
+    def _fitting(self, call: FlatCall) -> CompiledCall | None:
+        """The compiled graph that answers such calls, if there is one."""
+        for compiled in self._compiled:
+            if compiled.structure == call.structure and compiled.guard.accepts(call.tensors):
+                return compiled
+        return None
+
     def _forget(self, change: str) -> None:
-        with self._lock:
-            self._compiled.clear()
-            self.report.notes.append(f"compiled anew because {change}")
-            log.warning("%s: %s; compiling anew", type(self._original).__name__, change)
+        self._compiled.clear()
+        self.report.notes.append(f"compiled anew because {change}")
+        log.warning("%s: %s; compiling anew", type(self._original).__name__, change)
+
+    def _fall_back(self, call: FlatCall, error: TxgraphError) -> None:
+        """Run such calls in eager from now on."""
+        self._eager_structures.add(call.structure)
+        self.report.fallbacks.append(Fallback(type(self._original).__name__, f"runs eager: {error}"))
+        log.warning("%s runs eager: %s", type(self._original).__name__, error)
 
     def _compile_and_run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], call: FlatCall) -> Any:
         if torch.is_grad_enabled() and any(t.requires_grad for t in call.tensors):
@@ -227,21 +244,31 @@ class OptimizedModel(nn.Module):
                 "an input requires grad, but an optimized model is for inference: its outputs carry no gradient. "
                 "Call it under torch.no_grad(), detach the input, or train the original model."
             )
-        with self._lock:
-            if call.structure in self._eager_structures:
-                return self._original(*args, **kwargs)
-            normal_args, normal_kwargs = self._signature.normalise(args, kwargs)
-            shapes = self._dynamic_shapes(normal_args, normal_kwargs, call)
-            try:
-                compiled = self._compile(normal_args, normal_kwargs, call, shapes)
-            except (CaptureFailed, UnsupportedOp, BackendFailed) as error:
-                if not self._options.backend_options.allow_fallback:
-                    raise
-                self._eager_structures.add(call.structure)
-                self.report.fallbacks.append(Fallback(type(self._original).__name__, f"runs eager: {error}"))
-                log.warning("%s runs eager: %s", type(self._original).__name__, error)
-                return self._original(*args, **kwargs)
-        return _run(compiled, call.tensors)
+        with _COMPILING:
+            compiled = self._compiled_for(args, kwargs, call)
+        return self._original(*args, **kwargs) if compiled is None else _run(compiled, call.tensors)
+
+    def _compiled_for(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], call: FlatCall
+    ) -> CompiledCall | None:
+        """A compiled graph for the call, made now if need be; ``None`` if it runs in eager."""
+        compiled = self._fitting(call)  # another thread may just have made it
+        if compiled is not None:
+            change = compiled.state.change()  # asked again: a capture going on looked like a change
+            if not change:
+                return compiled
+            self._forget(change)
+        if call.structure in self._eager_structures:
+            return None
+        normal_args, normal_kwargs = self._signature.normalise(args, kwargs)
+        shapes = self._dynamic_shapes(normal_args, normal_kwargs, call)
+        try:
+            return self._compile(normal_args, normal_kwargs, call, shapes)
+        except (CaptureFailed, UnsupportedOp, BackendFailed) as error:
+            if not self._options.backend_options.allow_fallback:
+                raise
+            self._fall_back(call, error)
+            return None
 
     def _compile(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], call: FlatCall, shapes: Any

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch.fx import Node
 
 from txgraph.backends.inductor.adapter import onednn_linear
@@ -38,17 +39,21 @@ _library.define("linear_onednn(Tensor input, Tensor weight, Tensor? bias, str ac
 def _linear_onednn(
     input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: str
 ) -> torch.Tensor:
+    if _kernel is None:  # this torch has no oneDNN: the operator is never chosen, but keeps its meaning
+        return linear_activation(input, weight, bias, activation) if activation else F.linear(input, weight, bias)
     attribute, algorithm = _ONEDNN_ACTIVATIONS[activation]
     return _kernel(input, weight, bias, attribute, [], algorithm)
 
 
-_kernel = onednn_linear() or linear_activation  # where there is no oneDNN the operator is never chosen
-_library.impl("linear_onednn", _linear_onednn, "CPU")
-
-
-@torch.library.register_fake("txgraph::linear_onednn", lib=_library)
-def _(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: str) -> torch.Tensor:
+def _linear_onednn_type(
+    input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: str
+) -> torch.Tensor:
     return input.new_empty((*input.shape[:-1], weight.shape[0]))
+
+
+_kernel = onednn_linear()
+_library.impl("linear_onednn", _linear_onednn, "CPU")
+torch.library.register_fake("txgraph::linear_onednn", _linear_onednn_type, lib=_library)
 
 
 @dataclass(frozen=True)
@@ -113,11 +118,11 @@ def _measure(shape: GemmShape, graph: Graph, node: Node) -> str:
     weight, bias = graph.constant(named["weight"]), graph.constant(named["bias"])
     assert weight is not None, "_shape_of: constant weight"
     x = torch.randn(shape.m, shape.k)
-    activation = ACTIVATIONS.get(shape.activation, lambda y: y)
+    activation = ACTIVATIONS.get(shape.activation, torch.Tensor.contiguous)
     with torch.no_grad():
         ours, theirs = _time(
             lambda: _linear_onednn(x, weight, bias, shape.activation),
-            lambda: activation(torch.nn.functional.linear(x, weight, bias)),
+            lambda: activation(F.linear(x, weight, bias)),
         )
     name = "oneDNN" if ours < theirs else "aten"
     return f"{name} ({ours * 1e6:.0f} µs oneDNN, {theirs * 1e6:.0f} µs aten)"

@@ -58,7 +58,7 @@ class FoldConstants(Pass):
         return rewrites
 
     def _fits(self, graph: Graph, node: Node, sources: frozenset[str]) -> bool:
-        size = node.meta["val"].numel() * node.meta["val"].element_size()
+        size: int = node.meta["val"].numel() * node.meta["val"].element_size()
         return size <= max(self.max_bytes, sum(_nbytes(graph.constants[s]) for s in sources))
 
     def _fold(self, graph: Graph, node: Node, sources: frozenset[str]) -> Rewrite:

@@ -32,15 +32,17 @@ class FuseSharedInputLinears(Pass):
     max_bytes: int = 256 << 20
 
     def run(self, graph: Graph, context: PassContext) -> list[Rewrite]:
-        groups: dict[tuple[Node, torch.dtype], list[Node]] = defaultdict(list)
+        groups: dict[tuple[object, torch.dtype], list[Node]] = defaultdict(list)
+        joint_bytes: dict[tuple[object, torch.dtype], int] = defaultdict(int)
         for node in graph.calls():
             weight = _owned_weight(graph, node)
             if weight is not None:
-                groups[node.args[0], weight.dtype].append(node)  # type: ignore[index]  # schema: x is a tensor
+                groups[node.args[0], weight.dtype].append(node)
+                joint_bytes[node.args[0], weight.dtype] += weight.nbytes
         return [
             self._join(graph, group)
-            for group in groups.values()
-            if len(group) > 1 and sum(_owned_weight(graph, n).nbytes for n in group) <= self.max_bytes  # type: ignore[union-attr]
+            for key, group in groups.items()
+            if len(group) > 1 and joint_bytes[key] <= self.max_bytes
         ]
 
     def _join(self, graph: Graph, group: list[Node]) -> Rewrite:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,7 +23,7 @@ QUICK = Settings(rounds=2, threads=1, turn_seconds=0.0, warm_up_calls=1)
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("results")
-    options = "--rounds 2 --threads 1 --turn-seconds 0 --warm-up-calls 1 --name quick".split()
+    options = ["--rounds", "2", "--threads", "1", "--turn-seconds", "0", "--warm-up-calls", "1", "--name", "quick"]
     main(["--rows", ROW, "--competitors", "eager", "tiny_bench:Wrong", *options, "--results", str(folder)])
     written: dict[str, Any] = json.loads((folder / "quick.json").read_text(encoding="utf-8"))
     return written

@@ -88,7 +88,7 @@ def _to_graph(exported: ExportedProgram, model: nn.Module) -> Graph:
         node = placeholders[spec.arg.name]
         if spec.kind is InputKind.USER_INPUT:
             if isinstance(spec.arg, ConstantArgument):
-                node.replace_all_uses_with(spec.arg.value)  # type: ignore[arg-type]  # a plain value
+                node.replace_all_uses_with(spec.arg.value)
                 fx.erase_node(node)
             elif not isinstance(spec.arg, TensorArgument):
                 raise CaptureFailed(

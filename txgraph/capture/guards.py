@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from operator import attrgetter, getitem, is_
 from typing import Any
 
+import sympy
 import torch
 from torch import nn
 from torch.utils._sympy.printers import PythonPrinter
@@ -40,6 +41,7 @@ def _write_guard(graph: Graph) -> tuple[str, dict[str, object]]:
     constants: dict[str, object] = {}
     lines = ["def accepts(tensors):"]
     symbols: set[str] = set()
+    compound: list[tuple[str, sympy.Expr]] = []
     checks: list[str] = []
     for at, node in enumerate(graph.inputs):
         tensor_type = type_of(node)
@@ -56,18 +58,31 @@ def _write_guard(graph: Graph) -> tuple[str, dict[str, object]]:
             if text.isidentifier() and text not in symbols:
                 symbols.add(text)
                 lines.append(f"    {text} = {name}")
-                low, high = graph.ranges.get(text, (2, None))
-                checks.append(f"{low} <= {text}" + (f" <= {high}" if high is not None else ""))
+                checks.append(_range_text(graph, text))
             else:
                 checks.append(f"{name} == {text}")
+                if isinstance(size, torch.SymInt):
+                    compound.append((name, size.node.expr))
+    for name, expression in compound:  # a size such as 2*s, where no axis is just s
+        for symbol in expression.free_symbols:
+            if str(symbol) not in symbols:
+                symbols.add(str(symbol))
+                factor, offset = sympy.Poly(expression, symbol).all_coeffs()
+                lines.append(f"    {symbol} = ({name} - {_size_text(offset)}) // {_size_text(factor)}")
+                checks.append(_range_text(graph, str(symbol)))
     lines.append(f"    return {' and '.join(checks) or 'True'}")
     return "\n".join(lines), constants
 
 
-def _size_text(size: int | torch.SymInt) -> str:
+def _range_text(graph: Graph, symbol: str) -> str:
+    low, high = graph.ranges.get(symbol, (2, None))
+    return f"{low} <= {symbol}" + (f" <= {high}" if high is not None else "")
+
+
+def _size_text(size: int | torch.SymInt | sympy.Expr) -> str:
     if isinstance(size, int):
         return str(size)
-    return str(PythonPrinter().doprint(size.node.expr))
+    return str(PythonPrinter().doprint(size.node.expr if isinstance(size, torch.SymInt) else size))
 
 
 def explain_mismatch(graph: Graph, names: Sequence[str], tensors: Sequence[torch.Tensor]) -> str:
@@ -95,18 +110,13 @@ class ModelState:
     """
 
     def __init__(self, model: nn.Module, frozen: frozenset[str] = frozenset()) -> None:
-        modules = [
-            (parent, name)
-            for parent in model.modules()
-            for name, m in parent._modules.items()
-            if m is not None
-        ]
-        self._slots = [(parent._modules, name) for parent, name in modules]
-        self._modules = [model, *(parent._modules[name] for parent, name in modules)]
-        for module in model.modules():
-            self._slots += [(module._parameters, n) for n, p in module._parameters.items() if p is not None]
-            self._slots += [(module._buffers, n) for n, b in module._buffers.items() if b is not None]
-        self._dicts, self._names = [d for d, _ in self._slots], [n for _, n in self._slots]
+        self._modules = list(model.modules())
+        self._holders = [d for m in self._modules for d in (m._modules, m._parameters, m._buffers)]
+        self._sizes = list(map(len, self._holders))
+        slots = [(holder, name) for holder in self._holders for name in holder]
+        for module in self._modules:  # tensors that are plain attributes
+            slots += [(vars(module), n) for n, v in vars(module).items() if isinstance(v, torch.Tensor)]
+        self._dicts, self._names = [d for d, _ in slots], [n for _, n in slots]
         self._values = list(map(getitem, self._dicts, self._names))
         self._tensors = [v for v in self._values if isinstance(v, torch.Tensor)]
         named = {
@@ -132,7 +142,7 @@ class ModelState:
             same = all(map(is_, map(getitem, self._dicts, self._names), self._values))
         except KeyError as missing:
             return f"{missing} was removed from the model"
-        if not same:
+        if not same or list(map(len, self._holders)) != self._sizes:
             return "a parameter, buffer or submodule was replaced"
         if _versions(self._frozen) != self._versions:
             changed = [

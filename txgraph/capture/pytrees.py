@@ -45,7 +45,7 @@ def _flatten_with_keys(value: Any) -> tuple[list[tuple[Any, Any]], _Context]:
 
 def _unflatten(children: Any, context: _Context) -> Any:
     kind, names, settings = context
-    value = kind.__new__(kind)
+    value: Any = object.__new__(kind)
     vars(value).update(settings)
     vars(value).update(zip(names, children, strict=True))
     return value

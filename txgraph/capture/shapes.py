@@ -36,10 +36,14 @@ def export_shapes(kwargs: Mapping[str, Any], args: Sequence[Any], axes: Sequence
     remaining = list(axes)
 
     def spec(leaf: Any) -> Any:
-        if not isinstance(leaf, torch.Tensor):
-            return None
-        return dict.fromkeys(remaining.pop(0), Dim.AUTO) or None  # type: ignore[attr-defined]
+        if isinstance(leaf, torch.Tensor):
+            return dict.fromkeys(remaining.pop(0), Dim.AUTO) or None
+        node = pytree.SUPPORTED_NODES.get(type(leaf))  # torch.export wants other containers taken apart
+        return None if node is None else [specs(part) for part in node.flatten_fn(leaf)[0]]
 
-    positional = [pytree.tree_map(spec, value) for value in args]
-    named = {name: pytree.tree_map(spec, value) for name, value in kwargs.items()}
+    def specs(value: Any) -> Any:
+        return pytree.tree_map(spec, value, is_leaf=lambda v: pytree._get_node_type(v) not in pytree.BUILTIN_TYPES)
+
+    positional = [specs(value) for value in args]
+    named = {name: specs(value) for name, value in kwargs.items()}
     return (*positional, *named.values()) if positional else named

@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 from typing import Any
 
-import torch
 from torch._ops import OpOverload
 from torch.fx import Node
 

@@ -69,7 +69,7 @@ class IndexExpressions:
         symbolic = node.meta.get("val")
         if isinstance(symbolic, torch.SymInt):
             return symbolic.node.expr
-        rule = _RULES.get(node.target) if node.op == "call_function" else None  # type: ignore[arg-type]
+        rule = _RULES.get(node.target) if node.op == "call_function" else None
         if rule is None or type_of(node) is None:
             return None
         formula = rule(self, node, arguments(node))

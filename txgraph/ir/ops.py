@@ -5,10 +5,12 @@ Each has an eager implementation (its definition), a shape function, and a lower
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "relu": torch.relu,
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
@@ -36,9 +38,11 @@ def linear_activation(
     return ACTIVATIONS[activation](F.linear(input, weight, bias))
 
 
-_library.impl("linear_activation", linear_activation, "CompositeExplicitAutograd")
-
-
-@torch.library.register_fake("txgraph::linear_activation", lib=_library)
-def _(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: str) -> torch.Tensor:
+def _linear_activation_type(
+    input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: str
+) -> torch.Tensor:
     return input.new_empty((*input.shape[:-1], weight.shape[0]))
+
+
+_library.impl("linear_activation", linear_activation, "CompositeExplicitAutograd")
+torch.library.register_fake("txgraph::linear_activation", _linear_activation_type, lib=_library)

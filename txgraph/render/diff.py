@@ -8,7 +8,7 @@ from enum import StrEnum
 
 import networkx as nx
 
-from txgraph.render.view import Op, View
+from txgraph.render.view import Op, Path, View, is_member
 from txgraph.rewrite import Rewrite
 
 
@@ -28,12 +28,14 @@ class Fate:
 
     Attributes:
         how: in words, such as ``fused by``. passes: that did it.
+        trail: all passes that had a part in it, in order.
         group: number that nodes before and after share when these were made out of those.
     """
 
     status: Status
     how: str = ""
     passes: tuple[str, ...] = ()
+    trail: tuple[str, ...] = ()
     group: int | None = None
 
 
@@ -47,44 +49,83 @@ def compare(before: View, after: View, rewrites: Sequence[Rewrite]) -> tuple[Fat
     """The fate of every node of both graphs; without records, nodes are told apart by name only."""
     history = _History(before, after, rewrites)
     fates_after = {name: _fate_after(op, before, history) for name, op in after.items()}
-    made = {fate.group for fate in fates_after.values()}
     users = _users(before)
     fates_before: Fates = {}
     for name in reversed(before):
         if history.current.get(name) == (name, 0) and name in after:
             fates_before[name] = fates_after[name]
         elif (name, 0) in history.removed_by:
-            fates_before[name] = _fate_before(name, history, made)
+            fates_before[name] = _fate_before(name, history)
         else:
             passes = _unique(p for user in users[name] for p in fates_before[user].passes)
             fates_before[name] = Fate(Status.REMOVED, "unused after", passes)
-    return fates_before, fates_after
+    return {name: fates_before[name] for name in before}, fates_after
+
+
+def replaced_paths(before: View, after: View, fates: tuple[Fates, Fates]) -> dict[str, Path]:
+    """For nodes made out of others, the module that these have in common.
+
+    A node that was made of several carries the module of one of them. Members of module lists are never
+    left, so that a node made of two layers stays in one.
+    """
+    common: dict[int | None, Path] = {}
+    for name, fate in fates[0].items():
+        if fate.group is not None:
+            path = before[name].path
+            known = common.get(fate.group, path)
+            same = next((i for i, (a, b) in enumerate(zip(known, path, strict=False)) if a != b), None)
+            common[fate.group] = known[: min(len(known), len(path)) if same is None else same]
+    return {
+        name: shared
+        for name, fate in fates[1].items()
+        if (shared := common.get(fate.group, ())) and not any(map(is_member, after[name].path[len(shared) :]))
+    }
 
 
 def _fate_after(op: Op, before: View, history: _History) -> Fate:
     value = history.current.get(op.name)
     if value is None:
-        return Fate(Status.ADDED, "added by", op.passes)
+        return Fate(Status.ADDED, "added by", op.passes[-1:], op.passes)
     if value in history.made_by:
-        group, replaced = history.group(value)
-        passes = op.passes or (history.made_by[value],)
-        if replaced > 1 and not op.is_view:
-            return Fate(Status.FUSED, "fused by", passes, group)
-        return Fate(Status.ADDED, "added by", passes, group if replaced else None)
+        group = history.groups[value]
+        passes, trail = (history.made_by[value],), op.passes
+        if group.replaced == group.made == 1:
+            return Fate(Status.CHANGED, "changed by", passes, trail, group.number)
+        if group.replaced > 1 and not op.is_view:
+            return Fate(Status.FUSED, "fused by", passes, trail, group.number)
+        return Fate(Status.ADDED, "added by", passes, trail, group.number if group.replaced else None)
     was = before[op.name]
     if (op.op, op.type, op.passes) != (was.op, was.type, was.passes):
-        return Fate(Status.CHANGED, "changed by", tuple(p for p in op.passes if p not in was.passes))
+        new = tuple(p for p in op.passes if p not in was.passes)
+        return Fate(Status.CHANGED, "changed by", new[-1:], new)
     return UNCHANGED
 
 
-def _fate_before(name: str, history: _History, made: set[int | None]) -> Fate:
-    passes = history.passes((name, 0))
-    group, replaced = history.group((name, 0))
-    if group is None or group not in made:
-        return Fate(Status.REMOVED, "removed by", passes)
-    if replaced > 1:
-        return Fate(Status.FUSED, "fused by", passes, group)
-    return Fate(Status.REMOVED, "replaced by", passes, group)
+def _fate_before(name: str, history: _History) -> Fate:
+    trail = history.trail((name, 0))
+    group = history.groups.get((name, 0))
+    if group is None or not group.made:
+        return Fate(Status.REMOVED, "removed by", trail[-1:], trail)
+    if group.replaced == group.made == 1:
+        return Fate(Status.CHANGED, "changed by", group.makers, trail, group.number)
+    if group.replaced == 1:
+        return Fate(Status.REMOVED, "replaced by", group.makers, trail, group.number)
+    return Fate(Status.FUSED, "fused by", group.makers, trail, group.number)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Values made out of each other.
+
+    Attributes:
+        replaced, made: how many of them were captured and are gone, and how many are left at the end.
+        makers: the rules that made those that are left.
+    """
+
+    number: int
+    replaced: int
+    made: int
+    makers: tuple[str, ...]
 
 
 class _History:
@@ -93,40 +134,35 @@ class _History:
     Attributes:
         current: the value that each name stands for at the end.
         removed_by, made_by: the rule that did it.
+        groups: the group of each value that was made of others, or made into others.
     """
 
     def __init__(self, before: View, after: View, rewrites: Sequence[Rewrite]) -> None:
         self.current: dict[str, _Value] = {name: (name, 0) for name in before}
         self.removed_by: dict[_Value, str] = {}
         self.made_by: dict[_Value, str] = {}
-        self._made_from: dict[_Value, tuple[_Value, ...]] = {}
-        made_at_all = {name for rewrite in rewrites for name in rewrite.made}
+        self.groups: dict[_Value, _Group] = {}
+        self._made_from: dict[_Value, list[_Value]] = {}
+        remade = {name for rewrite in rewrites for name in rewrite.made}
         links: nx.Graph = nx.Graph()
         for number, rewrite in enumerate(rewrites, start=1):
-            removed = [
-                self.current.pop(name)
-                for name in rewrite.removed
-                if name in self.current and (name not in after or name in made_at_all)
-            ]
+            gone = [n for n in rewrite.removed if n in self.current and (n not in after or n in remade)]
+            removed = [self.current.pop(name) for name in gone]
             made = [(name, number) for name in rewrite.made]
-            self.current.update({value[0]: value for value in made})
-            for value in made:
-                self.made_by[value] = rewrite.rule
-            for value in removed:
-                self.removed_by[value] = rewrite.rule
-                self._made_from[value] = tuple(made)
+            self.current |= {value[0]: value for value in made}
+            self.made_by |= dict.fromkeys(made, rewrite.rule)
+            self.removed_by |= dict.fromkeys(removed, rewrite.rule)
+            self._made_from |= dict.fromkeys(removed, made)
             links.add_nodes_from(made)
-            links.add_edges_from((value, made[0]) for value in (*removed, *made) if made and value != made[0])
-        self._groups: dict[_Value, tuple[int, int]] = {}
-        for number, group in enumerate(nx.connected_components(links)):
-            replaced = sum(value[1] == 0 for value in group)
-            self._groups |= dict.fromkeys(group, (number, replaced))
+            links.add_edges_from((made[0], value) for value in (*removed, *made[1:]) if made)
+        left = {value for name, value in self.current.items() if name in after}
+        for number, values in enumerate(nx.connected_components(links)):
+            made = sorted(values & left, key=lambda v: (v[1], v[0]))
+            makers = _unique(self.made_by[v] for v in made)
+            replaced = sum(value[1] == 0 for value in values)
+            self.groups |= dict.fromkeys(values, _Group(number, replaced, len(made), makers))
 
-    def group(self, value: _Value) -> tuple[int | None, int]:
-        """Number of the set of values made out of each other, and how many captured nodes are in it."""
-        return self._groups.get(value, (None, 0))
-
-    def passes(self, value: _Value) -> tuple[str, ...]:
+    def trail(self, value: _Value) -> tuple[str, ...]:
         """The rule that removed a value, then those that removed what was made of it."""
         pending, seen = [value], dict[_Value, str]()
         for each in pending:

@@ -2,151 +2,131 @@
 
 from __future__ import annotations
 
-import html
-from collections.abc import Iterator
-
 import graphviz
+import networkx as nx
 
+from txgraph.render import labels
 from txgraph.render.diff import Status
 from txgraph.render.drawing import Box, Cluster, Drawing, Link, Panel
-from txgraph.render.fold import Repeat
 from txgraph.render.style import FONT, INK, LOOKS, QUIET
-from txgraph.render.view import Constant, Op, Path
 
 
 def to_dot(drawing: Drawing, title: str) -> graphviz.Digraph:
-    """The graph before on the left, the graph after on the right, the legend above."""
+    """The graph before on the left, the graph after on the right, legend and list of changes above."""
     dot = graphviz.Digraph("txgraph")
     dot.attr(
-        label=_header(drawing, title), labelloc="t", fontname=FONT, fontcolor=INK, newrank="true", tooltip=" ",
-        nodesep="0.18", ranksep="0.22", pad="0.2", outputorder="edgesfirst",
+        label=labels.header(drawing, title),
+        labelloc="t",
+        labeljust="l",
+        fontname=FONT,
+        fontsize="14",
+        fontcolor=INK,
+        newrank="true",
+        nodesep="0.18",
+        ranksep="0.2",
+        pad="0.2",
+        outputorder="edgesfirst",
+        tooltip=labels.tooltip(title),
     )
     dot.attr("node", shape="box", fontname=FONT, fontsize="10", fontcolor=INK, margin="0.07,0.035", height="0.25")
     dot.attr("edge", fontname=FONT, fontsize="8", fontcolor=QUIET, color="#777777", arrowsize="0.6")
-    for side, panel in (("before", drawing.before), ("after", drawing.after)):
-        with dot.subgraph(name=f"cluster_{side}") as frame:
-            frame.attr(
-                label=f"<<B>{side}</B>  {panel.operators} operators>", fontsize="16", labeljust="l",
-                style="rounded", color="#BBBBBB", bgcolor="#FCFCFC", margin="10",
-            )
-            _add_cluster(frame, panel, panel.root, side)
-        for link in panel.links:
-            _add_link(dot, link, side)
+    _add_panel(dot, drawing.before, "before")
+    _add_panel(dot, drawing.after, "after")
+    for left, right in _level(drawing):
+        with dot.subgraph() as row:
+            row.attr(rank="same")
+            row.node(left)
+            row.node(right)
     return dot
 
 
-def _add_cluster(dot: graphviz.Digraph, panel: Panel, cluster: Cluster, side: str) -> None:
+def _add_panel(dot: graphviz.Digraph, panel: Panel, side: str) -> None:
+    with dot.subgraph(name=f"cluster_{side}") as frame:
+        frame.attr(
+            label=labels.panel_label(side, panel),
+            fontsize="20",
+            labeljust="l",
+            style="rounded",
+            color="#BBBBBB",
+            bgcolor="#FCFCFC",
+            margin="10",
+            tooltip=side,
+        )
+        _add_boxes(frame, panel, panel.root, side)
+    labelled: set[tuple[str, str]] = set()
+    for link in panel.links:
+        _add_link(dot, link, side, (link.source, link.type) not in labelled)
+        labelled.add((link.source, link.type))
+
+
+def _add_boxes(dot: graphviz.Digraph, panel: Panel, cluster: Cluster, side: str) -> None:
+    used = {link.source for link in panel.links}
     for box in cluster.boxes:
-        _add_box(dot, box, cluster.path, side)
+        _add_box(dot, box, side, labels.box_label(box, cluster.path, box.name in used))
     for child in cluster.children.values():
+        repeated = child.path in panel.repeats
         with dot.subgraph(name=f"cluster_{side}_{'.'.join(child.path)}") as frame:
-            repeat = panel.repeats.get(child.path)
             frame.attr(
-                label=_module_label(child.path, cluster.path, panel, repeat), labeljust="l", fontsize="10",
-                style="rounded", bgcolor="#00000008", color="#666666" if repeat else "#CCCCCC",
-                penwidth="2" if repeat else "1", margin="6", tooltip=_tip(".".join(child.path)),
+                label=labels.module_label(child.path, cluster.path, panel),
+                labeljust="l",
+                fontsize="10",
+                style="rounded",
+                bgcolor="#00000008",
+                color="#555555" if repeated else "#CCCCCC",
+                penwidth="2" if repeated else "1",
+                margin="6",
+                tooltip=labels.tooltip(".".join(child.path)),
             )
-            _add_cluster(frame, panel, child, side)
+            _add_boxes(frame, panel, child, side)
 
 
-def _module_label(path: Path, above: Path, panel: Panel, repeat: Repeat | None) -> str:
-    name = ".".join(path[len(above) :])
-    text = f"<B>{_escape(name)}</B>"
-    if repeat:
-        last = repeat.members[-1]
-        text = f"<B>{_escape(name)} .. {_escape(last)}</B>"
-    if path in panel.classes:
-        text += f" {_escape(panel.classes[path])}"
-    if repeat:
-        text += f'   <FONT POINT-SIZE="16"><B>x{repeat.count}</B></FONT>'
-    return f"<{text}>"
-
-
-def _add_box(dot: graphviz.Digraph, box: Box, path: Path, side: str) -> None:
+def _add_box(dot: graphviz.Digraph, box: Box, side: str, label: str) -> None:
     look = LOOKS[box.fate.status]
-    is_call = box.ops[0].kind == "call_function"
+    is_operator = box.ops[0].kind == "call_function"
+    classes = [str(box.fate.status)] + ([f"rewrite{box.number}"] if box.number else [])
     dot.node(
         f"{side}_{box.name}",
-        label=f"<{'<BR/>'.join(_lines(box, path))}>",
-        tooltip=_tip("\n".join(_provenance(box))),
-        fillcolor=look.fill if is_call else "#EEEEEE",
+        label=label,
+        tooltip=labels.box_tooltip(box),
+        fillcolor=look.fill if is_operator else "#E8E8E8",
         color=look.line,
-        style=f"filled,{look.border}" + (",rounded" if not is_call else ""),
+        style=f"filled,{look.border}" if is_operator else "filled,rounded",
         penwidth=str(look.width),
         peripheries=str(look.borders),
-        **{"class": f"{box.fate.status}" + (f" rewrite{box.number}" if box.number else "")},
+        **{"class": " ".join(classes)},
     )
 
 
-def _lines(box: Box, path: Path) -> Iterator[str]:
-    for op in box.ops:
-        name = f"<B>{_escape(op.op)}</B>"
-        if box.fate.status is Status.REMOVED and False:
-            name = f"<S>{name}</S>"
-        text = [name]
-        words = [w.strip("'") for w in op.literals if w.startswith("'")]
-        if words:
-            text.append(_escape(" ".join(words)))
-        inner = op.path[len(path) :]
-        if inner and not op.constants:
-            text.append(f'<FONT COLOR="{QUIET}">{_escape(".".join(inner))}</FONT>')
-        yield " ".join(text) + _constants(op)
-        if op.type:
-            yield f'<FONT POINT-SIZE="8" COLOR="{QUIET}">{_escape(op.type)}</FONT>'
-    if box.note:
-        number = f"<B>#{box.number}</B> " if box.number else ""
-        yield f'<FONT POINT-SIZE="8" COLOR="{INK}">{number}<I>{_escape(box.note)}</I></FONT>'
-
-
-def _constants(op: Op) -> str:
-    texts, above = [], ""
-    for constant in op.constants:
-        parts = constant.name.rsplit(".", 2)
-        short = parts[-1] if constant.name.rpartition(".")[0] == above and above else ".".join(parts[-2:])
-        above = constant.name.rpartition(".")[0]
-        texts.append(_escape(short + _shape(constant)))
-    return f'  <FONT POINT-SIZE="9">{", ".join(texts)}</FONT>' if texts else ""
-
-
-def _shape(constant: Constant) -> str:
-    return f" [{'x'.join(map(str, constant.shape))}]" if len(constant.shape) > 1 else ""
-
-
-def _provenance(box: Box) -> Iterator[str]:
-    for op in box.ops:
-        yield op.text + (f" : {op.type}" if op.type else "")
-        if op.path:
-            yield f"module: {'.'.join(op.path)}"
-        if op.location:
-            yield f"source: {op.location}  {op.code}"
-        if op.passes:
-            yield f"passes: {', '.join(op.passes)}"
-    if box.note:
-        yield box.note
-
-
-def _add_link(dot: graphviz.Digraph, link: Link, side: str) -> None:
+def _add_link(dot: graphviz.Digraph, link: Link, side: str, label: bool) -> None:
+    """Each tensor is labelled once; the tooltip says the type at every arrow."""
+    tip = labels.tooltip(f"{link.source} -> {link.target}: {link.type}")
     dot.edge(
-        f"{side}_{link.source}", f"{side}_{link.target}",
-        label=_escape(link.type), edgetooltip=_tip(link.type), labeltooltip=_tip(link.type),
+        f"{side}_{link.source}",
+        f"{side}_{link.target}",
+        label=f" {graphviz.escape(link.type)}" if label and link.type else None,
+        edgetooltip=tip,
+        labeltooltip=tip,
     )
 
 
-def _header(drawing: Drawing, title: str) -> str:
-    cells = "".join(
-        f'<TD BGCOLOR="{look.fill}" COLOR="{look.line}" BORDER="{round(look.width)}" STYLE="{look.border}">'
-        f"{_escape(look.meaning)}</TD>"
-        for look in LOOKS.values()
-    )
-    return (
-        f'<<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="6"><TR><TD COLSPAN="5" ALIGN="LEFT">'
-        f'<FONT POINT-SIZE="20"><B>{_escape(title)}</B></FONT></TD></TR><TR>{cells}</TR></TABLE>>'
-    )
+def _level(drawing: Drawing) -> list[tuple[str, str]]:
+    """Boxes to stand side by side: the same operator, or what it became.
 
-
-def _escape(text: str) -> str:
-    return html.escape(text, quote=True)
-
-
-def _tip(text: str) -> str:
-    return graphviz.escape(html.escape(text, quote=False)).replace("\n", "\\n") or " "
+    Pairs that contradict each other (an operator that was moved past another one) are left out: in the graph
+    with each pair made one node these are on a cycle.
+    """
+    after = {box.name: box for box in drawing.after.boxes()}
+    fused = {box.number: box for box in reversed(drawing.after.boxes()) if box.fate.status is Status.FUSED}
+    partner: dict[str, str] = {}
+    for box in drawing.before.boxes():
+        status = box.fate.status
+        same = after.get(box.name) if status is Status.UNCHANGED else fused.pop(box.number, None)
+        if same is not None:
+            partner[f"after_{same.name}"] = f"before_{box.name}"
+    order: nx.DiGraph = nx.DiGraph()
+    for side, panel in (("before", drawing.before), ("after", drawing.after)):
+        for link in panel.links:
+            source, target = f"{side}_{link.source}", f"{side}_{link.target}"
+            order.add_edge(partner.get(source, source), partner.get(target, target))
+    cyclic = {name for part in nx.strongly_connected_components(order) if len(part) > 1 for name in part}
+    return [(left, right) for right, left in partner.items() if left not in cyclic]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from txgraph.ir import Graph
-from txgraph.render.diff import UNCHANGED, Fate, Fates, Status, compare
+from txgraph.render.diff import UNCHANGED, Fate, Fates, Status, compare, replaced_paths
 from txgraph.render.fold import Folding, Repeat, fold
+from txgraph.render.summary import Change, summarise
 from txgraph.render.view import Arrow, Op, Path, View, module_classes, view_of
 from txgraph.rewrite import Rewrite
 
@@ -77,10 +78,11 @@ class Panel:
 
 @dataclass(frozen=True)
 class Drawing:
-    """Both graphs, ready to be laid out."""
+    """Both graphs, ready to be laid out, and what became of the one in the other, in words."""
 
     before: Panel
     after: Panel
+    changes: tuple[Change, ...]
 
 
 def draw(before: Graph, after: Graph, rewrites: Sequence[Rewrite]) -> Drawing:
@@ -88,25 +90,30 @@ def draw(before: Graph, after: Graph, rewrites: Sequence[Rewrite]) -> Drawing:
     graphs = (before, after)
     views = [view_of(g) for g in graphs]
     fates = compare(views[0], views[1], rewrites)
+    for name, path in replaced_paths(views[0], views[1], fates).items():
+        views[1][name] = replace(views[1][name], path=path)
     folding = fold(views)
     numbers = _numbers(fates, folding)
     panels = [
         _panel(graph, view, at, fates[at], folding, numbers)
         for at, (graph, view) in enumerate(zip(graphs, views, strict=True))
     ]
-    return Drawing(*panels)
+    return Drawing(*panels, summarise(views, fates, folding, numbers))
 
 
 def _numbers(fates: Sequence[Fates], folding: Folding) -> dict[int, int]:
-    """Numbers 1, 2, ... of the groups as drawn: equal for the same rewrite in folded layers."""
+    """Numbers 1, 2, ... of the groups as drawn: equal for the same rewrite in folded layers.
+
+    What was changed one for one needs none.
+    """
     members: dict[int, set[tuple[int, str]]] = defaultdict(set)
     for at, each in enumerate(fates):
         for name in folding.drawn[at]:
             group = each[name].group
-            if group is not None:
+            if group is not None and each[name].status is not Status.CHANGED:
                 members[group].add((at, folding.drawn[at][name]))
     drawn: dict[frozenset[tuple[int, str]], int] = {}
-    order = dict.fromkeys(g for name in folding.drawn[0] if (g := fates[0][name].group) is not None)
+    order = dict.fromkeys(g for name in folding.drawn[0] if (g := fates[0][name].group) in members)
     return {group: drawn.setdefault(frozenset(members[group]), len(drawn) + 1) for group in order}
 
 

@@ -36,6 +36,16 @@ class Repeat:
         """How many there are."""
         return len(self.members)
 
+    @property
+    def text(self) -> str:
+        """``0..11``, or ``0,2,4`` where others are between."""
+        numbers = [int(m) for m in self.members if m.isdecimal()]
+        if numbers and numbers == list(range(numbers[0], numbers[0] + self.count)):
+            return f"{numbers[0]}..{numbers[-1]}"
+        if len(self.members) > 4:
+            return ",".join((*self.members[:2], "..", self.members[-1]))
+        return ",".join(self.members)
+
 
 @dataclass
 class Folding:

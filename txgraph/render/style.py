@@ -27,9 +27,9 @@ class Look:
 
 
 LOOKS = {
-    Status.UNCHANGED: Look("#FFFFFF", "#999999", "unchanged"),
-    Status.FUSED: Look("#BFDDF2", "#0072B2", "fused: several become one (#n is the same on both sides)", width=2.6),
+    Status.FUSED: Look("#B5D8F0", "#0072B2", "fused", width=2.8),
     Status.ADDED: Look("#CDEBDF", "#009E73", "added", width=1.2, borders=2),
     Status.REMOVED: Look("#FBDCC8", "#D55E00", "removed", border="dashed", width=1.4),
-    Status.CHANGED: Look("#F5DCE9", "#AA4499", "changed in place", border="dotted", width=2.2),
+    Status.CHANGED: Look("#FCF4F9", "#AA4499", "changed", border="dotted", width=1.5),
+    Status.UNCHANGED: Look("#FFFFFF", "#999999", "unchanged"),
 }

@@ -33,11 +33,16 @@ class Arrow:
 
 @dataclass(frozen=True)
 class Constant:
-    """A weight, buffer or folded value that an operator uses."""
+    """A weight, buffer or folded value that an operator uses.
+
+    Attributes:
+        parts: the names of the weights that a joint weight is made of, else its own name.
+    """
 
     name: str
     type: str
     shape: tuple[int, ...]
+    parts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,11 @@ class Op:
 View = dict[str, Op]
 
 
+def is_member(part: str) -> bool:
+    """Whether a part of a path is an index into a module list: ``3``, or ``3@1`` for its second call."""
+    return part.partition("@")[0].isdecimal()
+
+
 def view_of(graph: Graph) -> View:
     """The drawn nodes of a graph by name, in topological order."""
     return {n.name: _op(graph, n) for n in graph.nodes if _is_drawn(n)}
@@ -79,9 +89,8 @@ def module_classes(graph: Graph) -> dict[Path, str]:
     """Class names of the modules that nodes of this graph belong to."""
     classes: dict[Path, str] = {}
     for node in graph.nodes:
-        for name, path, kind in _stack(node):
+        for _, path, kind in _stack(node):
             classes[_with_call(node, path)] = kind.rsplit(".", 1)[-1]
-            del name
     return classes
 
 
@@ -136,9 +145,11 @@ def _arrow(graph: Graph, node: Node) -> Arrow:
 
 
 def _constant(graph: Graph, node: Node) -> Constant:
-    return Constant(
-        str(node.target), _type(graph, node), tuple(int(s) for s in graph.constants[str(node.target)].shape)
-    )
+    name = str(node.target)
+    parts = tuple(name.split("_and_"))
+    if not set(parts) <= graph.constants.sources.get(name, frozenset()):
+        parts = (name,)
+    return Constant(name, _type(graph, node), tuple(graph.constants[name].shape), parts)
 
 
 def _plain(value: object) -> str:

@@ -6,7 +6,8 @@ widened operator by operator and freed at once: no second copy of the model is e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from txgraph.errors import VerificationFailed
 
 _NARROW = (torch.float16, torch.bfloat16, torch.float32)
 
@@ -59,7 +62,7 @@ class Float64(TorchDispatchMode):
     """
 
     def __init__(self, shadows: Sequence[tuple[torch.Tensor, torch.Tensor]] = ()) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._shadows = {id(original): shadow for original, shadow in shadows}
         self._alive = [original for original, _ in shadows]
 
@@ -73,9 +76,14 @@ class Float64(TorchDispatchMode):
         args, kwargs = pytree.tree_map(self._widen, (args, dict(kwargs or {})))
         return pytree.tree_map(_widen_tensor, func(*args, **kwargs))
 
+    def shadow(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The stand-in of a tensor; the tensor itself, in float64, where it has none."""
+        widened: torch.Tensor = self._shadows[id(tensor)] if id(tensor) in self._shadows else _widen_tensor(tensor)
+        return widened
+
     def _widen(self, value: Any) -> Any:
         if isinstance(value, torch.Tensor):
-            return self._shadows[id(value)] if id(value) in self._shadows else _widen_tensor(value)
+            return self.shadow(value)
         if isinstance(value, torch.dtype) and value in _NARROW:
             return torch.float64
         return value
@@ -111,23 +119,53 @@ def reference(
     Args:
         buffers: buffers that the model writes to. mutated_inputs: indices of the tensor leaves it
             writes to; their values after the call lead the results.
+
+    Raises:
+        VerificationFailed: it cannot be run in float64. What its eager run raises is raised as it is.
     """
     leaves, in_spec = pytree.tree_flatten((args, dict(kwargs)))
-    saved = [b.clone() for b in buffers]
-    try:
+    with _restored(model, buffers) as written:
         inputs = [leaf.clone() if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
         outputs = _call(model, in_spec, inputs)
         eager_leaves, spec = pytree.tree_flatten(outputs)
-        eager = (*(b.clone() for b in buffers), *_tensors(inputs, mutated_inputs), *eager_leaves)
-    finally:
-        for buffer, value in zip(buffers, saved, strict=True):
-            buffer.copy_(value)
+        eager = (*(b.clone() for b in written()), *_tensors(inputs, mutated_inputs), *eager_leaves)
     shadows = [(b, _widen_tensor(b.clone())) for b in buffers]
     wide_inputs = [_widen_tensor(leaf.clone()) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
-    with Float64(shadows), _WidenEarly():
-        wide_leaves = pytree.tree_leaves(_call(model, in_spec, wide_inputs))
-    oracle = (*(s for _, s in shadows), *_tensors(wide_inputs, mutated_inputs), *wide_leaves)
+    mode = Float64(shadows)
+    try:
+        with _restored(model, buffers) as written, mode, _WidenEarly():
+            wide_leaves = pytree.tree_leaves(_call(model, in_spec, wide_inputs))
+            wide_buffers = [mode.shadow(b) for b in written()]
+    except (RuntimeError, NotImplementedError) as error:
+        raise VerificationFailed(
+            f"{type(model).__name__} cannot be checked: its float64 run raised {type(error).__name__}: {error}. "
+            f'With verify="off" nothing is checked.'
+        ) from error
+    oracle = (*wide_buffers, *_tensors(wide_inputs, mutated_inputs), *wide_leaves)
     return Reference(eager, oracle, spec)
+
+
+@contextlib.contextmanager
+def _restored(
+    model: nn.Module, buffers: Sequence[torch.Tensor]
+) -> Iterator[Callable[[], list[torch.Tensor]]]:
+    """Undo what a run does to the model's buffers: writes to them, and new tensors in their places.
+
+    Yields:
+        A function that gives what now stands in the places of ``buffers``.
+    """
+    holders = [m._buffers for m in model.modules()]
+    held = [dict(h) for h in holders]
+    places = [next((h, n) for h in holders for n, v in h.items() if v is b) for b in buffers]
+    values = [b.clone() for b in buffers]
+    try:
+        yield lambda: [holder[name] for holder, name in places]  # type: ignore[misc]  # tensors, as in buffers
+    finally:
+        for holder, was in zip(holders, held, strict=True):
+            holder.clear()
+            holder.update(was)
+        for buffer, value in zip(buffers, values, strict=True):
+            buffer.copy_(value)
 
 
 def _call(model: nn.Module, spec: pytree.TreeSpec, leaves: Sequence[Any]) -> Any:

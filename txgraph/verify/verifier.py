@@ -75,13 +75,7 @@ class Verifier:
         names = [n.name for n in graph.inputs]
         buffers = [graph.constants[m.target] for m in graph.mutations if m.kind == "buffer"]
         inputs = [names.index(m.target) for m in graph.mutations if m.kind == "input"]
-        try:
-            self._reference = reference(self.model, self.args, self.kwargs, self._buffers(buffers), inputs)
-        except (RuntimeError, NotImplementedError) as error:
-            raise VerificationFailed(
-                f"{type(self.model).__name__} cannot be checked: its float64 run raised {type(error).__name__}: "
-                f'{error}. With verify="off" nothing is checked.'
-            ) from error
+        self._reference = reference(self.model, self.args, self.kwargs, self._buffers(buffers), inputs)
         self.seconds = time.perf_counter() - started
         record = self._judge("capture", lambda: interpret(graph, self._inputs()))
         if not record.passed:
@@ -108,7 +102,8 @@ class Verifier:
         error, gates = "", []
         try:
             gates = check_gates(run(), self._reference.eager, self._reference.oracle)
-        except (RuntimeError, IndexError, TypeError, ValueError) as raised:  # a stage that cannot run on the user's inputs has failed its check
+        except (RuntimeError, IndexError, TypeError, ValueError) as raised:
+            # A stage that cannot run on the user's inputs has failed its check.
             error = f"running it raised {type(raised).__name__}: {raised}"
         record = StageRecord(stage, _worst(gates), time.perf_counter() - started, error)
         self.records.append(record)

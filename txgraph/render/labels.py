@@ -1,0 +1,144 @@
+"""The words of a drawing, as Graphviz's HTML-like labels and as tooltips."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator
+
+import graphviz
+
+from txgraph.render.diff import Status
+from txgraph.render.drawing import Box, Drawing, Panel
+from txgraph.render.style import INK, LOOKS, QUIET
+from txgraph.render.summary import Change
+from txgraph.render.view import Constant, Op, Path
+
+MAX_CHANGES = 16  # lines above the drawing; the rest is in the report
+
+
+def escape(text: str) -> str:
+    """Text for an HTML-like label."""
+    return html.escape(text)
+
+
+def tooltip(text: str) -> str:
+    """Text for a tooltip: entities and backslash sequences stay as they are, lines are kept."""
+    lines = (graphviz.escape(html.escape(line, quote=False)) for line in text.split("\n"))
+    return "&#10;".join(lines) or " "
+
+
+def box_label(box: Box, path: Path, has_users: bool) -> str:
+    """Operators in bold with their weights, the type where no arrow shows it, and what became of it."""
+    lines = []
+    for op in box.ops:
+        lines.append(_operator(op, path, box.fate.status is Status.REMOVED))
+        if op.type and (op is not box.ops[-1] or not has_users or op.kind == "placeholder"):
+            lines.append(_small(escape(op.type)))
+    if box.note:
+        number = f"<B>#{box.number}</B> " if box.number else ""
+        lines.append(_small(f"{number}{escape(box.note)}", INK))
+    return f"<{'<BR/>'.join(lines)}>"
+
+
+def box_tooltip(box: Box) -> str:
+    """The calls with their types, modules, source lines and passes."""
+    return tooltip("\n".join(_provenance(box)))
+
+
+def module_label(path: Path, above: Path, panel: Panel) -> str:
+    """The path below the enclosing frame, the class, and how often a folded module is there."""
+    parts = list(path[len(above) :])
+    repeat = panel.repeats.get(path)
+    if repeat:
+        parts[-1] = repeat.text
+    text = f"<B>{escape('.'.join(parts))}</B>"
+    if path in panel.classes:
+        text += f"  {escape(panel.classes[path])}"
+    if repeat:
+        text = f'<FONT POINT-SIZE="18"><B>x{repeat.count}</B></FONT>   {text}'
+    return f"<{text}>"
+
+
+def panel_label(side: str, panel: Panel) -> str:
+    """``before  311 operators``."""
+    return f"<<B>{side}</B>  {panel.operators} operators>"
+
+
+def header(drawing: Drawing, title: str) -> str:
+    """Title, legend, and the list of changes."""
+    changes = [_change(change) for change in drawing.changes[:MAX_CHANGES]]
+    left = len(drawing.changes) - MAX_CHANGES
+    if left > 0:
+        changes.append(f'<TR><TD ALIGN="LEFT" COLSPAN="4">and {left} more kinds of change</TD></TR>')
+    if not changes:
+        changes = ["<TR><TD>the graphs are equal</TD></TR>"]
+    rows = (
+        f'<FONT POINT-SIZE="28"><B>{escape(title)}</B></FONT>',
+        _legend(),
+        f'<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="3" CELLPADDING="3">{"".join(changes)}</TABLE>',
+    )
+    cells = "".join(f'<TR><TD ALIGN="LEFT">{row}</TD></TR>' for row in rows)
+    return f'<<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="3" CELLPADDING="2">{cells}</TABLE>>'
+
+
+def _operator(op: Op, path: Path, removed: bool) -> str:
+    name = f"<B>{escape(op.op)}</B>"
+    text = [f"<S>{name}</S>" if removed else name]
+    text += [escape(literal[1:-1]) for literal in op.literals if literal.startswith(("'", '"'))]
+    inner = op.path[len(path) :]
+    if inner and not op.constants:
+        text.append(f'<FONT COLOR="{QUIET}">{escape(".".join(inner))}</FONT>')
+    if op.constants:
+        text.append(f' <FONT POINT-SIZE="9">{escape(_constants(op.constants))}</FONT>')
+    return " ".join(text)
+
+
+def _constants(constants: tuple[Constant, ...]) -> str:
+    """``query.weight [768x768], bias``: a path is named once, the shape given of matrices only."""
+    texts, above = [], ""
+    for constant in constants:
+        names = [part.split(".") for part in constant.parts]
+        module = ".".join(names[0][:-1])
+        short = "+".join(dict.fromkeys(".".join(n[-2:-1]) for n in names)) + f".{names[0][-1]}"
+        shape = f" [{'x'.join(map(str, constant.shape))}]" if len(constant.shape) > 1 else ""
+        texts.append((names[0][-1] if module and module == above else short.removeprefix(".")) + shape)
+        above = module
+    return ", ".join(texts)
+
+
+def _small(text: str, color: str = QUIET) -> str:
+    return f'<FONT POINT-SIZE="8" COLOR="{color}">{text}</FONT>'
+
+
+def _provenance(box: Box) -> Iterator[str]:
+    for op in box.ops:
+        yield op.text + (f": {op.type}" if op.type else "")
+        if op.path:
+            yield f"  module: {'.'.join(op.path)}"
+        if op.location:
+            yield f"  source: {op.location}  {op.code}"
+        if op.passes:
+            yield f"  passes: {', '.join(op.passes)}"
+    if box.note:
+        yield box.note + (f" (after {', '.join(box.fate.trail)})" if len(box.fate.trail) > 1 else "")
+
+
+def _legend() -> str:
+    cells = "".join(
+        f'<TD><TABLE BORDER="{round(look.width)}" COLOR="{look.line}" BGCOLOR="{look.fill}" STYLE="{look.border}" '
+        f'CELLBORDER="{look.borders - 1}" CELLSPACING="{2 * (look.borders - 1)}" CELLPADDING="5"><TR><TD>'
+        f'<FONT POINT-SIZE="16">{escape(look.meaning)}</FONT></TD></TR></TABLE></TD>'
+        for look in LOOKS.values()
+    )
+    note = '<TD>  #1 on the left became #1 on the right;  x12: 12 equal layers drawn once</TD>'
+    return f'<TABLE BORDER="0" CELLSPACING="4"><TR>{cells}{note}</TR></TABLE>'
+
+
+def _change(change: Change) -> str:
+    look = LOOKS[change.status]
+    number = f"<B>#{change.number}</B>" if change.number else ""
+    where = f'  <FONT COLOR="{QUIET}">in {escape(change.where)}</FONT>' if change.where else ""
+    return (
+        f'<TR><TD ALIGN="LEFT" BGCOLOR="{look.fill}">{change.status} {number} </TD><TD ALIGN="RIGHT">{change.count} x</TD>'
+        f'<TD ALIGN="LEFT"><B>{escape(change.passes)}</B></TD><TD ALIGN="LEFT">{escape(change.what)}{where}</TD></TR>'
+    )
