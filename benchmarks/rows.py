@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import transformers
@@ -48,7 +49,7 @@ def _tokens(vocabulary: int, B: int, S: int, lengths: Sequence[int] = ()) -> Inp
     return inputs
 
 
-def _bert(B: int, S: int, lengths: Sequence[int] = (), **sizes: int) -> Callable[[], tuple[nn.Module, Inputs]]:
+def _bert(B: int, S: int, lengths: Sequence[int] = (), **sizes: Any) -> Callable[[], tuple[nn.Module, Inputs]]:
     def make() -> tuple[nn.Module, Inputs]:
         config = transformers.BertConfig(**sizes)
         return transformers.BertModel(config), _tokens(config.vocab_size, B, S, lengths)
@@ -65,7 +66,7 @@ def _vit(B: int) -> tuple[nn.Module, Inputs]:
     return transformers.ViTModel(transformers.ViTConfig()), {"pixel_values": torch.randn(B, 3, 224, 224)}
 
 
-_MINILM = {
+_MINILM: dict[str, Any] = {
     "hidden_size": 384,
     "num_hidden_layers": 6,
     "num_attention_heads": 12,

@@ -5,7 +5,6 @@ python examples/demo.py
 BERT-base with random weights, and the trained all-MiniLM-L6-v2 on real sentences. The pictures go to out/.
 """
 
-import logging
 import sys
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for benchmarks/,
 import torch
 from rich.console import Console
 from torch import nn
+from transformers.utils.logging import disable_progress_bar
 
 import txgraph
 from benchmarks.compare import Settings, compare
@@ -60,13 +60,13 @@ def minilm(console: Console) -> None:
     )
     if difference > LARGEST_COSINE_DIFFERENCE:
         raise SystemExit(f"that is over {LARGEST_COSINE_DIFFERENCE}")
-    best = (ours @ ours.T).fill_diagonal_(-1).flatten().argmax().item()
+    best = int((ours @ ours.T).fill_diagonal_(-1).argmax())
     one, other = divmod(best, len(SENTENCES))
     console.print(f"the closest two: {SENTENCES[one]!r} and {SENTENCES[other]!r}")
 
 
 def main() -> None:
-    logging.getLogger("transformers").setLevel(logging.ERROR)
+    disable_progress_bar()
     console = wide_console()
     OUT.mkdir(exist_ok=True)
     with torch.no_grad():

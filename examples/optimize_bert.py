@@ -5,13 +5,14 @@ python examples/optimize_bert.py --full   BERT-base
 """
 
 import argparse
+from typing import Any
 
 import torch
 from transformers import BertConfig, BertModel
 
 import txgraph
 
-SMALL = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 512}
+SMALL: dict[str, Any] = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 512}
 
 
 def largest_difference(ours: torch.Tensor, eager: torch.Tensor) -> float:
@@ -31,7 +32,7 @@ def check(fast: torch.nn.Module, model: torch.nn.Module, inputs: dict[str, torch
 def main() -> None:
     parser = argparse.ArgumentParser(description="Make a BERT faster.")
     parser.add_argument("--full", action="store_true", help="BERT-base instead of a small one")
-    sizes = {} if parser.parse_args().full else SMALL
+    sizes: dict[str, Any] = {} if parser.parse_args().full else SMALL
     torch.manual_seed(0)
     config = BertConfig(**sizes)
     model = BertModel(config).eval()

@@ -6,6 +6,7 @@ python examples/render_graphs.py --full   BERT-base instead of two small layers
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import BertConfig, BertModel
@@ -13,7 +14,7 @@ from transformers import BertConfig, BertModel
 import txgraph
 
 OUT = Path("out")
-SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
+SMALL: dict[str, Any] = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
 
 
 def main() -> None:

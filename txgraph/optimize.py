@@ -181,13 +181,18 @@ class OptimizedModel(nn.Module):
 
         Returns:
             The file written: without the ``dot`` program that is the .dot source.
+
+        Raises:
+            ValueError: the file name has another ending; OSError: the file cannot be written.
         """
+        latest = self._latest()
         return render_graphs(
-            self.graph_before,
-            self.graph_after,
+            latest.before,
+            latest.after,
             path,
             title=type(self._original).__name__,
             report=str(self.report),
+            rewrites=[r for p in latest.report.passes if p.status == "applied" for r in p.rewrites],
         )
 
     def train(self, mode: bool = True) -> OptimizedModel:
@@ -223,7 +228,8 @@ class OptimizedModel(nn.Module):
     def _fitting(self, call: FlatCall) -> CompiledCall | None:
         """The compiled graph that answers such calls, if there is one."""
         for compiled in self._compiled:
-            if compiled.structure == call.structure and compiled.guard.accepts(call.tensors):
+            fits = compiled.structure == call.structure and compiled.guard.accepts(call.tensors)
+            if fits and compiled.state.same_mode():
                 return compiled
         return None
 

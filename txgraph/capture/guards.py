@@ -111,17 +111,25 @@ class ModelState:
 
     def __init__(self, model: nn.Module, frozen: frozenset[str] = frozenset()) -> None:
         self._modules = list(model.modules())
-        self._holders = [d for m in self._modules for d in (m._modules, m._parameters, m._buffers)]
+        holders = [d for m in self._modules for d in (m._modules, m._parameters, m._buffers)]
+        slots = [(holder, name) for holder in holders for name in holder]
+        # Something added: to what holds something already, or to a container.
+        containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+        empty = [m._modules for m in self._modules if isinstance(m, containers) and not m._modules]
+        self._holders = [h for h in holders if h] + empty
         self._sizes = list(map(len, self._holders))
-        slots = [(holder, name) for holder in self._holders for name in holder]
-        for module in self._modules:  # tensors that are plain attributes
-            slots += [(vars(module), n) for n, v in vars(module).items() if isinstance(v, torch.Tensor)]
+        plain: dict[str, torch.Tensor] = {}  # tensors that are plain attributes
+        for path, module in model.named_modules():
+            own = {n: v for n, v in vars(module).items() if isinstance(v, torch.Tensor)}
+            slots += [(vars(module), n) for n in own]
+            plain |= {f"{path}.{n}" if path else n: v for n, v in own.items()}
         self._dicts, self._names = [d for d, _ in slots], [n for _, n in slots]
         self._values = list(map(getitem, self._dicts, self._names))
         self._tensors = [v for v in self._values if isinstance(v, torch.Tensor)]
         named = {
             **dict(model.named_parameters(remove_duplicate=False)),
             **dict(model.named_buffers(remove_duplicate=False)),
+            **plain,
         }
         self._frozen_names = [n for n in named if n in frozen]
         self._frozen = [named[n] for n in self._frozen_names]
@@ -137,13 +145,13 @@ class ModelState:
         return torch.get_autocast_dtype(self._device) if enabled else None
 
     def change(self) -> str:
-        """What has changed since; an empty text if nothing has."""
+        """What has changed for good since; an empty text if nothing has."""
         try:
             same = all(map(is_, map(getitem, self._dicts, self._names), self._values))
         except KeyError as missing:
             return f"{missing} was removed from the model"
         if not same or list(map(len, self._holders)) != self._sizes:
-            return "a parameter, buffer or submodule was replaced"
+            return "a parameter, buffer or submodule was replaced or added"
         if _versions(self._frozen) != self._versions:
             changed = [
                 n
@@ -155,11 +163,13 @@ class ModelState:
             return "the model was moved to another dtype"
         if list(map(torch.Tensor.data_ptr, self._tensors)) != self._pointers:
             return "a parameter or buffer got new storage (assignment to .data, or a move to another device)"
-        if list(map(attrgetter("training"), self._modules)) != self._training:
-            return "a module was switched between train and eval"
-        if self._autocast_now() != self._autocast:
-            return "autocast was switched"
         return ""
+
+    def same_mode(self) -> bool:
+        """Whether train/eval flags and autocast are as they were: switched back, the graph serves again."""
+        if self._autocast_now() != self._autocast:
+            return False
+        return list(map(attrgetter("training"), self._modules)) == self._training
 
 
 def _versions(tensors: Sequence[torch.Tensor]) -> list[int]:

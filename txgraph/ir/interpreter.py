@@ -23,10 +23,13 @@ class _Interpreter(torch.fx.Interpreter):
 
 
 def interpret(graph: Graph, inputs: Sequence[torch.Tensor]) -> tuple[Any, ...]:
-    """Run ``graph`` on ``inputs`` in eager, without autograd; values are freed after their last use.
+    """Run ``graph`` on ``inputs`` in eager; values are freed after their last use.
+
+    Neither autograd nor autocast acts on it: what autocast did to the model is in the graph.
 
     Returns:
         All outputs: mutated values first, then the model's output leaves.
     """
-    with torch.no_grad():
+    device = next((t.device.type for t in inputs), "cpu")
+    with torch.no_grad(), torch.autocast(device, enabled=False):
         return tuple(_Interpreter(graph).run(*inputs))

@@ -51,14 +51,19 @@ def compare(before: View, after: View, rewrites: Sequence[Rewrite]) -> tuple[Fat
     fates_after = {name: _fate_after(op, before, history) for name, op in after.items()}
     users = _users(before)
     fates_before: Fates = {}
+    blame: dict[str, tuple[str, ...]] = {}  # for each node the passes that left what leads to it unused
     for name in reversed(before):
+        behind = _unique(p for user in users[name] for p in blame[user])
         if history.current.get(name) == (name, 0) and name in after:
-            fates_before[name] = fates_after[name]
+            fate = fates_after[name]
         elif (name, 0) in history.removed_by:
-            fates_before[name] = _fate_before(name, history)
+            fate = _fate_before(name, history)
         else:
-            passes = _unique(p for user in users[name] for p in fates_before[user].passes)
-            fates_before[name] = Fate(Status.REMOVED, "unused after", passes)
+            direct = _unique(p for user in users[name] for p in fates_before[user].passes)
+            fate = Fate(Status.REMOVED, "unused after", behind or direct)
+        fates_before[name] = fate
+        # What a node was merged with or forwarded to its users still uses its inputs; what was made of it may not.
+        blame[name] = fate.passes if history.has_successor((name, 0)) else behind
     return {name: fates_before[name] for name in before}, fates_after
 
 
@@ -91,7 +96,7 @@ def _fate_after(op: Op, before: View, history: _History) -> Fate:
         passes, trail = (history.made_by[value],), op.passes
         if group.replaced == group.made == 1:
             return Fate(Status.CHANGED, "changed by", passes, trail, group.number)
-        if group.replaced > 1 and not op.is_view:
+        if group.fused and not op.is_view:
             return Fate(Status.FUSED, "fused by", passes, trail, group.number)
         return Fate(Status.ADDED, "added by", passes, trail, group.number if group.replaced else None)
     was = before[op.name]
@@ -108,9 +113,9 @@ def _fate_before(name: str, history: _History) -> Fate:
         return Fate(Status.REMOVED, "removed by", trail[-1:], trail)
     if group.replaced == group.made == 1:
         return Fate(Status.CHANGED, "changed by", group.makers, trail, group.number)
-    if group.replaced == 1:
-        return Fate(Status.REMOVED, "replaced by", group.makers, trail, group.number)
-    return Fate(Status.FUSED, "fused by", group.makers, trail, group.number)
+    if group.fused:
+        return Fate(Status.FUSED, "fused by", group.makers, trail, group.number)
+    return Fate(Status.REMOVED, "replaced by", group.makers, trail, group.number)
 
 
 @dataclass(frozen=True)
@@ -120,12 +125,14 @@ class _Group:
     Attributes:
         replaced, made: how many of them were captured and are gone, and how many are left at the end.
         makers: the rules that made those that are left.
+        fused: whether several became one operator that computes; joined views are no fusion.
     """
 
     number: int
     replaced: int
     made: int
     makers: tuple[str, ...]
+    fused: bool
 
 
 class _History:
@@ -160,7 +167,12 @@ class _History:
             made = sorted(values & left, key=lambda v: (v[1], v[0]))
             makers = _unique(self.made_by[v] for v in made)
             replaced = sum(value[1] == 0 for value in values)
-            self.groups |= dict.fromkeys(values, _Group(number, replaced, len(made), makers))
+            fused = replaced > 1 and not all(after[v[0]].is_view for v in made)
+            self.groups |= dict.fromkeys(values, _Group(number, replaced, len(made), makers, fused))
+
+    def has_successor(self, value: _Value) -> bool:
+        """Whether something was made of it."""
+        return bool(self._made_from.get(value))
 
     def trail(self, value: _Value) -> tuple[str, ...]:
         """The rule that removed a value, then those that removed what was made of it."""

@@ -71,7 +71,7 @@ def _add_boxes(dot: graphviz.Digraph, panel: Panel, cluster: Cluster, side: str)
                 labeljust="l",
                 fontsize="10",
                 style="rounded",
-                bgcolor="#00000008",
+                bgcolor="#00000006",
                 color="#555555" if repeated else "#CCCCCC",
                 penwidth="2" if repeated else "1",
                 margin="6",

@@ -94,11 +94,11 @@ def draw(before: Graph, after: Graph, rewrites: Sequence[Rewrite]) -> Drawing:
         views[1][name] = replace(views[1][name], path=path)
     folding = fold(views)
     numbers = _numbers(fates, folding)
-    panels = [
+    left, right = (
         _panel(graph, view, at, fates[at], folding, numbers)
         for at, (graph, view) in enumerate(zip(graphs, views, strict=True))
-    ]
-    return Drawing(*panels, summarise(views, fates, folding, numbers))
+    )
+    return Drawing(left, right, summarise(views, fates, folding, numbers))
 
 
 def _numbers(fates: Sequence[Fates], folding: Folding) -> dict[int, int]:
@@ -117,9 +117,7 @@ def _numbers(fates: Sequence[Fates], folding: Folding) -> dict[int, int]:
     return {group: drawn.setdefault(frozenset(members[group]), len(drawn) + 1) for group in order}
 
 
-def _panel(
-    graph: Graph, view: View, at: int, fates: Fates, folding: Folding, numbers: dict[int, int]
-) -> Panel:
+def _panel(graph: Graph, view: View, at: int, fates: Fates, folding: Folding, numbers: dict[int, int]) -> Panel:
     instances = folding.instances(at)
     boxes = {name: _box(view, names, fates, numbers) for name, names in instances.items()}
     arrows = _arrows(view, at, folding)
@@ -144,9 +142,7 @@ def _panel(
 def _box(view: View, names: list[str], fates: Fates, numbers: dict[int, int]) -> Box:
     """The box of a drawn node, with what became of most of the nodes that it stands for."""
     found = Counter((fates[n].status, fates[n].how, fates[n].passes) for n in names)
-    (status, how, passes), count = max(
-        found.items(), key=lambda item: (item[1], item[0][0] is not Status.UNCHANGED)
-    )
+    (status, how, passes), count = max(found.items(), key=lambda item: (item[1], item[0][0] is not Status.UNCHANGED))
     note = f"{how} {', '.join(passes)}" if passes else str(status)
     if status is Status.UNCHANGED:
         return Box((view[names[0]],), UNCHANGED)
@@ -183,7 +179,10 @@ def _merge_views(boxes: dict[str, Box], arrows: dict[str, list[Arrow]], paths: d
         source = owner[arrows[name][0].source]
         last = source.ops[-1]
         same = (source.fate, source.note, source.number, paths[last.name]) == (
-            box.fate, box.note, box.number, paths[name]
+            box.fate,
+            box.note,
+            box.number,
+            paths[name],
         )
         if same and last.is_view and last.name == arrows[name][0].source and users[last.name] == {name}:
             joined = Box((*source.ops, op), box.fate, box.note, box.number)

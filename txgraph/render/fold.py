@@ -125,19 +125,19 @@ def _fold_family(views: Sequence[View], folding: Folding, prefix: Path, name: st
             folding.paths[at][shared] = prefix
     members = [_members(folding, at, prefix, name) for at in range(len(views))]
     order = list(members[0])
-    bodies, forms = [], []
+    bodies: list[list[list[str]]] = []
+    forms: list[Hashable] = []
     for member in order:
         both = [_canonical(v, m.get(member, []), len(prefix) + 1) for v, m in zip(views, members, strict=True)]
         bodies.append([names for names, _ in both])
-        forms.append([form for _, form in both])
-    follows = _follows(folding, views[0], members[0])
-    for start, period, count in _runs(forms, follows):
+        forms.append(tuple(form for _, form in both))
+    for start, period, count in _runs(forms, _follows(folding, views[0], members[0])):
         for first in range(start, start + period):
             same = range(first, start + period * count, period)
             folding.repeats[(*prefix, order[first])] = Repeat(tuple(order[i] for i in same))
-            for unit, member in enumerate(same):
+            for unit, other in enumerate(same):
                 for at in range(len(views)):
-                    stands = dict(zip(bodies[member][at], bodies[first][at], strict=True))
+                    stands = dict(zip(bodies[other][at], bodies[first][at], strict=True))
                     folding.merge(at, stands, (*prefix, order[start]), unit)
 
 
@@ -146,9 +146,9 @@ def _members(folding: Folding, at: int, prefix: Path, name: str) -> dict[str, li
     members: dict[str, list[str]] = defaultdict(list)
     depth = len(prefix)
     for node, path in folding.paths[at].items():
-        if folding.drawn[at][node] == node and len(path) > depth and path[:depth] == prefix:
-            if name in _families(path[depth]):
-                members[path[depth]].append(node)
+        inside = len(path) > depth and path[:depth] == prefix and name in _families(path[depth])
+        if inside and folding.drawn[at][node] == node:
+            members[path[depth]].append(node)
     return dict(members)
 
 
@@ -184,9 +184,7 @@ def _canonical(view: View, names: list[str], depth: int) -> tuple[list[str], Has
     place = {name: i for i, name in enumerate(names)}
     order = list(nx.lexicographical_topological_sort(body, key=lambda n: (hashes[n], place[n])))
     index = {name: i for i, name in enumerate(order)}
-    form = tuple(
-        (_label(view[n], depth), tuple((index.get(a.source), a.type) for a in view[n].arrows)) for n in order
-    )
+    form = tuple((_label(view[n], depth), tuple((index.get(a.source), a.type) for a in view[n].arrows)) for n in order)
     return order, form
 
 

@@ -72,10 +72,12 @@ def header(drawing: Drawing, title: str) -> str:
         changes.append(f'<TR><TD ALIGN="LEFT" COLSPAN="4">and {left} more kinds of change</TD></TR>')
     if not changes:
         changes = ["<TR><TD>the graphs are equal</TD></TR>"]
+    note = "#1 on the left became #1 on the right; x12: 12 equal layers, drawn once"
     rows = (
         f'<FONT POINT-SIZE="28"><B>{escape(title)}</B></FONT>',
         _legend(),
         f'<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="3" CELLPADDING="3">{"".join(changes)}</TABLE>',
+        f'<FONT COLOR="{QUIET}">{note}</FONT>',
     )
     cells = "".join(f'<TR><TD ALIGN="LEFT">{row}</TD></TR>' for row in rows)
     return f'<<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="3" CELLPADDING="2">{cells}</TABLE>>'
@@ -130,15 +132,17 @@ def _legend() -> str:
         f'<FONT POINT-SIZE="16">{escape(look.meaning)}</FONT></TD></TR></TABLE></TD>'
         for look in LOOKS.values()
     )
-    note = '<TD>  #1 on the left became #1 on the right;  x12: 12 equal layers drawn once</TD>'
-    return f'<TABLE BORDER="0" CELLSPACING="4"><TR>{cells}{note}</TR></TABLE>'
+    return f'<TABLE BORDER="0" CELLSPACING="4"><TR>{cells}</TR></TABLE>'
 
 
 def _change(change: Change) -> str:
     look = LOOKS[change.status]
     number = f"<B>#{change.number}</B>" if change.number else ""
     where = f'  <FONT COLOR="{QUIET}">in {escape(change.where)}</FONT>' if change.where else ""
-    return (
-        f'<TR><TD ALIGN="LEFT" BGCOLOR="{look.fill}">{change.status} {number} </TD><TD ALIGN="RIGHT">{change.count} x</TD>'
-        f'<TD ALIGN="LEFT"><B>{escape(change.passes)}</B></TD><TD ALIGN="LEFT">{escape(change.what)}{where}</TD></TR>'
+    cells = (
+        f'<TD ALIGN="LEFT" BGCOLOR="{look.fill}">{change.status} {number} </TD>',
+        f'<TD ALIGN="RIGHT">{change.count} x</TD>',
+        f'<TD ALIGN="LEFT"><B>{escape(change.passes)}</B></TD>',
+        f'<TD ALIGN="LEFT">{escape(change.what)}{where}</TD>',
     )
+    return f"<TR>{''.join(cells)}</TR>"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from txgraph.render.diff import Fates, Status
 from txgraph.render.fold import Folding
 from txgraph.render.view import Path, View
+
+MAX_OPS = 8  # kinds of operators named in one line
 
 
 @dataclass(frozen=True)
@@ -30,33 +32,26 @@ class Change:
 
 
 def summarise(
-    views: Sequence[View], fates: Sequence[Fates], folding: Folding, numbers: Mapping[int, int]
+    views: Sequence[View], fates: Sequence[Fates], folding: Folding, numbers: dict[int, int]
 ) -> tuple[Change, ...]:
     """Fusions first, one line for each number; then what was removed, changed and added, by pass."""
     return (*_numbered(views, fates, folding, numbers), *_others(views, fates, numbers))
 
 
-def _numbered(
-    views: Sequence[View], fates: Sequence[Fates], folding: Folding, numbers: Mapping[int, int]
-) -> list[Change]:
-    members: dict[int, list[list[str]]] = defaultdict(lambda: [[], []])
-    for at, each in enumerate(fates):
-        for name, fate in each.items():
-            if fate.group in numbers and folding.drawn[at][name] == name:
-                members[numbers[fate.group]][at].append(name)
+def _numbered(views: Sequence[View], fates: Sequence[Fates], folding: Folding, numbers: dict[int, int]) -> list[Change]:
+    shown = {number: group for group, number in reversed(numbers.items())}  # the first group of each number
     changes = []
-    for number, (before, after) in sorted(members.items()):
-        if not before or not after:
-            continue
+    for number, group in sorted(shown.items()):
+        before, after = ([n for n, fate in each.items() if fate.group == group] for each in fates)
         fate = fates[0][before[0]]
-        where = module_text([folding.paths[0][n] for n in before], folding)
+        where = module_text([views[0][n].path for n in before], folding)
         what = f"{_ops(views[0][n].op for n in before)} → {_ops(views[1][n].op for n in after)}"
         count = sum(n == number for n in numbers.values())
         changes.append(Change(fate.status, number, count, ", ".join(fate.passes), what, where))
     return changes
 
 
-def _others(views: Sequence[View], fates: Sequence[Fates], numbers: Mapping[int, int]) -> list[Change]:
+def _others(views: Sequence[View], fates: Sequence[Fates], numbers: dict[int, int]) -> list[Change]:
     found: dict[tuple[Status, str], Counter[str]] = defaultdict(Counter)
     for at, status in ((0, Status.REMOVED), (1, Status.CHANGED), (1, Status.ADDED)):
         for name, fate in fates[at].items():
@@ -87,4 +82,7 @@ def module_text(paths: Iterable[Path], folding: Folding) -> str:
 
 def _ops(names: Iterable[str]) -> str:
     counts = Counter(names)
-    return ", ".join(f"{count} {name}" if count > 1 else name for name, count in counts.items())
+    shown = counts if len(counts) <= MAX_OPS else dict(counts.most_common(MAX_OPS - 1))
+    texts = [f"{count} {name}" if count > 1 else name for name, count in shown.items()]
+    left = counts.total() - sum(shown.values())
+    return ", ".join(texts) + (f" and {left} others" if left else "")

@@ -173,8 +173,7 @@ def _call(node: Node) -> str:
 def _stack(node: Node) -> list[tuple[str, str, str]]:
     stack = node.meta.get("nn_module_stack") or {}
     return [
-        (str(key), path, kind if isinstance(kind, str) else kind.__qualname__)
-        for key, (path, kind) in stack.items()
+        (str(key), path, kind if isinstance(kind, str) else kind.__qualname__) for key, (path, kind) in stack.items()
     ]
 
 

@@ -3,7 +3,8 @@
 With ``ye`` eager in the model's dtype, ``y64`` eager in float64 on the same (already rounded) weights
 and inputs, and ``yt`` the result under test, for every output leaf:
 
-* G0 structure: same shape, dtype and device; integers, booleans and plain values exactly equal.
+* G0 structure: same shape, dtype and device; integers, booleans and plain values exactly equal. No output
+  shares memory with an input unless eager's does, and inputs that eager leaves alone are bit-identical after.
 * G1 non-finite: NaN and infinities at the same places, of the same sign, as eager's.
 * G2 root mean square: ``RMSE(yt, y64) <= m RMSE(ye, y64) + t RMS(y64)``.
 * G3 largest: ``max|yt - y64| <= 4 max|ye - y64| + 4 eps max|y64|``.
@@ -63,6 +64,37 @@ def check_gates(result: Sequence[Any], eager: Sequence[Any], oracle: Sequence[An
         for leaf, (yt, ye, y64) in enumerate(zip(result, eager, oracle, strict=True))
         for gate in _check_leaf(leaf, yt, ye, y64)
     ]
+
+
+def shared_inputs(outputs: Sequence[Any], inputs: Sequence[torch.Tensor]) -> list[frozenset[int]]:
+    """For each output leaf, the inputs whose memory it shares."""
+    memory = [t.untyped_storage().data_ptr() for t in inputs]
+    return [
+        frozenset(at for at, pointer in enumerate(memory) if pointer == leaf.untyped_storage().data_ptr() != 0)
+        if isinstance(leaf, torch.Tensor)
+        else frozenset()
+        for leaf in outputs
+    ]
+
+
+def check_memory(
+    shared: Sequence[frozenset[int]],
+    eager_shared: Sequence[frozenset[int]],
+    after: Sequence[torch.Tensor],
+    before: Sequence[torch.Tensor],
+) -> list[GateResult]:
+    """The part of G0 on memory: outputs that gained an alias, and inputs (``after`` a run) that were written to."""
+    gained = [
+        GateResult("G0", leaf, False, 1, 0, f"shares memory with input {min(now - then)}, eager's does not")
+        for leaf, (now, then) in enumerate(zip(shared, eager_shared, strict=False))
+        if now - then
+    ]
+    written = [
+        GateResult("G0", at, False, 1, 0, f"input {at} was written to")
+        for at, (now, then) in enumerate(zip(after, before, strict=True))
+        if not torch.equal(torch.nan_to_num(now), torch.nan_to_num(then))
+    ]
+    return gained + written
 
 
 def _check_leaf(leaf: int, yt: Any, ye: Any, y64: Any) -> list[GateResult]:

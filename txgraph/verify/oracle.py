@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from txgraph.errors import VerificationFailed
+from txgraph.verify.gates import shared_inputs
 
 _NARROW = (torch.float16, torch.bfloat16, torch.float32)
 
@@ -100,11 +101,13 @@ class Reference:
     Attributes:
         eager: in the model's dtypes. oracle: in float64.
         spec: structure of the model's output.
+        shared: for each eager value, the inputs whose memory it shares.
     """
 
     eager: tuple[Any, ...]
     oracle: tuple[Any, ...]
     spec: pytree.TreeSpec
+    shared: tuple[frozenset[int], ...] = ()
 
 
 def reference(
@@ -129,6 +132,7 @@ def reference(
         outputs = _call(model, in_spec, inputs)
         eager_leaves, spec = pytree.tree_flatten(outputs)
         eager = (*(b.clone() for b in written()), *_tensors(inputs, mutated_inputs), *eager_leaves)
+        shared = tuple(shared_inputs(eager, [leaf for leaf in inputs if isinstance(leaf, torch.Tensor)]))
     shadows = [(b, _widen_tensor(b.clone())) for b in buffers]
     wide_inputs = [_widen_tensor(leaf.clone()) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
     mode = Float64(shadows)
@@ -142,7 +146,7 @@ def reference(
             f'With verify="off" nothing is checked.'
         ) from error
     oracle = (*wide_buffers, *_tensors(wide_inputs, mutated_inputs), *wide_leaves)
-    return Reference(eager, oracle, spec)
+    return Reference(eager, oracle, spec, shared)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from torch import nn
 from txgraph.errors import VerificationFailed
 from txgraph.ir import Graph, interpret
 from txgraph.options import VerifyLevel
-from txgraph.verify.gates import GateResult, check_gates
+from txgraph.verify.gates import GateResult, check_gates, check_memory, shared_inputs
 from txgraph.verify.oracle import Reference, reference
 
 
@@ -77,7 +77,7 @@ class Verifier:
         inputs = [names.index(m.target) for m in graph.mutations if m.kind == "input"]
         self._reference = reference(self.model, self.args, self.kwargs, self._buffers(buffers), inputs)
         self.seconds = time.perf_counter() - started
-        record = self._judge("capture", lambda: interpret(graph, self._inputs()))
+        record = self._judge("capture", lambda inputs: interpret(graph, inputs))
         if not record.passed:
             raise VerificationFailed(
                 f"the captured graph of {type(self.model).__name__} does not reproduce eager: {record.reason}. "
@@ -88,20 +88,23 @@ class Verifier:
         """The pipeline's hook: the reason to roll the pass back, or an empty text."""
         if self.level != "passes":
             return ""
-        return self._judge(name, lambda: interpret(after, self._inputs())).reason
+        return self._judge(name, lambda inputs: interpret(after, inputs)).reason
 
     def check_backend(self, run: Callable[[Sequence[torch.Tensor]], Sequence[Any]]) -> str:
         """Judge the compiled result; the reason to reject it, or an empty text."""
         if self.level == "off":
             return ""
-        return self._judge("backend", lambda: run(self._inputs())).reason
+        return self._judge("backend", run).reason
 
-    def _judge(self, stage: str, run: Callable[[], Sequence[Any]]) -> StageRecord:
+    def _judge(self, stage: str, run: Callable[[Sequence[torch.Tensor]], Sequence[Any]]) -> StageRecord:
         assert self._reference is not None, "check_capture comes first"
         started = time.perf_counter()
         error, gates = "", []
         try:
-            gates = check_gates(run(), self._reference.eager, self._reference.oracle)
+            inputs = self._inputs()
+            values = run(inputs)
+            gates = check_gates(values, self._reference.eager, self._reference.oracle)
+            gates += check_memory(shared_inputs(values, inputs), self._reference.shared, inputs, self.tensors)
         except (RuntimeError, IndexError, TypeError, ValueError) as raised:
             # A stage that cannot run on the user's inputs has failed its check.
             error = f"running it raised {type(raised).__name__}: {raised}"

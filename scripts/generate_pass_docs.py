@@ -1,0 +1,136 @@
+"""Write docs/passes.md from the docstrings of the passes, in the order of the default pipeline.
+
+python scripts/generate_pass_docs.py            writes the page
+python scripts/generate_pass_docs.py --check    fails if the page is stale
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import inspect
+import pkgutil
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import txgraph.passes
+from txgraph import Pass
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "passes.md"
+FIELD = re.compile(r"^(?P<name>[a-z]+):\s*(?P<text>.*)$")
+SHOWN_AS_CODE = ("before", "after")
+
+HEAD = """\
+# Passes
+
+This page is generated from the docstrings of `passes/` by `scripts/generate_pass_docs.py`; change those instead.
+
+Every pass here is exact: it changes rounding at most. *legal* is what a pass checks before it rewrites, *pays* is
+what it saves, *source* is where it comes from. How to write one: [writing-a-pass.md](writing-a-pass.md).
+
+## The default pipeline
+
+The passes run in this order. The reasons for the order are comments in
+[passes/\\_\\_init\\_\\_.py](../passes/__init__.py).
+"""
+
+
+def page() -> str:
+    """The text of docs/passes.md."""
+    pipeline = [type(each) for each in txgraph.passes.default_pipeline()]
+    ordered = list(dict.fromkeys(pipeline))
+    parts = [HEAD, *(f"{at}. {_entry(kind)}" for at, kind in enumerate(pipeline, 1)), ""]
+    parts += [section for kind in ordered for section in _section(kind)]
+    others = [kind for kind in _all_passes() if kind not in ordered]
+    if others:
+        parts += ["## Not in the default pipeline", ""]
+        parts += [section for kind in others for section in _section(kind)]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _name(kind: type[Pass]) -> str:
+    return kind.name.fget(object.__new__(kind))  # type: ignore[attr-defined]  # Pass.name: a property
+
+
+def _entry(kind: type[Pass]) -> str:
+    return f"[`{_name(kind)}`](#{_name(kind)}): {_summary(kind)}"
+
+
+def _docstring(kind: type[Pass]) -> str:
+    return inspect.cleandoc(sys.modules[kind.__module__].__doc__ or "")
+
+
+def _summary(kind: type[Pass]) -> str:
+    return _docstring(kind).splitlines()[0]
+
+
+def _section(kind: type[Pass]) -> Iterator[str]:
+    """Heading, summary, before and after as code, the other fields as a list, and the options."""
+    yield f"### {_name(kind)}\n"
+    yield f"{_summary(kind)}\n"
+    code, fields = _fields(_docstring(kind))
+    if code:
+        yield "```text\n" + "\n".join(code) + "\n```\n"
+    for name, text in fields.items():
+        yield f"- **{name}**: {text.replace('``', '`')}"
+    for option in dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ():
+        yield f"- **option** `{option.name} = {option.default!r}`: {_option_text(kind, option.name)}"
+    source = Path(inspect.getfile(kind)).relative_to(ROOT).as_posix()
+    yield f"- **file**: [{source}](../{source})\n"
+
+
+def _fields(text: str) -> tuple[list[str], dict[str, str]]:
+    """The lines of ``before`` and ``after`` as they stand; the other fields with their lines joined."""
+    code: list[str] = []
+    fields: dict[str, str] = {}
+    current = ""
+    for line in text.splitlines()[1:]:
+        found = FIELD.match(line)
+        current = found["name"] if found else current
+        if current in SHOWN_AS_CODE:
+            code.append(line.rstrip())
+        elif found:
+            fields[current] = found["text"]
+        elif current and line.strip():
+            fields[current] += " " + line.strip()
+    return [line for line in code if line], fields
+
+
+def _option_text(kind: type[Pass], option: str) -> str:
+    """What ``Attributes:`` of the class says about an option."""
+    found = re.search(rf"^\s+{option}: (.*(?:\n\s{{8,}}.*)*)", kind.__doc__ or "", re.MULTILINE)
+    return " ".join(found[1].split()) if found else ""
+
+
+def _all_passes() -> list[type[Pass]]:
+    """Every pass class that a module of txgraph.passes defines, by module."""
+    names = sorted(m.name for m in pkgutil.walk_packages(txgraph.passes.__path__, "txgraph.passes."))
+    return [
+        kind
+        for module in map(importlib.import_module, names)
+        for kind in vars(module).values()
+        if isinstance(kind, type) and issubclass(kind, Pass) and kind.__module__ == module.__name__
+    ]
+
+
+def main() -> int:
+    """Write the page, or tell whether it is stale."""
+    parser = argparse.ArgumentParser(description="Write docs/passes.md from the docstrings of the passes.")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if the page is stale")
+    check = parser.parse_args().check
+    text = page()
+    if not check:
+        PAGE.write_text(text, encoding="utf-8")
+        return 0
+    if PAGE.exists() and PAGE.read_text(encoding="utf-8") == text:
+        return 0
+    print(f"{PAGE.relative_to(ROOT)} is stale: run python scripts/generate_pass_docs.py", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

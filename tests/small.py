@@ -1,0 +1,95 @@
+"""Small modules and graphs for the tests of the core, and the one way to compare with eager."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.fx import Node
+from torch.utils import _pytree as pytree
+
+from txgraph import Pass, PassContext, Pipeline, Rewrite
+from txgraph.capture import capture
+from txgraph.ir import Graph, check_spec, op_name
+from txgraph.passes.canonicalize.remove_identities import RemoveIdentities
+from txgraph.passes.fold.eliminate_common_subexpressions import EliminateCommonSubexpressions
+from txgraph.passes.fold.eliminate_dead_code import EliminateDeadCode
+from txgraph.passes.fold.fold_constants import FoldConstants
+from txgraph.verify import check_gates, reference
+
+# Passes that keep every bit, so that results can be compared exactly.
+BITWISE = Pipeline((RemoveIdentities(), FoldConstants(), EliminateCommonSubexpressions(), EliminateDeadCode()))
+
+
+class Linear(nn.Module):
+    """One linear layer with seeded weights."""
+
+    def __init__(self, size: int = 4) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(size, size)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)
+
+
+class MLP(nn.Module):
+    """Two linears with a gelu between them, and a dropout."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.up = nn.Linear(4, width)
+        self.down = nn.Linear(width, 4)
+        self.dropout = nn.Dropout(0.1)
+
+    def forward(self, x: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
+        hidden = torch.nn.functional.gelu(self.up(x))
+        return self.dropout(self.down(hidden)) * scale
+
+
+def module(function: Callable[..., Any], **parts: Any) -> nn.Module:
+    """A module that computes ``function`` and holds ``parts`` (parameters, buffers, submodules)."""
+    made = nn.Module()
+    for name, part in parts.items():
+        setattr(made, name, part)
+    made.forward = function
+    return made.eval()
+
+
+def graph_of(model: nn.Module | Callable[..., Any], *args: Any, dynamic_shapes: Any = None, **kwargs: Any) -> Graph:
+    """The captured graph of a module or function."""
+    captured = model if isinstance(model, nn.Module) else module(model)
+    return capture(captured, args, kwargs, dynamic_shapes).graph
+
+
+def apply(rule: Pass, graph: Graph, context: PassContext | None = None) -> tuple[Graph, list[Rewrite]]:
+    """What a pass makes of a graph; holds it to the spec and to saying the truth about its changes."""
+    after = graph.copy()
+    rewrites = rule.run(after, context or PassContext())
+    assert rewrites or str(after) == str(graph), "changed, but says it did not"
+    after.eliminate_dead_code()
+    check_spec(after, graph)
+    return after, rewrites
+
+
+def find(graph: Graph, name: str) -> Node:
+    """The only node of that operator."""
+    (node,) = [n for n in graph.nodes if op_name(n) == name]
+    return node
+
+
+def assert_as_eager(output: Any, model: nn.Module, *args: Any, **kwargs: Any) -> None:
+    """The output has eager's structure and passes the gates on every leaf."""
+    truth = reference(model, args, kwargs)
+    leaves, spec = pytree.tree_flatten(output)
+    assert spec == truth.spec
+    failed = [str(gate) for gate in check_gates(leaves, truth.eager, truth.oracle) if not gate.passed]
+    assert not failed, failed
+
+
+def bits(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor's bits, so that -0.0 and 0.0 differ and a NaN equals itself."""
+    return tensor.detach().contiguous().view(torch.uint8) if tensor.numel() else tensor
