@@ -58,7 +58,8 @@ contracts: $(WHEEL)/.ready ## import-linter on the built wheel
 examples: $(READY) ## run every example
 	@set -e; for example in examples/*.py; do echo "== $$example"; $(BIN)/python "$$example"; done
 
-docs: $(READY) ## links, code blocks and doctests
+docs: $(READY) ## links, code blocks, doctests, and whether docs/passes.md is up to date
+	$(BIN)/python scripts/generate_pass_docs.py --check
 	$(BIN)/python scripts/check_docs.py
 
 check: test lint typecheck contracts examples docs ## all that CI runs

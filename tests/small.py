@@ -36,7 +36,7 @@ class Linear(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linears with a gelu between them, and a dropout."""
+    """Two linears with a gelu between them, and a dropout; made in eval mode."""
 
     def __init__(self, width: int = 8) -> None:
         super().__init__()
@@ -44,6 +44,7 @@ class MLP(nn.Module):
         self.up = nn.Linear(4, width)
         self.down = nn.Linear(width, 4)
         self.dropout = nn.Dropout(0.1)
+        self.eval()
 
     def forward(self, x: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
         hidden = torch.nn.functional.gelu(self.up(x))

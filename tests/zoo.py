@@ -58,6 +58,10 @@ class Architecture:
         torch.manual_seed(0)
         return self.make().eval()
 
+    def fresh(self, batch: int, length: int) -> Inputs:
+        """Other inputs of the same shape: what compiling with :attr:`inputs` has not seen."""
+        return {name: tensor.flip(0) for name, tensor in self.inputs(batch, length).items()}
+
 
 def tokens(batch: int, length: int) -> Inputs:
     """Token ids, and a mask that hides the end of the later sequences."""

@@ -32,13 +32,11 @@ def test_a_real_model_with_symbolic_sizes() -> None:
     dynamic = {name: {0: AUTO, 1: AUTO} for name in inputs}
     text = str(graph_of(architecture.model(), dynamic_shapes=dynamic, **inputs))
     lines = text.splitlines()
-    assert lines[:2] == ["%0: i64[B, S] = input input_ids", "%1: i64[B2, S] = input attention_mask"] or lines[
-        :2
-    ] == ["%0: i64[B, S] = input input_ids", "%1: i64[B, S] = input attention_mask"]
+    assert lines[0] == "%0: i64[B, S] = input input_ids"
+    assert lines[1] in ("%1: i64[B, S] = input attention_mask", "%1: i64[B2, S] = input attention_mask")
     query = r"%\d+: f32\[B, S, 32\] = linear\(%\d+, encoder\.layer\.0\.attention\.self\.query\.weight, .*query\.bias\)"
     assert any(re.fullmatch(query, line) for line in lines)
-    assert "s0" not in text
-    assert text.count("\n") + 1 == len(lines)
+    assert not re.search(r"\bs\d+\b", text)
     assert lines[-1].startswith("return (")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sysconfig
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 _aten = torch.ops.aten
 _OWNED = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 _TORCH_ROOT = str(Path(torch.__file__).parent)
+_PYTHON_ROOT = sysconfig.get_path("stdlib")
 _OWN_ROOT = str(Path(__file__).parent.parent)
 
 
@@ -193,7 +195,8 @@ def _explain(model: nn.Module, error: Exception) -> str:
     """The user's line at which capture failed, torch's first sentence, and what to do."""
     place = ""
     for frame in traceback.extract_tb(error.__traceback__):
-        if not frame.filename.startswith((_TORCH_ROOT, _OWN_ROOT, "<")):
+        in_python = frame.filename.startswith(_PYTHON_ROOT) and "site-packages" not in frame.filename
+        if not in_python and not frame.filename.startswith((_TORCH_ROOT, _OWN_ROOT, "<")):
             place = f" at {frame.filename}:{frame.lineno} in {frame.name}: `{frame.line}`"
     reason = (str(error).strip().splitlines() or [""])[0]
     return (

@@ -1,0 +1,87 @@
+"""Which values share memory, told from the operators and held against what torch really does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from tests.small import graph_of, module
+from txgraph.ir import op_name
+from txgraph.ir.aliasing import base_of, is_output, is_view, owns_memory
+
+X = torch.arange(24.0).reshape(2, 3, 4)
+
+VIEWS: list[Callable[[torch.Tensor], Any]] = [
+    lambda x: x.view(6, 4),
+    lambda x: x.reshape(6, 4),
+    lambda x: x.transpose(0, 1),
+    lambda x: x.permute(2, 0, 1),
+    lambda x: x.unsqueeze(0),
+    lambda x: x[:, 1:],
+    lambda x: x[0],
+    lambda x: x.expand(5, 2, 3, 4),
+    lambda x: x.split(1)[1],
+    lambda x: x.chunk(2, -1)[1],
+    lambda x: x.unbind(1)[2],
+    lambda x: x.diagonal(0, 1, 2),
+    lambda x: x.detach().t() if x.ndim == 2 else x.mT,
+]
+COMPUTED: list[Callable[[torch.Tensor], Any]] = [
+    lambda x: x + 1,
+    lambda x: x.clone(),
+    lambda x: x.repeat(2, 1, 1),
+    lambda x: torch.cat([x, x]),
+    lambda x: x.to(torch.float64),
+    lambda x: x.sum(0),
+    lambda x: x.sort().values,
+]
+
+
+@pytest.mark.parametrize("function", VIEWS)
+def test_views(function: Callable[[torch.Tensor], Any]) -> None:
+    assert function(X).untyped_storage().data_ptr() == X.untyped_storage().data_ptr()
+    graph = graph_of(lambda x: function(x), X)
+    (output,) = graph.outputs
+    assert is_view(output)
+    assert base_of(output) is graph.inputs[0]
+    assert not owns_memory(output)
+
+
+@pytest.mark.parametrize("function", COMPUTED)
+def test_computed_values(function: Callable[[torch.Tensor], Any]) -> None:
+    assert function(X).untyped_storage().data_ptr() != X.untyped_storage().data_ptr()
+    (output,) = graph_of(lambda x: function(x), X).outputs
+    assert base_of(output) is not None
+    assert owns_memory(output)
+
+
+def test_chains_of_views() -> None:
+    graph = graph_of(lambda x: (x * 2).transpose(0, 1).unsqueeze(0)[0].mT, X)
+    (output,) = graph.outputs
+    assert op_name(base_of(output)) == "mul"
+    assert owns_memory(output)
+
+
+def test_constants_and_their_views_are_not_owned_by_the_graph() -> None:
+    model = module(lambda x: (x @ model.w, model.w.t()), w=torch.nn.Parameter(torch.ones(4, 4)))
+    graph = graph_of(model, X)
+    transposed = graph.outputs[1]
+    assert base_of(transposed).op == "get_attr"
+    assert not owns_memory(transposed)
+    assert not owns_memory(base_of(transposed))
+
+
+def test_plain_values() -> None:
+    assert base_of(3) == 3
+    assert not owns_memory(3)
+    assert not owns_memory(None)
+
+
+def test_outputs() -> None:
+    graph = graph_of(lambda x: (x + 1) * 2, X)
+    add, mul = graph.calls()
+    assert is_output(mul)
+    assert not is_output(add)
