@@ -96,10 +96,10 @@ def _shape_of(node: Node, graph: Graph) -> GemmShape | None:
     if node.target not in (torch.ops.aten.linear.default, torch.ops.txgraph.linear_activation.default):
         return None
     named = arguments(node)
-    weight, source = graph.constant(named["weight"]), type_of(named["input"])
+    weight, source = _constant_weight(graph, named["weight"]), type_of(named["input"])
     if weight is None or source is None or weight.dtype is not torch.float32 or weight.device.type != "cpu":
         return None
-    if source.dtype is not torch.float32 or weight.ndim != 2 or not weight.is_contiguous():
+    if source.dtype is not torch.float32 or weight.ndim != 2:
         return None
     rows = 1
     for size in source.shape[:-1]:
@@ -112,10 +112,18 @@ def _shape_of(node: Node, graph: Graph) -> GemmShape | None:
     )
 
 
+def _constant_weight(graph: Graph, value: object) -> torch.Tensor | None:
+    """The weight ``[N, K]`` if it is a constant or the transpose of one (as GPT-2 stores it): a view, no copy."""
+    if isinstance(value, Node) and value.target is torch.ops.aten.transpose.int:
+        stored = graph.constant(value.args[0])
+        return stored.t() if stored is not None and stored.ndim == 2 else None
+    return graph.constant(value)
+
+
 def _measure(shape: GemmShape, graph: Graph, node: Node) -> str:
     """Time both on random input with the real weight; torch's own stays unless oneDNN is faster."""
     named = arguments(node)
-    weight, bias = graph.constant(named["weight"]), graph.constant(named["bias"])
+    weight, bias = _constant_weight(graph, named["weight"]), graph.constant(named["bias"])
     assert weight is not None, "_shape_of: constant weight"
     x = torch.randn(shape.m, shape.k)
     activation = ACTIVATIONS.get(shape.activation, torch.Tensor.contiguous)

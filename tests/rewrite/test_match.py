@@ -15,7 +15,10 @@ X = torch.ones(2, 4)
 
 @pytest.fixture
 def match() -> Match:
-    model = module(lambda x: x * model.w + 1, w=nn.Parameter(torch.full((4,), 3.0)))
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        return x * model.w + 1
+
+    model = module(forward, w=nn.Parameter(torch.full((4,), 3.0)))
     graph = graph_of(model, X)
     add, mul = find(graph, "add"), find(graph, "mul")
     bound = {"x": graph.inputs[0], "w": mul.args[1], "one": 1}
@@ -56,5 +59,5 @@ def test_a_near_miss_tells_where(match: Match) -> None:
     miss = NearMiss.at("fuse-it", match.root, 2, "the reason", mul)
     assert (miss.rule, miss.root, miss.depth, miss.reason) == ("fuse-it", "add", 2, "the reason")
     assert miss.location.startswith("test_match.py:")
-    assert str(miss) == f"fuse-it at %add: the reason [%mul = mul ({miss.location})]"
+    assert str(miss) == f"fuse-it at %add: the reason [%mul = mul in ({miss.location})]"
     assert NearMiss.at("fuse-it", match.root, 2, "the reason", None).node.startswith("%add = add")

@@ -5,10 +5,14 @@ A causal mask built from ``arange``, ``unsqueeze`` and ``le`` is the formula ``k
 
 Axes are counted from the right: :func:`axis_symbol` ``(0)`` is the index along the last axis, so that
 broadcasting needs no renaming.
+
+A formula is the exact value: a truth value for booleans, an integer for integers, and for floats a number, or a
+choice between numbers, that has been rounded as the operator rounds. Where that cannot be said there is none.
 """
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +28,9 @@ from txgraph.ir.node import arguments, type_of
 
 _aten = torch.ops.aten
 Expression = Any  # sympy.Expr or sympy.Boolean: sympy has no common type for the two
+
+_LARGEST_FORMULA = 200  # operations; a formula of that size is no mask that anything could recognise
+_LARGEST_FACTOR = 2**31  # products with an index below it do not overflow 64 bits
 
 
 def axis_symbol(axis_from_right: int) -> sympy.Symbol:
@@ -48,60 +55,72 @@ class IndexExpressions:
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
+        self._mutated = {m.target for m in graph.mutations}
         self._known: dict[Node, Expression | None] = {}
         self.used: set[str] = set()
 
     def of(self, value: Any) -> Expression | None:
         """The formula of a node or number; ``None`` if it is not known."""
         if isinstance(value, bool | int | float):
-            return sympy.sympify(value)
+            return _number(value)
         if isinstance(value, torch.SymInt):
             return value.node.expr
         if not isinstance(value, Node):
             return None
-        if value not in self._known:
-            self._known[value] = self._derive(value)
+        pending = [value]
+        while pending:  # no recursion: a graph may be deeper than Python's stack
+            node = pending[-1]
+            unknown = [n for n in node.all_input_nodes if n not in self._known] if node.target in _RULES else []
+            if node not in self._known and not unknown:
+                self._known[node] = self._derive(node)
+            pending = pending[:-1] if node in self._known else pending + unknown
         return self._known[value]
 
     def _derive(self, node: Node) -> Expression | None:
-        if node.op == "get_attr":
-            return self._constant(node)
         symbolic = node.meta.get("val")
         if isinstance(symbolic, torch.SymInt):
             return symbolic.node.expr
-        rule = _RULES.get(node.target) if node.op == "call_function" else None
-        if rule is None or type_of(node) is None:
+        if type_of(node) is None:
             return None
-        formula = rule(self, node, arguments(node))
-        return None if formula is None else _drop_unit_axes(formula, node)
-
-    def _constant(self, node: Node) -> Expression | None:
-        """A number, an arange along the last axis, or a lower triangle, read from the values."""
-        tensor = self._graph.constants[str(node.target)]
         formula: Expression | None = None
-        if tensor.numel() == 0 or tensor.is_complex():
+        if node.op == "get_attr":
+            formula = self._constant(str(node.target))
+        elif node.target in _RULES:
+            formula = _RULES[node.target](self, node, arguments(node))
+        if formula is None or formula.has(sympy.nan) or formula.count_ops() > _LARGEST_FORMULA:
             return None
-        if tensor.numel() == 1:
-            formula = sympy.sympify(tensor.item())
-        elif tensor.dtype is torch.bool:
-            if tensor.ndim >= 2 and bool((tensor == torch.ones_like(tensor).tril()).all()):
-                formula = sympy.Ge(axis_symbol(1), axis_symbol(0))
-            elif bool(tensor.all()):
-                formula = sympy.true
-        elif not tensor.is_floating_point():
-            count = torch.arange(tensor.shape[-1], dtype=tensor.dtype, device=tensor.device)
-            if bool((tensor == count).all()):
-                formula = axis_symbol(0)
-            elif bool((tensor == tensor.flatten()[0]).all()):
-                formula = sympy.sympify(tensor.flatten()[0].item())
+        return _drop_unit_axes(formula, node)
+
+    def _constant(self, name: str) -> Expression | None:
+        """One value, an arange along the last axis, or a triangle of one value and another elsewhere."""
+        tensor = self._graph.constants[name]
+        if tensor.numel() == 0 or tensor.is_complex() or name in self._mutated:
+            return None
+        formula, first = None, tensor.flatten()[0]
+        if bool((tensor == first).all()):
+            formula = _number(first.item())
+        elif not tensor.is_floating_point() and bool((tensor == torch.arange(tensor.shape[-1], device=tensor.device)).all()):
+            formula = axis_symbol(0)
+        elif tensor.ndim >= 2:
+            lower = torch.ones(tensor.shape[-2:], dtype=torch.bool, device=tensor.device).tril()
+            others = tensor[..., ~lower].flatten()[:1]
+            if others.numel() and bool((tensor == torch.where(lower, first, others)).all()):
+                causal = sympy.Ge(axis_symbol(1), axis_symbol(0))
+                formula = _choice(causal, _number(first.item()), _number(others.item()))
         if formula is not None:
-            self.used.add(str(node.target))
+            self.used.add(name)
         return formula
 
 
 def _rank(value: Any) -> int:
     tensor_type = type_of(value)
     return 0 if tensor_type is None else tensor_type.rank
+
+
+def _dtype(node: Node) -> torch.dtype:
+    tensor_type = type_of(node)
+    assert tensor_type is not None, "checked by _derive"
+    return tensor_type.dtype
 
 
 def _drop_unit_axes(formula: Expression, node: Node) -> Expression:
@@ -117,9 +136,47 @@ def _rename(formula: Expression, moves: dict[int, Expression]) -> Expression:
     return formula.subs({axis_symbol(a): e for a, e in moves.items()}, simultaneous=True)
 
 
+def _number(value: bool | int | float) -> Expression | None:
+    """The exact value of a number; NaN has none."""
+    if not isinstance(value, float):
+        return sympy.sympify(value)
+    if math.isfinite(value):
+        return sympy.Rational(value)
+    return None if math.isnan(value) else sympy.oo if value > 0 else -sympy.oo
+
+
 def _is_boolean(formula: Expression) -> bool:
     """Whether it is a truth value (sympy also calls every symbol a Boolean)."""
     return isinstance(formula, Relational | BooleanFunction | BooleanAtom)
+
+
+def _choice(condition: Expression, yes: Expression | None, no: Expression | None) -> Expression | None:
+    """The one where the condition holds, the other elsewhere."""
+    if yes is None or no is None:
+        return None
+    if _is_boolean(yes):
+        return sympy.Or(sympy.And(condition, yes), sympy.And(sympy.Not(condition), no))
+    return sympy.Piecewise((yes, condition), (no, True))
+
+
+def _by_cases(function: Callable[[Expression], Expression | None], formula: Expression) -> Expression | None:
+    """``function`` of the formula, case by case where it is a choice."""
+    if not isinstance(formula, sympy.Piecewise):
+        return function(formula)
+    *cases, last = formula.args
+    result = function(last.expr)
+    for case in reversed(cases):
+        result = _choice(case.cond, function(case.expr), result)
+    return result
+
+
+def _combined(function: Callable[[Any, Any], Any], left: Expression, right: Expression) -> Expression | None:
+    """``function`` of both, case by case where one of them is a choice."""
+    if isinstance(right, sympy.Piecewise) and not isinstance(left, sympy.Piecewise):
+        return _by_cases(lambda case: function(left, case), right)
+    if isinstance(left, sympy.Piecewise) and not isinstance(right, sympy.Piecewise):
+        return _by_cases(lambda case: function(case, right), left)
+    return function(left, right)
 
 
 def _as_number(formula: Expression) -> Expression:
@@ -129,18 +186,59 @@ def _as_number(formula: Expression) -> Expression:
 
 
 def _as_boolean(formula: Expression) -> Expression:
-    return formula if _is_boolean(formula) else sympy.Ne(formula, 0)
+    return formula if _is_boolean(formula) else _by_cases(lambda case: sympy.Ne(case, 0), formula)
+
+
+def _converted(formula: Expression | None, dtype: torch.dtype, exact: bool = False) -> Expression | None:
+    """The formula after a conversion to ``dtype``; with ``exact`` only if that changes no value."""
+    if formula is None:
+        return None
+    if dtype is torch.bool:
+        return _as_boolean(formula)
+    return _by_cases(lambda case: _converted_case(case, dtype, exact), _as_number(formula))
+
+
+def _converted_case(case: Expression, dtype: torch.dtype, exact: bool) -> Expression | None:
+    if not case.is_number:
+        far_from_overflow = all(abs(factor) < _LARGEST_FACTOR for factor in case.atoms(sympy.Integer))
+        return case if dtype is torch.int64 and case.is_integer and far_from_overflow else None
+    if not dtype.is_floating_point and not torch.iinfo(dtype).min <= case <= torch.iinfo(dtype).max:
+        return None
+    whole = case.is_Integer and torch.iinfo(torch.int64).min <= case <= torch.iinfo(torch.int64).max
+    value = torch.tensor(int(case)) if whole else torch.tensor(float(case), dtype=torch.float64)
+    converted = _number(value.to(dtype).item())
+    return converted if converted == case or not exact else None
 
 
 _Rule = Callable[[IndexExpressions, Node, dict[str, Any]], Expression | None]
 
 
-def _binary(function: Callable[[Any, Any], Any]) -> _Rule:
+def _operand(known: IndexExpressions, value: Any, dtype: torch.dtype, exact: bool = True) -> Expression | None:
+    """The formula of an operand that the operator converts to ``dtype``."""
+    formula, tensor_type = known.of(value), type_of(value)
+    return formula if tensor_type is not None and tensor_type.dtype is dtype else _converted(formula, dtype, exact)
+
+
+def _arithmetic(function: Callable[[Any, Any], Any]) -> _Rule:
     def rule(known: IndexExpressions, node: Node, named: dict[str, Any]) -> Expression | None:
-        left, right = known.of(named["self"]), known.of(named["other"])
-        if left is None or right is None or named.get("alpha", 1) != 1:
+        dtype = _dtype(node)
+        left, right = (_operand(known, named[side], dtype) for side in ("self", "other"))
+        if left is None or right is None or dtype is torch.bool or named.get("alpha", 1) != 1:
             return None
-        return function(_as_number(left), _as_number(right))
+        return _converted(_combined(function, left, right), dtype, exact=True)
+
+    return rule
+
+
+def _comparison(relation: Callable[[Any, Any], Any]) -> _Rule:
+    def rule(known: IndexExpressions, node: Node, named: dict[str, Any]) -> Expression | None:
+        sides = (named["self"], named["other"])
+        values = [side.meta.get("val") if isinstance(side, Node) else side for side in sides]
+        common = torch.result_type(*(v if isinstance(v, torch.Tensor | bool | int | float) else 0 for v in values))
+        left, right = (_operand(known, side, common) for side in sides)
+        if left is None or right is None:
+            return None
+        return _combined(relation, _as_number(left), _as_number(right))
 
     return rule
 
@@ -148,7 +246,7 @@ def _binary(function: Callable[[Any, Any], Any]) -> _Rule:
 def _logical(function: Callable[..., Any]) -> _Rule:
     def rule(known: IndexExpressions, node: Node, named: dict[str, Any]) -> Expression | None:
         left, right = known.of(named["self"]), known.of(named["other"])
-        if left is None or right is None or type_of(node).dtype is not torch.bool:  # type: ignore[union-attr]
+        if left is None or right is None or _dtype(node) is not torch.bool:
             return None
         return function(_as_boolean(left), _as_boolean(right))
 
@@ -157,8 +255,7 @@ def _logical(function: Callable[..., Any]) -> _Rule:
 
 def _not(known: IndexExpressions, node: Node, named: dict[str, Any]) -> Expression | None:
     inner = known.of(named["self"])
-    is_boolean = type_of(node).dtype is torch.bool  # type: ignore[union-attr]  # checked by _derive
-    return None if inner is None or not is_boolean else sympy.Not(_as_boolean(inner))
+    return None if inner is None or _dtype(node) is not torch.bool else sympy.Not(_as_boolean(inner))
 
 
 def _same(known: IndexExpressions, node: Node, named: dict[str, Any]) -> Expression | None:
@@ -166,34 +263,41 @@ def _same(known: IndexExpressions, node: Node, named: dict[str, Any]) -> Express
 
 
 def _cast(known: IndexExpressions, node: Node, named: dict[str, Any]) -> Expression | None:
-    inner = known.of(named["self"])
-    if inner is None:
-        return None
-    to_boolean = type_of(node).dtype is torch.bool  # type: ignore[union-attr]  # checked by _derive
-    return _as_boolean(inner) if to_boolean else _as_number(inner)
+    return _operand(known, named["self"], _dtype(node), exact=False)
 
 
 def _filled(known: IndexExpressions, node: Node, named: dict[str, Any]) -> Expression | None:
     name = node.target.name()  # type: ignore[union-attr]  # an operator
     value = 1 if "ones" in name else 0 if "zeros" in name else named.get("fill_value", named.get("s"))
-    if not isinstance(value, bool | int | float):
-        return None
-    is_boolean = type_of(node).dtype is torch.bool  # type: ignore[union-attr]  # checked by _derive
-    return sympy.sympify(bool(value)) if is_boolean else sympy.sympify(value)
+    return _converted(known.of(value), _dtype(node)) if isinstance(value, bool | int | float) else None
 
 
 def _arange(known: IndexExpressions, node: Node, named: dict[str, Any]) -> Expression | None:
     start, step = known.of(named.get("start", 0)), known.of(named.get("step", 1))
-    if start is None or step is None or type_of(node).dtype.is_floating_point:  # type: ignore[union-attr]
+    if start is None or step is None or _dtype(node) is not torch.int64:
         return None
-    return start + step * axis_symbol(0)
+    return _converted(start + step * axis_symbol(0), torch.int64, exact=True)
 
 
 def _where(known: IndexExpressions, node: Node, named: dict[str, Any]) -> Expression | None:
-    condition, yes, no = known.of(named["condition"]), known.of(named["self"]), known.of(named["other"])
-    if condition is None or yes is None or no is None:
-        return None
-    return sympy.Piecewise((_as_number(yes), _as_boolean(condition)), (_as_number(no), True))
+    condition = known.of(named["condition"])
+    yes, no = (_operand(known, named[side], _dtype(node), exact=False) for side in ("self", "other"))
+    return None if condition is None else _choice(_as_boolean(condition), yes, no)
+
+
+def _masked_fill(known: IndexExpressions, node: Node, named: dict[str, Any]) -> Expression | None:
+    return _where(known, node, {"condition": named["mask"], "self": named["value"], "other": named["self"]})
+
+
+def _triangle(relation: Callable[[Any, Any], Any]) -> _Rule:
+    def rule(known: IndexExpressions, node: Node, named: dict[str, Any]) -> Expression | None:
+        inner, diagonal = known.of(named["self"]), known.of(named["diagonal"])
+        if inner is None or diagonal is None:
+            return None
+        kept = relation(axis_symbol(0) - axis_symbol(1), diagonal)
+        return _choice(kept, inner, sympy.false if _is_boolean(inner) else sympy.Integer(0))
+
+    return rule
 
 
 def _unsqueeze(known: IndexExpressions, node: Node, named: dict[str, Any]) -> Expression | None:
@@ -204,37 +308,39 @@ def _unsqueeze(known: IndexExpressions, node: Node, named: dict[str, Any]) -> Ex
 
 def _transpose(known: IndexExpressions, node: Node, named: dict[str, Any]) -> Expression | None:
     inner, rank = known.of(named["self"]), _rank(node)
+    if inner is None or rank == 0:
+        return inner
     a, b = (rank - 1 - named[dim] % rank for dim in ("dim0", "dim1"))
-    return None if inner is None else _rename(inner, {a: axis_symbol(b), b: axis_symbol(a)})
+    return _rename(inner, {a: axis_symbol(b), b: axis_symbol(a)})
 
 
 def _slice(known: IndexExpressions, node: Node, named: dict[str, Any]) -> Expression | None:
     inner, rank = known.of(named["self"]), _rank(node)
-    start = known.of(named["start"] or 0)
-    if inner is None or start is None or not bool(start >= 0):
+    start, step = known.of(named["start"] or 0), known.of(named["step"])
+    if inner is None or start is None or step is None or not start.is_nonnegative:
         return None
     axis = rank - 1 - named["dim"] % rank
-    return _rename(inner, {axis: start + named["step"] * axis_symbol(axis)})
+    return _rename(inner, {axis: start + step * axis_symbol(axis)})
 
 
 def _index(known: IndexExpressions, node: Node, named: dict[str, Any]) -> Expression | None:
-    """Gather by integer tensors on the leading axes, all of them given."""
+    """Gather by integer tensors on all axes; none of them counts from the end."""
     inner, indices, rank = known.of(named["self"]), named["indices"], _rank(named["self"])
-    if inner is None or len(indices) != rank or any(i is None for i in indices):
+    if inner is None or len(indices) != rank or any(i is None or _dtype(i) is not torch.int64 for i in indices):
         return None
     formulas = [known.of(i) for i in indices]
-    if any(f is None or _is_boolean(f) for f in formulas):
+    if any(f is None or not f.is_nonnegative for f in formulas):
         return None
     return _rename(inner, {rank - 1 - at: f for at, f in enumerate(formulas)})
 
 
 def _cumsum(known: IndexExpressions, node: Node, named: dict[str, Any]) -> Expression | None:
     """The running sum of something that does not vary along the axis."""
-    inner, rank = known.of(named["self"]), _rank(node)
-    axis = axis_symbol(rank - 1 - named["dim"] % rank)
-    if inner is None or axis in inner.free_symbols:
+    inner, rank = _operand(known, named["self"], _dtype(node)), _rank(node)
+    axis = axis_symbol(rank - 1 - named["dim"] % max(rank, 1))
+    if inner is None or rank == 0 or axis in inner.free_symbols:
         return None
-    return _as_number(inner) * (axis + 1)
+    return _converted(_combined(operator.mul, inner, axis + 1), _dtype(node), exact=True)
 
 
 def _diff(known: IndexExpressions, node: Node, named: dict[str, Any]) -> Expression | None:
@@ -242,28 +348,33 @@ def _diff(known: IndexExpressions, node: Node, named: dict[str, Any]) -> Express
     inner, before = known.of(named["self"]), known.of(named["prepend"])
     if inner is None or before is None or named["n"] != 1 or named["append"] is not None:
         return None
-    if named["dim"] % _rank(node) != _rank(node) - 1:
+    dtypes = {_dtype(node), _dtype(named["self"]), _dtype(named["prepend"])}
+    if len(dtypes) > 1 or torch.bool in dtypes or named["dim"] % _rank(node) != _rank(node) - 1:
+        return None
+    if str(type_of(named["prepend"]).shape[-1]) != "1":  # type: ignore[union-attr]  # it has a formula
         return None
     axis = axis_symbol(0)
     later = sympy.simplify(inner - inner.subs(axis, axis - 1))
-    first = sympy.simplify(inner.subs(axis, 0) - before.subs(axis, 0))
-    return later if later == first and axis not in later.free_symbols else None
+    first = sympy.simplify(inner.subs(axis, 0) - before)
+    constant = later == first and axis not in later.free_symbols
+    return _converted(later, _dtype(node), exact=True) if constant else None
 
 
 _RULES: dict[Any, _Rule] = {
-    **dict.fromkeys((_aten.add.Tensor, _aten.add.Scalar), _binary(operator.add)),
-    **dict.fromkeys((_aten.sub.Tensor, _aten.sub.Scalar), _binary(operator.sub)),
-    **dict.fromkeys((_aten.mul.Tensor, _aten.mul.Scalar), _binary(operator.mul)),
-    **dict.fromkeys((_aten.le.Tensor, _aten.le.Scalar), _binary(sympy.Le)),
-    **dict.fromkeys((_aten.lt.Tensor, _aten.lt.Scalar), _binary(sympy.Lt)),
-    **dict.fromkeys((_aten.ge.Tensor, _aten.ge.Scalar), _binary(sympy.Ge)),
-    **dict.fromkeys((_aten.gt.Tensor, _aten.gt.Scalar), _binary(sympy.Gt)),
-    **dict.fromkeys((_aten.eq.Tensor, _aten.eq.Scalar), _binary(sympy.Eq)),
-    **dict.fromkeys((_aten.ne.Tensor, _aten.ne.Scalar), _binary(sympy.Ne)),
+    **dict.fromkeys((_aten.add.Tensor, _aten.add.Scalar), _arithmetic(operator.add)),
+    **dict.fromkeys((_aten.sub.Tensor, _aten.sub.Scalar), _arithmetic(operator.sub)),
+    **dict.fromkeys((_aten.mul.Tensor, _aten.mul.Scalar), _arithmetic(operator.mul)),
+    _aten.rsub.Scalar: _arithmetic(lambda left, right: right - left),
+    **dict.fromkeys((_aten.le.Tensor, _aten.le.Scalar), _comparison(sympy.Le)),
+    **dict.fromkeys((_aten.lt.Tensor, _aten.lt.Scalar), _comparison(sympy.Lt)),
+    **dict.fromkeys((_aten.ge.Tensor, _aten.ge.Scalar), _comparison(sympy.Ge)),
+    **dict.fromkeys((_aten.gt.Tensor, _aten.gt.Scalar), _comparison(sympy.Gt)),
+    **dict.fromkeys((_aten.eq.Tensor, _aten.eq.Scalar), _comparison(sympy.Eq)),
+    **dict.fromkeys((_aten.ne.Tensor, _aten.ne.Scalar), _comparison(sympy.Ne)),
     **dict.fromkeys((_aten.bitwise_and.Tensor, _aten.logical_and.default, _aten.__and__.Tensor), _logical(sympy.And)),
     **dict.fromkeys((_aten.bitwise_or.Tensor, _aten.logical_or.default, _aten.__or__.Tensor), _logical(sympy.Or)),
     **dict.fromkeys((_aten.bitwise_not.default, _aten.logical_not.default), _not),
-    **dict.fromkeys((_aten.expand.default, _aten.clone.default), _same),
+    **dict.fromkeys((_aten.expand.default, _aten.clone.default, _aten.alias.default), _same),
     **dict.fromkeys((_aten.arange.default, _aten.arange.start, _aten.arange.start_step), _arange),
     **dict.fromkeys(
         (
@@ -281,6 +392,9 @@ _RULES: dict[Any, _Rule] = {
         _filled,
     ),
     **dict.fromkeys((_aten.where.self, _aten.where.ScalarOther, _aten.where.ScalarSelf, _aten.where.Scalar), _where),
+    **dict.fromkeys((_aten.masked_fill.Scalar, _aten.masked_fill.Tensor), _masked_fill),
+    _aten.tril.default: _triangle(sympy.Le),
+    _aten.triu.default: _triangle(sympy.Ge),
     _aten._to_copy.default: _cast,
     _aten.unsqueeze.default: _unsqueeze,
     _aten.transpose.int: _transpose,
