@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 from torch.fx import Node
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from txgraph import Pass, PassContext, Pipeline, Rewrite
 from txgraph.capture import capture
-from txgraph.ir import Graph, check_spec, op_name
+from txgraph.ir import ConstantStore, Graph, check_spec, op_name
 from txgraph.passes.canonicalize.remove_identities import RemoveIdentities
 from txgraph.passes.fold.eliminate_common_subexpressions import EliminateCommonSubexpressions
 from txgraph.passes.fold.eliminate_dead_code import EliminateDeadCode
@@ -66,6 +68,31 @@ def graph_of(model: nn.Module | Callable[..., Any], *args: Any, dynamic_shapes: 
     return capture(captured, args, kwargs, dynamic_shapes).graph
 
 
+def traced(function: Callable[..., Any], *inputs: torch.Tensor, **constants: torch.Tensor) -> Graph:
+    """The graph of a function: without sizes that vary and origins, but made in no time.
+
+    The function's first parameters are its inputs; ``constants`` are its other parameters, in their order.
+    """
+    examples = [t.clone() for t in (*inputs, *constants.values())]  # one tensor twice would be one input
+    fx = make_fx(function, tracing_mode="fake", pre_dispatch=True)(*examples).graph
+    placeholders = [n for n in fx.nodes if n.op == "placeholder"]
+    for node, name in zip(placeholders, inspect.signature(function).parameters, strict=True):
+        if name in constants:
+            with fx.inserting_before(node):
+                attribute = fx.create_node("get_attr", name)
+            attribute.meta["val"] = node.meta["val"]
+            node.replace_all_uses_with(attribute)
+            fx.erase_node(node)
+        else:
+            node._rename(name)
+            node.target = name
+    fx.output_node().args = (tuple(pytree.tree_leaves(fx.output_node().args)),)
+    graph = Graph(fx, ConstantStore(dict(constants))).copy()
+    graph.eliminate_dead_code()
+    check_spec(graph)
+    return graph
+
+
 def apply(rule: Pass, graph: Graph, context: PassContext | None = None) -> tuple[Graph, list[Rewrite]]:
     """What a pass makes of a graph; holds it to the spec and to saying the truth about its changes."""
     after = graph.copy()
@@ -93,4 +120,4 @@ def assert_as_eager(output: Any, model: nn.Module, *args: Any, **kwargs: Any) ->
 
 def bits(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor's bits, so that -0.0 and 0.0 differ and a NaN equals itself."""
-    return tensor.detach().contiguous().view(torch.uint8) if tensor.numel() else tensor
+    return tensor.detach().contiguous().flatten().view(torch.uint8)

@@ -56,7 +56,7 @@ def optimize(
 
     Without ``args`` and ``kwargs`` the model is captured at its first call; batch and sequence become
     dynamic when a second shape is seen. With them it is captured and compiled now. ``model`` itself is
-    not changed, and its weights are shared, not copied.
+    not changed. Its weights are shared; only those that a rewrite joins (query, key and value) are copied.
 
     Args:
         model: any ``nn.Module``; usually in eval mode.

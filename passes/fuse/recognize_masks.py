@@ -3,8 +3,7 @@
 before:  scaled_dot_product_attention(q, k, v, mask)       mask: ``k <= q``, or true everywhere
 after:   scaled_dot_product_attention(q, k, v, is_causal=True)      or without a mask
 legal:   the mask's formula in its indices is proven from the data flow, for every input and size. An additive
-         mask counts as causal if it adds 0 where ``k <= q`` and elsewhere -inf or the dtype's lowest number. The
-         result keeps its shape without the mask
+         mask counts as causal if it adds 0 where ``k <= q`` and elsewhere -inf or the dtype's lowest number
 pays:    the mask's B x H x S x T elements are neither made nor read; a causal kernel skips half of the products
 source:  Vaswani et al. 2017, section 3.2.3; torch documentation of is_causal (top-left aligned)
 """
@@ -37,25 +36,22 @@ class RecognizeMasks(Pass):
                 continue
             kind = _classify(expressions.of(arguments(node)["attn_mask"]), type_of(arguments(node)["attn_mask"]).dtype)  # type: ignore[union-attr]
             if kind and not arguments(node)["is_causal"]:
-                rewrites += self._replace(graph, node, causal=kind == "causal")
+                rewrites.append(self._replace(graph, node, causal=kind == "causal"))
         if rewrites:
             graph.constants.observe(expressions.used)
         return rewrites
 
-    def _replace(self, graph: Graph, node: Node, causal: bool) -> list[Rewrite]:
+    def _replace(self, graph: Graph, node: Node, causal: bool) -> Rewrite:
         named = arguments(node)
         builder = GraphBuilder(graph, node, made_by=self.name)
-        options = {k: named[k] for k in ("scale", "enable_gqa") if named[k] not in (None, False)}
+        options = {k: named[k] for k in ("scale", "enable_gqa") if named[k] is not None and named[k] is not False}
         new = builder.aten.scaled_dot_product_attention(
             named["query"], named["key"], named["value"], None, named["dropout_p"], causal, **options
         )
-        if type_of(new) != type_of(node):  # the mask has a larger batch than query, key and value
-            graph.fx.erase_node(new)
-            return []
         record = Rewrite.of(self.name, [node], [new])
         node.replace_all_uses_with(new)
         graph.fx.erase_node(node)
-        return [record]
+        return record
 
 
 def _classify(formula: Any, dtype: torch.dtype) -> str:

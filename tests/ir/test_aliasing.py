@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.small import graph_of, module
+from tests.small import traced
 from txgraph.ir import op_name
 from txgraph.ir.aliasing import base_of, is_output, is_view, owns_memory
 
@@ -34,7 +34,7 @@ COMPUTED: list[Callable[[torch.Tensor], Any]] = [
     lambda x: x.clone(),
     lambda x: x.repeat(2, 1, 1),
     lambda x: torch.cat([x, x]),
-    lambda x: x.to(torch.float64),
+    lambda x: torch.ops.aten._to_copy(x, dtype=torch.float64),
     lambda x: x.sum(0),
     lambda x: x.sort().values,
 ]
@@ -43,7 +43,7 @@ COMPUTED: list[Callable[[torch.Tensor], Any]] = [
 @pytest.mark.parametrize("function", VIEWS)
 def test_views(function: Callable[[torch.Tensor], Any]) -> None:
     assert function(X).untyped_storage().data_ptr() == X.untyped_storage().data_ptr()
-    graph = graph_of(lambda x: function(x), X)
+    graph = traced(lambda x: function(x), X)
     (output,) = graph.outputs
     assert is_view(output)
     assert base_of(output) is graph.inputs[0]
@@ -53,21 +53,20 @@ def test_views(function: Callable[[torch.Tensor], Any]) -> None:
 @pytest.mark.parametrize("function", COMPUTED)
 def test_computed_values(function: Callable[[torch.Tensor], Any]) -> None:
     assert function(X).untyped_storage().data_ptr() != X.untyped_storage().data_ptr()
-    (output,) = graph_of(lambda x: function(x), X).outputs
+    (output,) = traced(lambda x: function(x), X).outputs
     assert base_of(output) is not None
     assert owns_memory(output)
 
 
 def test_chains_of_views() -> None:
-    graph = graph_of(lambda x: (x * 2).transpose(0, 1).unsqueeze(0)[0].mT, X)
+    graph = traced(lambda x: (x * 2).transpose(0, 1).unsqueeze(0)[0].mT, X)
     (output,) = graph.outputs
     assert op_name(base_of(output)) == "mul"
     assert owns_memory(output)
 
 
 def test_constants_and_their_views_are_not_owned_by_the_graph() -> None:
-    model = module(lambda x: (x @ model.w, model.w.t()), w=torch.nn.Parameter(torch.ones(4, 4)))
-    graph = graph_of(model, X)
+    graph = traced(lambda x, w: (x @ w, w.t()), X, w=torch.ones(4, 4))
     transposed = graph.outputs[1]
     assert base_of(transposed).op == "get_attr"
     assert not owns_memory(transposed)
@@ -81,7 +80,7 @@ def test_plain_values() -> None:
 
 
 def test_outputs() -> None:
-    graph = graph_of(lambda x: (x + 1) * 2, X)
+    graph = traced(lambda x: (x + 1) * 2, X)
     add, mul = graph.calls()
     assert is_output(mul)
     assert not is_output(add)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.fx import Node
 
-from tests.small import Linear, find, graph_of, module
+from tests.small import find, graph_of, module, traced
 from txgraph import InvalidGraph
 from txgraph.ir import Graph, GraphBuilder, Mutation, check_spec
 
@@ -20,7 +20,7 @@ aten = torch.ops.aten
 
 
 def linear_graph() -> Graph:
-    return graph_of(Linear(), X)
+    return traced(lambda x, weight, bias: aten.linear(x, weight, bias), X, weight=torch.ones(3, 4), bias=torch.ones(3))
 
 
 def insert(graph: Graph, op: str, target: Any, argument: Node) -> None:
@@ -57,11 +57,11 @@ def untyped(graph: Graph) -> None:
 
 
 def unowned_constant(graph: Graph) -> None:
-    del graph.constants.tensors["layer.bias"]
+    del graph.constants.tensors["bias"]
 
 
 def twice_owned_constant(graph: Graph) -> None:
-    graph.constants.tensors["again"] = graph.constants["layer.weight"]
+    graph.constants.tensors["again"] = graph.constants["weight"]
     with graph.fx.inserting_before(graph.output):
         graph.fx.create_node("get_attr", "again").meta["val"] = find(graph, "linear").meta["val"]
 
@@ -77,8 +77,8 @@ BROKEN: list[tuple[Callable[[Graph], None], str]] = [
     (python_function, r"%graph_of = graph_of: .* is not an operator with a schema"),
     (in_place, r"%relu_\w* = relu_: writes to its arguments; the IR is functional"),
     (untyped, r"%relu\w* = relu: has no type; build nodes with the GraphBuilder"),
-    (unowned_constant, r"names the constant 'layer.bias', which the graph does not own"),
-    (twice_owned_constant, r"the constant 'again' is 'layer.weight' again; tied weights have one name"),
+    (unowned_constant, r"names the constant 'bias', which the graph does not own"),
+    (twice_owned_constant, r"the constant 'again' is 'weight' again; tied weights have one name"),
     (no_output, r"the graph has no output node"),
 ]
 

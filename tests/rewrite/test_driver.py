@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.fx import Node
 
-from tests.small import MLP, apply, find, graph_of, module
+from tests.small import MLP, apply, find, graph_of, traced
 from txgraph import Accept, Match, PassContext, PassFailed, Reject, RewritePass, Target
 from txgraph.ir import Graph, GraphBuilder, interpret, op_name, provenance_of
 from txgraph.rewrite import Pattern, PatternFactory, apply_rule, explain_rule
@@ -53,7 +53,7 @@ def reasons(rule: RewritePass, graph: Graph) -> list[str]:
 
 
 def test_every_place_is_rewritten() -> None:
-    graph = graph_of(lambda x, y: (x.neg().neg().exp(), y.neg().neg()), X, X)
+    graph = traced(lambda x, y: (x.neg().neg().exp(), y.neg().neg()), X, X)
     after, rewrites = apply(NegateTwice(), graph)
     assert after.count() == {"exp": 1}
     assert [r.rule for r in rewrites] == ["negate-twice"] * 2
@@ -63,7 +63,7 @@ def test_every_place_is_rewritten() -> None:
 
 
 def test_a_result_may_make_further_places() -> None:
-    graph = graph_of(lambda x: x.neg().neg().neg().neg().neg(), X)
+    graph = traced(lambda x: x.neg().neg().neg().neg().neg(), X)
     after, rewrites = apply(NegateTwice(), graph)
     assert after.count() == {"neg": 1}
     assert len(rewrites) == 2
@@ -88,7 +88,7 @@ def test_new_nodes_take_the_place_and_the_origin() -> None:
 
 
 def test_an_inner_value_used_elsewhere_does_not_match() -> None:
-    graph = graph_of(lambda x: (x.neg().neg(), x.neg().exp()), X)
+    graph = traced(lambda x: (x.neg().neg(), x.neg().exp()), X)
     inner = -X  # two separate negations: each is used once
     assert torch.equal(interpret(graph, [X])[1], inner.exp())
     assert len(explain_rule(NegateTwice(), graph, CONTEXT)[0]) == 1
@@ -97,7 +97,7 @@ def test_an_inner_value_used_elsewhere_does_not_match() -> None:
         negative = -x
         return -negative, negative.exp()
 
-    graph = graph_of(shared, X)
+    graph = traced(shared, X)
     assert reasons(NegateTwice(), graph) == [
         "inner value %neg is also used by %exp",
         "expected neg, found %x = placeholder",
@@ -110,17 +110,17 @@ def test_an_inner_value_that_is_an_output_does_not_match() -> None:
         negative = -x
         return -negative, negative
 
-    assert reasons(NegateTwice(), graph_of(forward, X))[0] == "inner value %neg is also used by %output"
+    assert reasons(NegateTwice(), traced(forward, X))[0] == "inner value %neg is also used by %output"
 
 
 def test_what_the_pattern_binds_may_be_used_elsewhere() -> None:
-    after, rewrites = apply(NegateTwice(), graph_of(lambda x: (x.exp().neg().neg(), x.exp().sin()), X))
+    after, rewrites = apply(NegateTwice(), traced(lambda x: (x.exp().neg().neg(), x.exp().sin()), X))
     assert len(rewrites) == 1
     assert after.count() == {"exp": 2, "sin": 1}
 
 
 def test_check_refuses_with_its_reason_and_node() -> None:
-    graph = graph_of(lambda x: x.neg().neg(), torch.ones(2, 3, 4))
+    graph = traced(lambda x: x.neg().neg(), torch.ones(2, 3, 4))
     _, misses = explain_rule(NegateTwice(), graph, CONTEXT)
     assert (misses[0].reason, misses[0].depth) == ("x is no matrix", 2)
     assert misses[0].node.startswith("%neg = neg")
@@ -145,7 +145,7 @@ def test_near_misses_come_nearest_first_with_node_and_source_line() -> None:
 
 
 def test_explaining_changes_nothing() -> None:
-    graph = graph_of(lambda x: x.neg().neg(), X)
+    graph = traced(lambda x: x.neg().neg(), X)
     text = str(graph)
     matches, misses = explain_rule(NegateTwice(), graph, CONTEXT)
     assert [m.root.name for m in matches] == ["neg_1"]
@@ -159,7 +159,7 @@ def test_gain_decides(seconds: float | None, applied: int) -> None:
         def gain(self, match: Match) -> float | None:
             return seconds
 
-    graph = graph_of(lambda x: x.neg().neg(), X)
+    graph = traced(lambda x: x.neg().neg(), X)
     assert len(apply(Weighed(), graph, PassContext(Target("cpu")))[1]) == applied
     if not applied:
         assert reasons(Weighed(), graph)[0] == f"no gain: predicted {seconds * 1e6:.1f} µs on cpu"
@@ -175,7 +175,7 @@ def test_a_rule_that_undoes_its_own_work() -> None:
 
     message = rf"pass forever does not converge: it still rewrites after {MAX_SWEEPS} sweeps, last at neg"
     with pytest.raises(PassFailed, match=message):
-        apply_rule(Forever(), graph_of(lambda x: -x, X), CONTEXT)
+        apply_rule(Forever(), traced(lambda x: -x, X), CONTEXT)
 
 
 def replacing(make: object) -> RewritePass:
@@ -201,18 +201,18 @@ def replacing(make: object) -> RewritePass:
         (lambda m, g: g.aten.unsqueeze(m["x"], 0), r"is f32\[2, 4\], its replacement %.* is f32\[1, 2, 4\]"),
         (lambda m, g: None, r"rewrite\(\) of %exp = exp returned None; return a node of this graph"),
         (lambda m, g: 3.0, r"returned 3.0; return a node of this graph"),
-        (lambda m, g: graph_of(lambda x: x.sin(), X).calls()[0], r"returned sin; return a node of this graph"),
+        (lambda m, g: traced(lambda x: x.sin(), X).calls()[0], r"returned sin; return a node of this graph"),
         (lambda m, g: g.aten.split.Tensor(m["x"], 1), r"is f32\[2, 4\], its replacement %split\w* is None"),
     ],
     ids=["dtype", "rank", "None", "number", "foreign", "tuple"],
 )
 def test_what_a_replacement_must_be(make: object, message: str) -> None:
     with pytest.raises(PassFailed, match=rf"pass replace-exp: .*{message}"):
-        apply_rule(replacing(make), graph_of(lambda x: x.exp() + 1, X), CONTEXT)
+        apply_rule(replacing(make), traced(lambda x: x.exp() + 1, X), CONTEXT)
 
 
 def test_the_replacement_may_be_a_constant_or_an_input() -> None:
-    graph = graph_of(lambda x: x.exp() + 1, X).copy()
+    graph = traced(lambda x: x.exp() + 1, X).copy()
     assert len(apply_rule(replacing(lambda m, g: g.constant("zeros", torch.zeros(2, 4), [])), graph, CONTEXT)) == 1
     assert torch.equal(interpret(graph, [X])[0], torch.ones(2, 4))
 
@@ -227,7 +227,7 @@ def test_overlapping_places_are_rewritten_once() -> None:
         def rewrite(self, match: Match, g: GraphBuilder) -> Node:
             return g.aten.add.Tensor(match["x"], match["a"] + match["b"])
 
-    after, rewrites = apply(Shift(), graph_of(lambda x: x + 1 + 2 + 3 + 4, X))
+    after, rewrites = apply(Shift(), traced(lambda x: x + 1 + 2 + 3 + 4, X))
     assert after.count() == {"add": 1}
     assert find(after, "add").args[1] == 10
     assert len(rewrites) == 3
@@ -244,7 +244,7 @@ def test_the_largest_match_wins() -> None:
         def rewrite(self, match: Match, g: GraphBuilder) -> Node:
             return g.aten.sin(match["x"]) if len(match.nodes) == 2 else g.aten.cos(match["x"])
 
-    after, _ = apply(Absorb(), graph_of(lambda x: (-x).exp(), X))
+    after, _ = apply(Absorb(), traced(lambda x: (-x).exp(), X))
     assert [op_name(n) for n in after.calls()] == ["sin"]
 
 
@@ -253,7 +253,7 @@ def test_rules_see_the_target() -> None:
         def check(self, match: Match) -> Accept | Reject:
             return Accept() if match.context.target.kind == "cuda" else Reject("for GPUs only")
 
-    graph = graph_of(lambda x: x.neg().neg(), X)
+    graph = traced(lambda x: x.neg().neg(), X)
     assert apply(OnlyCuda(), graph)[1] == []
     assert reasons(OnlyCuda(), graph)[0] == "for GPUs only"
     assert len(apply(OnlyCuda(), graph, PassContext(Target("cuda")))[1]) == 1
@@ -275,6 +275,6 @@ def test_a_real_network() -> None:
 
 
 def test_module_without_matches() -> None:
-    graph = graph_of(module(lambda x: x.sin()), X)
+    graph = traced(lambda x: x.sin(), X)
     assert explain_rule(NegateTwice(), graph, CONTEXT) == ([], [])
     assert apply(NegateTwice(), graph)[1] == []

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.fx import Node
 
-from tests.small import graph_of, module
+from tests.small import traced
 from txgraph.ir import Graph, GraphBuilder, op_name
 from txgraph.rewrite import Pattern, PatternFactory
 from txgraph.rewrite.pattern import COMMUTATIVE, Failure, State
@@ -19,11 +19,9 @@ X = torch.ones(4, 4)
 p = PatternFactory()
 
 
-def match(pattern: Pattern, function: Callable[..., Any], inputs: int = 2, **parts: Any) -> State | str:
-    """The first match at the root of a captured function, or why there is none."""
-    names = ["x", "y", "z"][:inputs]
-    graph = graph_of(module(function, **parts), *[X] * len(names))
-    return match_at(pattern, graph.outputs[0])
+def match(pattern: Pattern, function: Callable[..., Any]) -> State | str:
+    """The first match at the root of a function of x and y, or why there is none."""
+    return match_at(pattern, traced(function, X, X).outputs[0])
 
 
 def match_at(pattern: Pattern, root: Node) -> State | str:
@@ -63,9 +61,7 @@ def test_a_node_can_be_bound_by_name() -> None:
 
 def test_constants() -> None:
     pattern = p.aten.mul(p.any("x"), p.const("w"))
-    weight = nn.Parameter(torch.ones(4))
-    model = module(lambda x, y: x * model.w, w=weight)
-    root = graph_of(model, X, X).outputs[0]
+    root = traced(lambda x, w: x * w, X, w=torch.ones(4)).outputs[0]
     assert names(match_at(pattern, root)) == {"x": "x", "w": "w"}
     assert match(pattern, lambda x, y: x * y).startswith("expected a constant for 'w', found %")
 
@@ -129,9 +125,8 @@ def test_arguments_the_operator_does_not_have() -> None:
 @pytest.mark.parametrize("function", [torch.add, torch.mul, torch.maximum, torch.logical_and])
 def test_commutative_operators_match_in_both_orders(function: Callable[..., Any]) -> None:
     pattern = getattr(p.aten, function.__name__)(p.aten.neg(p.any("a")), p.aten.exp(p.any("b")))
-    for arguments in (lambda x, y: (x.neg(), y.exp()), lambda x, y: (y.exp(), x.neg())):
-        found = match(pattern, lambda x, y, arguments=arguments: function(*arguments(x, y)))
-        assert names(found) == {"a": "x", "b": "y"}
+    assert names(match(pattern, lambda x, y: function(x.neg(), y.exp()))) == {"a": "x", "b": "y"}
+    assert names(match(pattern, lambda x, y: function(y.exp(), x.neg()))) == {"a": "x", "b": "y"}
 
 
 def test_other_operators_match_in_one_order() -> None:
@@ -195,7 +190,7 @@ def test_one_node_matched_twice_is_one_node_of_the_match() -> None:
 def test_the_deepest_failure_is_kept() -> None:
     pattern = p.either(p.aten.exp(p.aten.sin(p.any())), p.aten.exp(p.aten.neg(p.aten.sin(p.any()))))
     failure = Failure()
-    root = graph_of(lambda x: x.neg().exp(), X).outputs[0]
+    root = traced(lambda x: x.neg().exp(), X).outputs[0]
     assert list(pattern.match(root, State(), failure)) == []
     assert (failure.depth, failure.reason) == (2, "expected sin, found %x = placeholder")
     assert failure.node.name == "x"
@@ -216,7 +211,7 @@ def test_an_operator_that_does_not_exist() -> None:
 
 
 def test_own_operators() -> None:
-    graph: Graph = graph_of(lambda x: x, X)
+    graph: Graph = traced(lambda x: x, X)
     x = graph.inputs[0]
     node = GraphBuilder(graph, graph.output).txgraph.linear_activation(x, x, None, "relu")
     pattern = p.txgraph.linear_activation(p.any("x"), p.any("w"), None, "relu")

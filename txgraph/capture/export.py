@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sysconfig
 import traceback
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,9 @@ def capture(
     register_caches()
     args, kwargs = pytree.tree_map_only(torch.Tensor, _plain, (args, dict(kwargs)))
     try:
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            # torch.export copies tree specs by a constructor that torch itself calls deprecated.
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)
             exported = torch.export.export(
                 model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False
             ).run_decompositions({})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import graphviz
 import networkx as nx
 
@@ -9,6 +11,7 @@ from txgraph.render import labels
 from txgraph.render.diff import Status
 from txgraph.render.drawing import Box, Cluster, Drawing, Link, Panel
 from txgraph.render.style import FONT, INK, LOOKS, QUIET
+from txgraph.render.view import Path
 
 
 def to_dot(drawing: Drawing, title: str) -> graphviz.Digraph:
@@ -30,8 +33,8 @@ def to_dot(drawing: Drawing, title: str) -> graphviz.Digraph:
     )
     dot.attr("node", shape="box", fontname=FONT, fontsize="10", fontcolor=INK, margin="0.07,0.035", height="0.25")
     dot.attr("edge", fontname=FONT, fontsize="8", fontcolor=QUIET, color="#777777", arrowsize="0.6")
-    _add_panel(dot, drawing.before, "before")
-    _add_panel(dot, drawing.after, "after")
+    for side, panel in (("before", drawing.before), ("after", drawing.after)):
+        _Panel(panel, side).add_to(dot)
     for left, right in _level(drawing):
         with dot.subgraph() as row:
             row.attr(rank="same")
@@ -40,73 +43,92 @@ def to_dot(drawing: Drawing, title: str) -> graphviz.Digraph:
     return dot
 
 
-def _add_panel(dot: graphviz.Digraph, panel: Panel, side: str) -> None:
-    with dot.subgraph(name=f"cluster_{side}") as frame:
-        frame.attr(
-            label=labels.panel_label(side, panel),
-            fontsize="20",
-            labeljust="l",
-            style="rounded",
-            color="#BBBBBB",
-            bgcolor="#FCFCFC",
-            margin="10",
-            tooltip=side,
-        )
-        _add_boxes(frame, panel, panel.root, side)
-    labelled: set[tuple[str, str]] = set()
-    for link in panel.links:
-        _add_link(dot, link, side, (link.source, link.type) not in labelled)
-        labelled.add((link.source, link.type))
+class _Panel:
+    """Writes one of the two graphs; the names of its nodes begin with its side."""
 
+    def __init__(self, panel: Panel, side: str) -> None:
+        self._panel = panel
+        self._side = side
+        self._wide = panel.wide()
+        self._shown = {link.source for link in panel.links} - self._wide  # an arrow shows their type
+        self._references: dict[str, list[Link]] = defaultdict(list)
+        for link in panel.links:
+            if link.source in self._wide:
+                self._references[link.target].append(link)
 
-def _add_boxes(dot: graphviz.Digraph, panel: Panel, cluster: Cluster, side: str) -> None:
-    used = {link.source for link in panel.links}
-    for box in cluster.boxes:
-        _add_box(dot, box, side, labels.box_label(box, cluster.path, box.name in used))
-    for child in cluster.children.values():
-        repeated = child.path in panel.repeats
-        with dot.subgraph(name=f"cluster_{side}_{'.'.join(child.path)}") as frame:
+    def add_to(self, dot: graphviz.Digraph) -> None:
+        with dot.subgraph(name=f"cluster_{self._side}") as frame:
             frame.attr(
-                label=labels.module_label(child.path, cluster.path, panel),
+                label=labels.panel_label(self._side, self._panel),
+                fontsize="20",
                 labeljust="l",
-                fontsize="10",
                 style="rounded",
-                bgcolor="#00000006",
-                color="#555555" if repeated else "#CCCCCC",
-                penwidth="2" if repeated else "1",
-                margin="6",
-                tooltip=labels.tooltip(".".join(child.path)),
+                color="#BBBBBB",
+                bgcolor="#FCFCFC",
+                margin="10",
+                tooltip=self._side,
             )
-            _add_boxes(frame, panel, child, side)
+            self._add_boxes(frame, self._panel.root)
+        labelled: set[tuple[str, str]] = set()
+        for link in self._panel.links:
+            if link.source not in self._wide:
+                self._add_link(dot, link, (link.source, link.type) not in labelled)
+                labelled.add((link.source, link.type))
 
+    def _add_boxes(self, dot: graphviz.Digraph, cluster: Cluster) -> None:
+        for box in cluster.boxes:
+            self._add_box(dot, box, cluster.path)
+        for child in cluster.children.values():
+            repeated = child.path in self._panel.repeats
+            with dot.subgraph(name=f"cluster_{self._side}_{'.'.join(child.path)}") as frame:
+                frame.attr(
+                    label=labels.module_label(child.path, cluster.path, self._panel),
+                    labeljust="l",
+                    fontsize="10",
+                    style="rounded",
+                    bgcolor="#00000006",
+                    color="#555555" if repeated else "#CCCCCC",
+                    penwidth="2" if repeated else "1",
+                    margin="6",
+                    tooltip=labels.tooltip(".".join(child.path)),
+                )
+                self._add_boxes(frame, child)
 
-def _add_box(dot: graphviz.Digraph, box: Box, side: str, label: str) -> None:
-    look = LOOKS[box.fate.status]
-    is_operator = box.ops[0].kind == "call_function"
-    classes = [str(box.fate.status)] + ([f"rewrite{box.number}"] if box.number else [])
-    dot.node(
-        f"{side}_{box.name}",
-        label=label,
-        tooltip=labels.box_tooltip(box),
-        fillcolor=look.fill if is_operator else "#E8E8E8",
-        color=look.line,
-        style=f"filled,{look.border}" if is_operator else "filled,rounded",
-        penwidth=str(look.width),
-        peripheries=str(look.borders),
-        **{"class": " ".join(classes)},
-    )
+    def _add_box(self, dot: graphviz.Digraph, box: Box, path: Path) -> None:
+        look = LOOKS[box.fate.status]
+        is_operator = box.ops[0].kind == "call_function"
+        classes = [str(box.fate.status)] + ([f"rewrite{box.number}"] if box.number else [])
+        dot.node(
+            f"{self._side}_{box.name}",
+            label=labels.box_label(box, path, box.name not in self._shown, box.name in self._wide),
+            tooltip=labels.box_tooltip(box),
+            fillcolor=look.fill if is_operator else "#E8E8E8",
+            color=look.line,
+            style=f"filled,{look.border}" if is_operator else "filled,rounded",
+            penwidth=str(look.width),
+            peripheries=str(look.borders),
+            **{"class": " ".join(classes)},
+        )
+        for link in self._references[box.name]:
+            self._add_reference(dot, link)
 
+    def _add_link(self, dot: graphviz.Digraph, link: Link, labelled: bool) -> None:
+        """Each tensor is labelled once; the tooltip says the type at every arrow."""
+        tip = labels.tooltip(f"{link.source} -> {link.target}: {link.type}")
+        dot.edge(
+            f"{self._side}_{link.source}",
+            f"{self._side}_{link.target}",
+            label=f" {graphviz.escape(link.type)}" if labelled and link.type else None,
+            edgetooltip=tip,
+            labeltooltip=tip,
+        )
 
-def _add_link(dot: graphviz.Digraph, link: Link, side: str, label: bool) -> None:
-    """Each tensor is labelled once; the tooltip says the type at every arrow."""
-    tip = labels.tooltip(f"{link.source} -> {link.target}: {link.type}")
-    dot.edge(
-        f"{side}_{link.source}",
-        f"{side}_{link.target}",
-        label=f" {graphviz.escape(link.type)}" if label and link.type else None,
-        edgetooltip=tip,
-        labeltooltip=tip,
-    )
+    def _add_reference(self, dot: graphviz.Digraph, link: Link) -> None:
+        """The name of a value at one of its users, in place of a long arrow."""
+        name = f"{self._side}_{link.source}_at_{link.target}"
+        tip = labels.tooltip(f"{link.source} -> {link.target}: {link.type}")
+        dot.node(name, label=labels.reference_label(link), shape="plain", tooltip=tip)
+        dot.edge(name, f"{self._side}_{link.target}", style="dashed", edgetooltip=tip)
 
 
 def _level(drawing: Drawing) -> list[tuple[str, str]]:

@@ -13,6 +13,8 @@ from txgraph.render.summary import Change, summarise
 from txgraph.render.view import Arrow, Op, Path, View, module_classes, view_of
 from txgraph.rewrite import Rewrite
 
+MAX_ARROWS = 8  # out of one box; a value with more users is named where it is used
+
 
 @dataclass(frozen=True)
 class Box:
@@ -66,6 +68,11 @@ class Panel:
     repeats: dict[Path, Repeat]
     classes: dict[Path, str]
     operators: int
+
+    def wide(self) -> set[str]:
+        """Boxes with so many users that arrows to all of them would hide the rest, and take minutes to lay out."""
+        users = Counter(link.source for link in self.links)
+        return {name for name, count in users.items() if count > MAX_ARROWS}
 
     def boxes(self) -> list[Box]:
         """All boxes."""
@@ -142,14 +149,15 @@ def _panel(graph: Graph, view: View, at: int, fates: Fates, folding: Folding, nu
 def _box(view: View, names: list[str], fates: Fates, numbers: dict[int, int]) -> Box:
     """The box of a drawn node, with what became of most of the nodes that it stands for."""
     found = Counter((fates[n].status, fates[n].how, fates[n].passes) for n in names)
-    (status, how, passes), count = max(found.items(), key=lambda item: (item[1], item[0][0] is not Status.UNCHANGED))
-    note = f"{how} {', '.join(passes)}" if passes else str(status)
-    if status is Status.UNCHANGED:
+    most, count = max(found.items(), key=lambda item: (item[1], item[0][0] is not Status.UNCHANGED))
+    fate = next(f for n in names if ((f := fates[n]).status, f.how, f.passes) == most)
+    if fate.status is Status.UNCHANGED:
         return Box((view[names[0]],), UNCHANGED)
+    note = f"{fate.how} {', '.join(fate.passes)}" if fate.passes else str(fate.status)
     if count < len(names):
         note += f" ({count} of {len(names)})"
-    group = next(fates[n].group for n in names if fates[n].status is status)
-    return Box((view[names[0]],), Fate(status, how, passes), note, None if group is None else numbers.get(group))
+    number = None if fate.group is None else numbers.get(fate.group)
+    return Box((view[names[0]],), replace(fate, group=None), note, number)
 
 
 def _arrows(view: View, at: int, folding: Folding) -> dict[str, list[Arrow]]:
@@ -178,12 +186,7 @@ def _merge_views(boxes: dict[str, Box], arrows: dict[str, list[Arrow]], paths: d
             continue
         source = owner[arrows[name][0].source]
         last = source.ops[-1]
-        same = (source.fate, source.note, source.number, paths[last.name]) == (
-            box.fate,
-            box.note,
-            box.number,
-            paths[name],
-        )
+        same = (source.note, source.number, paths[last.name]) == (box.note, box.number, paths[name])
         if same and last.is_view and last.name == arrows[name][0].source and users[last.name] == {name}:
             joined = Box((*source.ops, op), box.fate, box.note, box.number)
             owner |= {each.name: joined for each in joined.ops}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
 import networkx as nx
@@ -38,13 +38,13 @@ class Repeat:
 
     @property
     def text(self) -> str:
-        """``0..11``, or ``0,2,4`` where others are between."""
-        numbers = [int(m) for m in self.members if m.isdecimal()]
-        if numbers and numbers == list(range(numbers[0], numbers[0] + self.count)):
-            return f"{numbers[0]}..{numbers[-1]}"
-        if len(self.members) > 4:
-            return ",".join((*self.members[:2], "..", self.members[-1]))
-        return ",".join(self.members)
+        """``0..11``, or ``0,2,4`` where others are between; the name alone of a module that is called again."""
+        first, last = self.members[0], self.members[-1]
+        if not last.isdecimal():
+            return first
+        if int(last) - int(first) == self.count - 1:
+            return f"{first}..{last}"
+        return ",".join(self.members) if self.count < 5 else f"{first},{self.members[1]},..,{last}"
 
 
 @dataclass
@@ -120,18 +120,19 @@ def _families(part: str) -> tuple[str, ...]:
 
 def _fold_family(views: Sequence[View], folding: Folding, prefix: Path, name: str) -> None:
     members = [_members(folding, at, prefix, name) for at in range(len(views))]
-    for at, view in enumerate(views):
-        for shared in _shared(view, members[at]):
-            folding.paths[at][shared] = prefix
-    members = [_members(folding, at, prefix, name) for at in range(len(views))]
-    order = list(members[0])
+    kept = []  # what only the members need; what they share is drawn outside of them
+    for view, each in zip(views, members, strict=True):
+        shared = _shared(view, each)
+        kept.append({m: own for m, names in each.items() if (own := [n for n in names if n not in shared])})
+    order = list(kept[0])
     bodies: list[list[list[str]]] = []
     forms: list[Hashable] = []
     for member in order:
-        both = [_canonical(v, m.get(member, []), len(prefix) + 1) for v, m in zip(views, members, strict=True)]
+        both = [_canonical(v, k.get(member, []), len(prefix) + 1) for v, k in zip(views, kept, strict=True)]
         bodies.append([names for names, _ in both])
         forms.append(tuple(form for _, form in both))
-    for start, period, count in _runs(forms, _follows(folding, views[0], members[0])):
+    runs = _runs(forms, _follows(views[0], folding.drawn[0], members[0], kept[0], chained=name != "[]"))
+    for start, period, count in runs:
         for first in range(start, start + period):
             same = range(first, start + period * count, period)
             folding.repeats[(*prefix, order[first])] = Repeat(tuple(order[i] for i in same))
@@ -139,6 +140,9 @@ def _fold_family(views: Sequence[View], folding: Folding, prefix: Path, name: st
                 for at in range(len(views)):
                     stands = dict(zip(bodies[other][at], bodies[first][at], strict=True))
                     folding.merge(at, stands, (*prefix, order[start]), unit)
+    if runs:
+        for paths, all_names, rest in zip(folding.paths, members, kept, strict=True):
+            paths |= dict.fromkeys(_names(all_names) - _names(rest), prefix)
 
 
 def _members(folding: Folding, at: int, prefix: Path, name: str) -> dict[str, list[str]]:
@@ -150,6 +154,10 @@ def _members(folding: Folding, at: int, prefix: Path, name: str) -> dict[str, li
         if inside and folding.drawn[at][node] == node:
             members[path[depth]].append(node)
     return dict(members)
+
+
+def _names(members: dict[str, list[str]]) -> set[str]:
+    return {name for names in members.values() for name in names}
 
 
 def _shared(view: View, members: dict[str, list[str]]) -> set[str]:
@@ -193,33 +201,45 @@ def _label(op: Op, depth: int) -> Hashable:
     return (op.op, op.type, op.path[depth:], constants, op.literals)
 
 
-def _follows(folding: Folding, view: View, members: dict[str, list[str]]) -> list[bool]:
-    """For each member, in order, whether it begins right where the one before it ends."""
-    drawn = [n for n, d in folding.drawn[0].items() if n == d and folding.paths[0][n] == view[n].path]
-    place = {name: i for i, name in enumerate(drawn)}
+def _follows(
+    view: View, drawn: dict[str, str], members: dict[str, list[str]], kept: dict[str, list[str]], chained: bool
+) -> list[bool]:
+    """For each member, in order, whether it begins right where the one before it ends, and uses it if ``chained``."""
+    shared = _names(members) - _names(kept)
+    place = {n: i for i, n in enumerate(n for n in view if drawn[n] == n and n not in shared)}
+    last: set[str] = set()
     end, follows = -1, []
-    for names in members.values():
-        places = sorted(place[n] for n in names)
-        follows.append(places[0] == end + 1)
-        end = places[-1]
+    for names in kept.values():
+        places = [place[n] for n in names]
+        uses_last = any(arrow.source in last for n in names for arrow in view[n].arrows)
+        follows.append(min(places) == end + 1 and (uses_last or not chained))
+        end, last = max(places), set(names)
     return follows
 
 
-def _runs(forms: Sequence[Hashable], follows: Sequence[bool]) -> Iterator[tuple[int, int, int]]:
-    """Start, period and count of the longest repetitions, from left to right."""
-    at = 0
-    while at < len(forms):
-        chain = at + 1
-        while chain < len(forms) and follows[chain]:
+def _runs(forms: Sequence[Hashable], follows: Sequence[bool]) -> list[tuple[int, int, int]]:
+    """Start, period and count of the repetitions with which the fewest members are left to draw."""
+    known: dict[Hashable, int] = {}
+    kinds = [known.setdefault(form, len(known)) for form in forms]
+    drawn = [0] * (len(kinds) + 1)  # how many must be drawn from here on
+    chosen = [(1, 1)] * len(kinds)
+    for start in reversed(range(len(kinds))):
+        chain = start + 1
+        while chain < len(kinds) and follows[chain]:
             chain += 1
-        best = (0, 0)
-        for period in range(1, (chain - at) // 2 + 1):
-            end = at + period
-            while end < chain and forms[end] == forms[end - period]:
+        options = [(1 + drawn[start + 1], 1, 1)]
+        for period in range(1, (chain - start) // 2 + 1):
+            end = start + period
+            while end < chain and kinds[end] == kinds[end - period]:
                 end += 1
-            count = (end - at) // period
-            if count > 1:
-                best = max(best, (count * period, -period))
-        if best[0]:
-            yield at, -best[1], best[0] // -best[1]
-        at += max(best[0], 1)
+            for count in range(2, (end - start) // period + 1):
+                options.append((period + drawn[start + period * count], period, count))
+        drawn[start], *choice = min(options)
+        chosen[start] = (choice[0], choice[1])
+    runs, at = [], 0
+    while at < len(kinds):
+        period, count = chosen[at]
+        if count > 1:
+            runs.append((at, period, count))
+        at += period * count
+    return runs

@@ -110,7 +110,7 @@ def _row(change: Change) -> str:
     number = f" #{change.number}" if change.number else ""
     data = f' data-rewrite="rewrite{change.number}"' if change.number else ""
     return (
-        f'<tr{data}><td style="background: {LOOKS[change.status].fill}">{change.status}{number}</td>'
+        f'<tr{data}><td style="background: {LOOKS[change.status].fill}">{change.verb}{number}</td>'
         f'<td class="number">{change.count}</td><td>{escape(change.passes)}</td>'
         f"<td>{escape(change.what)}</td><td>{escape(change.where)}</td></tr>"
     )

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import graphviz
 
 from txgraph.render.diff import Status
-from txgraph.render.drawing import Box, Drawing, Panel
+from txgraph.render.drawing import Box, Drawing, Link, Panel
 from txgraph.render.style import INK, LOOKS, QUIET
 from txgraph.render.summary import Change
 from txgraph.render.view import Constant, Op, Path
@@ -27,17 +27,24 @@ def tooltip(text: str) -> str:
     return "&#10;".join(lines) or " "
 
 
-def box_label(box: Box, path: Path, has_users: bool) -> str:
+def box_label(box: Box, path: Path, shows_type: bool = False, shows_name: bool = False) -> str:
     """Operators in bold with their weights, the type where no arrow shows it, and what became of it."""
     lines = []
     for op in box.ops:
         lines.append(_operator(op, path, box.fate.status is Status.REMOVED))
-        if op.type and (op is not box.ops[-1] or not has_users or op.kind == "placeholder"):
+        if op.type and (op is not box.ops[-1] or shows_type or op.kind == "placeholder"):
             lines.append(_small(escape(op.type)))
+    if shows_name:
+        lines.append(f"%{escape(box.name)}")
     if box.note:
         number = f"<B>#{box.number}</B> " if box.number else ""
         lines.append(_small(f"{number}{escape(box.note)}", INK))
     return f"<{'<BR/>'.join(lines)}>"
+
+
+def reference_label(link: Link) -> str:
+    """The name and type of a value that is drawn elsewhere."""
+    return f"<%{escape(link.source)}<BR/>{_small(escape(link.type))}>"
 
 
 def box_tooltip(box: Box) -> str:
@@ -140,7 +147,7 @@ def _change(change: Change) -> str:
     number = f"<B>#{change.number}</B>" if change.number else ""
     where = f'  <FONT COLOR="{QUIET}">in {escape(change.where)}</FONT>' if change.where else ""
     cells = (
-        f'<TD ALIGN="LEFT" BGCOLOR="{look.fill}">{change.status} {number} </TD>',
+        f'<TD ALIGN="LEFT" BGCOLOR="{look.fill}">{change.verb} {number} </TD>',
         f'<TD ALIGN="RIGHT">{change.count} x</TD>',
         f'<TD ALIGN="LEFT"><B>{escape(change.passes)}</B></TD>',
         f'<TD ALIGN="LEFT">{escape(change.what)}{where}</TD>',

@@ -18,12 +18,14 @@ class Change:
     """A kind of rewrite.
 
     Attributes:
+        verb: ``fused``, ``replaced``, ...
         number: as drawn at the boxes; ``None`` for what has no counterpart on the other side.
         count: how often it was done. passes: that did it.
         what: in words, such as ``3 linear -> linear, split``. where: the module.
     """
 
     status: Status
+    verb: str
     number: int | None
     count: int
     passes: str
@@ -47,7 +49,9 @@ def _numbered(views: Sequence[View], fates: Sequence[Fates], folding: Folding, n
         where = module_text([views[0][n].path for n in before], folding)
         what = f"{_ops(views[0][n].op for n in before)} → {_ops(views[1][n].op for n in after)}"
         count = sum(n == number for n in numbers.values())
-        changes.append(Change(fate.status, number, count, ", ".join(fate.passes), what, where))
+        changes.append(
+            Change(fate.status, fate.how.removesuffix(" by"), number, count, ", ".join(fate.passes), what, where)
+        )
     return changes
 
 
@@ -60,7 +64,7 @@ def _others(views: Sequence[View], fates: Sequence[Fates], numbers: dict[int, in
                 found[status, f"{how} {', '.join(fate.passes)}".strip()][views[at][name].op] += 1
     order = [Status.ADDED, Status.REMOVED, Status.CHANGED]
     return [
-        Change(status, None, ops.total(), passes, _ops(ops.elements()))
+        Change(status, str(status), None, ops.total(), passes, _ops(ops.elements()))
         for (status, passes), ops in sorted(found.items(), key=lambda f: (order.index(f[0][0]), -f[1].total()))
     ]
 

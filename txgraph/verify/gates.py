@@ -92,9 +92,13 @@ def check_memory(
     written = [
         GateResult("G0", at, False, 1, 0, f"input {at} was written to")
         for at, (now, then) in enumerate(zip(after, before, strict=True))
-        if not torch.equal(torch.nan_to_num(now), torch.nan_to_num(then))
+        if not torch.equal(_bits(now), _bits(then))
     ]
     return gained + written
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().contiguous().flatten().view(torch.uint8)
 
 
 def _check_leaf(leaf: int, yt: Any, ye: Any, y64: Any) -> list[GateResult]:
