@@ -65,9 +65,7 @@ def judge(architecture: Architecture, backend: str, shapes: Sequence[tuple[int, 
     return Outcome(verdict, len(fast.report.graphs), attentions, graph.nodes_before, graph.nodes_after, detail)
 
 
-def _broken_gates(
-    fast: txgraph.OptimizedModel, model: torch.nn.Module, inputs: dict[str, torch.Tensor]
-) -> list[str]:
+def _broken_gates(fast: txgraph.OptimizedModel, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> list[str]:
     truth = reference(model, (), inputs)
     leaves, spec = pytree.tree_flatten(fast(**inputs))
     broken = [str(g) for g in check_gates(leaves, truth.eager, truth.oracle) if not g.passed]

@@ -152,7 +152,9 @@ class ReordersNodes(txgraph.Pass):
 
 def test_a_user_pass_that_breaks_the_spec_is_named_and_the_graph_before_it_survives() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU()).eval()
-    with pytest.raises(txgraph.PassFailed, match="pass reorders-nodes left an invalid graph: .*does not come before") as caught:
+    with pytest.raises(
+        txgraph.PassFailed, match="pass reorders-nodes left an invalid graph: .*does not come before"
+    ) as caught:
         txgraph.optimize(model, args=(X,), passes=txgraph.Pipeline((ReordersNodes(),)), backend="reference")
     assert caught.value.graph is not None
     assert torch.equal(txgraph.ir.interpret(caught.value.graph, [X])[0], model(X))
@@ -201,8 +203,6 @@ def test_the_model_is_left_as_it_was_by_a_failure() -> None:
     model = BertModel(BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=50)).eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(txgraph.PassFailed):
-        txgraph.optimize(
-            model, args=(torch.ones(1, 4, dtype=torch.long),), passes=txgraph.Pipeline((ReordersNodes(),))
-        )
+        txgraph.optimize(model, args=(torch.ones(1, 4, dtype=torch.long),), passes=txgraph.Pipeline((ReordersNodes(),)))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert model(torch.ones(1, 4, dtype=torch.long))[0].requires_grad

@@ -163,6 +163,4 @@ def _torch() -> Iterator[Architecture]:
     yield Architecture("nn.MultiheadAttention-weights", lambda: SelfAttention(True), attend, 1, fused=False)
 
 
-ZOO: dict[str, Architecture] = {
-    a.name: a for a in (*_transformers("sdpa"), *_transformers("eager"), *_torch())
-}
+ZOO: dict[str, Architecture] = {a.name: a for a in (*_transformers("sdpa"), *_transformers("eager"), *_torch())}

@@ -34,7 +34,7 @@ class FuseRmsNorm(RewritePass):
 
     def check(self, match: Match) -> Accept | Reject:
         x = match.type("x")
-        if [a % x.rank for a in match["axes"] or ()] != [x.rank - 1]:
+        if match["axes"] not in ([-1], [x.rank - 1]):
             return Reject(f"the mean is over the axes {match['axes']}, not over the last", match["mean"])
         if not isinstance(x.shape[-1], int) or not x.dtype.is_floating_point:
             return Reject(f"x is {x}: expected floats with a fixed last axis", match.root)

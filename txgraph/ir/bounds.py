@@ -16,6 +16,10 @@ _aten = torch.ops.aten
 _UNKNOWN = (-math.inf, math.inf)
 _Interval = tuple[float, float]
 
+_DEEPEST = 100  # operators followed upwards; beyond it a value is unknown
+_EXACT = 2**53  # integers up to it are exact as Python floats
+_NOT_ITS_VALUES = (_aten._neg_view.default, _aten.as_strided.default)  # views with other values than their base
+
 
 class ValueBounds:
     """Bounds of the values of one graph; unknown ones, and those that may be NaN, are (-inf, inf).
@@ -26,51 +30,48 @@ class ValueBounds:
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
+        self._mutated = {m.target for m in graph.mutations}
         self._known: dict[Node, _Interval] = {}
+        self._depth = 0
         self.used: set[str] = set()
 
     def of(self, value: Any) -> _Interval:
         """Bounds of a node or number."""
         if isinstance(value, bool | int | float):
             return (float(value), float(value)) if not math.isnan(value) else _UNKNOWN
-        if not isinstance(value, Node):
+        if not isinstance(value, Node) or self._depth > _DEEPEST:
             return _UNKNOWN
         if value not in self._known:
+            self._depth += 1
             self._known[value] = self._derive(value)
+            self._depth -= 1
         return self._known[value]
 
     def _derive(self, node: Node) -> _Interval:
         if node.op == "get_attr":
-            return self._constant(node)
+            return self._constant(str(node.target))
         tensor_type = type_of(node)
         if node.op != "call_function" or tensor_type is None:
             return _UNKNOWN
-        if tensor_type.dtype is torch.bool:
-            return (0.0, 1.0)
-        low, high = self._apply(node)
-        if tensor_type.dtype.is_floating_point:
-            # The nearest value to a sum that is barely outside is the largest number, not infinity.
-            limits = torch.finfo(tensor_type.dtype)
-            slack = limits.max * limits.eps / 4
-            low = limits.min if limits.min - slack < low < limits.min else low
-            high = limits.max if limits.max < high < limits.max + slack else high
-        return (low, high)
+        return _rounded(self._apply(node, tensor_type.dtype), tensor_type.dtype)
 
-    def _constant(self, node: Node) -> _Interval:
-        tensor = self._graph.constants[str(node.target)]
-        if tensor.numel() == 0 or tensor.is_complex() or bool(tensor.isnan().any()):
+    def _constant(self, name: str) -> _Interval:
+        tensor = self._graph.constants[name]
+        if name in self._mutated or tensor.numel() == 0 or tensor.is_complex() or bool(tensor.isnan().any()):
             return _UNKNOWN
-        self.used.add(str(node.target))
+        self.used.add(name)
         return (float(tensor.min()), float(tensor.max()))
 
-    def _apply(self, node: Node) -> _Interval:
-        if is_view(node) and node.target is not _aten.reshape.default:
-            return self.of(node.args[0])
-        if not isinstance(node.target, torch._ops.OpOverload):
+    def _apply(self, node: Node, dtype: torch.dtype) -> _Interval:
+        """Bounds of the result before it is rounded to ``dtype``."""
+        if not isinstance(node.target, torch._ops.OpOverload) or node.target in _NOT_ITS_VALUES:
             return _UNKNOWN
+        if is_view(node):
+            base = type_of(node.args[0])
+            return self.of(node.args[0]) if base is not None and base.dtype == dtype else _UNKNOWN
         named = arguments(node)
         match node.target:
-            case _aten.reshape.default | _aten.clone.default | _aten._to_copy.default | _aten.index.Tensor:
+            case _aten.clone.default | _aten._to_copy.default | _aten._unsafe_view.default | _aten.index.Tensor:
                 return self.of(named["self"])
             case _aten.embedding.default:
                 return self.of(named["weight"])
@@ -90,14 +91,14 @@ class ValueBounds:
                 low, high = self.of(named["self"])
                 return (-high, -low)
             case _aten.add.Tensor | _aten.sub.Tensor | _aten.rsub.Scalar | _aten.mul.Tensor:
-                return self._arithmetic(node, named)
+                return self._arithmetic(node, named, dtype)
             case _aten.cat.default:
                 intervals = [self.of(t) for t in named["tensors"]]
                 return (min(i[0] for i in intervals), max(i[1] for i in intervals))
         return _UNKNOWN
 
-    def _arithmetic(self, node: Node, named: dict[str, Any]) -> _Interval:
-        (a, b), (c, d) = self.of(named["self"]), self.of(named["other"])
+    def _arithmetic(self, node: Node, named: dict[str, Any], dtype: torch.dtype) -> _Interval:
+        (a, b), (c, d) = (_rounded(self.of(named[side]), dtype) for side in ("self", "other"))
         if named.get("alpha", 1) != 1:
             return _UNKNOWN
         if node.target is _aten.add.Tensor:
@@ -116,3 +117,27 @@ def _checked(low: float, high: float) -> _Interval:
 
 def _union(a: _Interval, b: _Interval) -> _Interval:
     return (min(a[0], b[0]), max(a[1], b[1]))
+
+
+def _rounded(interval: _Interval, dtype: torch.dtype) -> _Interval:
+    """Bounds of the values of an interval once they are held in ``dtype``."""
+    low, high = interval
+    if dtype is torch.bool:
+        return (0.0, 1.0)
+    if dtype.is_floating_point:
+        return (_rounded_down(low, dtype), -_rounded_down(-high, dtype))
+    if dtype.is_complex or low < max(torch.iinfo(dtype).min, -_EXACT) or high > min(torch.iinfo(dtype).max, _EXACT):
+        return _UNKNOWN  # integers may wrap around
+    return (float(math.floor(low)), float(math.ceil(high)))
+
+
+def _rounded_down(low: float, dtype: torch.dtype) -> float:
+    """A number no larger than what ``low``, or anything above it, becomes in ``dtype``."""
+    limits = torch.finfo(dtype)
+    if low < limits.min:  # a number barely below the lowest rounds to it, others to -inf
+        return limits.min if low > limits.min * (1 + 0.99 * limits.eps / 4) else -math.inf
+    if low > limits.max:
+        return limits.max
+    if float(torch.tensor(low, dtype=torch.float64).to(dtype)) == low:
+        return low
+    return max(low - abs(low) * limits.eps - limits.smallest_normal, limits.min)

@@ -99,7 +99,7 @@ class IndexExpressions:
         formula, first = None, tensor.flatten()[0]
         if bool((tensor == first).all()):
             formula = _number(first.item())
-        elif not tensor.is_floating_point() and bool((tensor == torch.arange(tensor.shape[-1], device=tensor.device)).all()):
+        elif not tensor.is_floating_point() and bool((tensor == _count(tensor)).all()):
             formula = axis_symbol(0)
         elif tensor.ndim >= 2:
             lower = torch.ones(tensor.shape[-2:], dtype=torch.bool, device=tensor.device).tril()
@@ -110,6 +110,10 @@ class IndexExpressions:
         if formula is not None:
             self.used.add(name)
         return formula
+
+
+def _count(like: torch.Tensor) -> torch.Tensor:
+    return torch.arange(like.shape[-1], device=like.device)
 
 
 def _rank(value: Any) -> int:

@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from txgraph.errors import VerificationFailed
-from txgraph.verify.gates import shared_inputs
+from txgraph.verify.gates import check_gates, shared_inputs
 
 _NARROW = (torch.float16, torch.bfloat16, torch.float32)
 
@@ -124,7 +124,8 @@ def reference(
             writes to; their values after the call lead the results.
 
     Raises:
-        VerificationFailed: it cannot be run in float64. What its eager run raises is raised as it is.
+        VerificationFailed: it cannot be run in float64, or gives another result when run again. What its
+            eager run raises is raised as it is.
     """
     leaves, in_spec = pytree.tree_flatten((args, dict(kwargs)))
     with _restored(model, buffers) as written:
@@ -133,6 +134,7 @@ def reference(
         eager_leaves, spec = pytree.tree_flatten(outputs)
         eager = (*(b.clone() for b in written()), *_tensors(inputs, mutated_inputs), *eager_leaves)
         shared = tuple(shared_inputs(eager, [leaf for leaf in inputs if isinstance(leaf, torch.Tensor)]))
+    _check_repeats(model, buffers, in_spec, leaves, eager_leaves)
     shadows = [(b, _widen_tensor(b.clone())) for b in buffers]
     wide_inputs = [_widen_tensor(leaf.clone()) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
     mode = Float64(shadows)
@@ -147,6 +149,25 @@ def reference(
         ) from error
     oracle = (*wide_buffers, *_tensors(wide_inputs, mutated_inputs), *wide_leaves)
     return Reference(eager, oracle, spec, shared)
+
+
+def _check_repeats(
+    model: nn.Module,
+    buffers: Sequence[torch.Tensor],
+    in_spec: pytree.TreeSpec,
+    leaves: Sequence[Any],
+    first: Sequence[Any],
+) -> None:
+    """A model that disagrees with itself would make every gate wide enough for anything."""
+    with _restored(model, buffers):
+        inputs = [leaf.clone() if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
+        again = pytree.tree_leaves(_call(model, in_spec, inputs))
+    broken = [str(g) for g in check_gates(again, first, first) if not g.passed]
+    if broken:
+        raise VerificationFailed(
+            f"{type(model).__name__} gives another result when it is called again ({broken[0]}): its forward() depends "
+            f'on Python state or random numbers, which a graph cannot hold. With verify="off" nothing is checked.'
+        )
 
 
 @contextlib.contextmanager

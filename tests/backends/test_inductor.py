@@ -1,0 +1,106 @@
+"""The Inductor backend: numbers, generated code, weights that are not copied, the choice of GEMMs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import txgraph
+from tests.small import MLP
+from txgraph.backends.inductor import gemm
+from txgraph.backends.inductor.adapter import compile_graph, onednn_linear
+from txgraph.ir.ops import ACTIVATIONS
+from txgraph.verify import check_gates
+
+needs_onednn = pytest.mark.skipif(onednn_linear() is None, reason="this torch is built without oneDNN")
+
+
+def test_private_names_are_where_they_were() -> None:
+    """Tells when a private torch name of the adapter moves."""
+    graph = torch.fx.Graph()
+    x = graph.placeholder("x")
+    with torch._subclasses.FakeTensorMode() as mode:
+        x.meta["val"] = mode.from_tensor(torch.ones(3))
+    graph.output((graph.call_function(torch.ops.aten.add.Tensor, (x, 1)),))
+    compiled, code = compile_graph(torch.fx.GraphModule(nn.Module(), graph), [x.meta["val"]], {})
+    assert torch.equal(compiled(torch.ones(3))[0], torch.full((3,), 2.0))
+    assert "def call" in code
+    again, cached = compile_graph(torch.fx.GraphModule(nn.Module(), graph), [x.meta["val"]], {})
+    assert torch.equal(again(torch.ones(3))[0], torch.full((3,), 2.0))
+    assert "def call" in cached  # also when it comes from torch's cache
+
+
+def test_settings_reach_inductor() -> None:
+    with pytest.raises(txgraph.BackendFailed, match="no_such_setting"):
+        txgraph.optimize(MLP(), args=(torch.ones(2, 4),), options={"inductor": {"no_such_setting": 1}})
+
+
+def test_weights_are_the_models_own() -> None:
+    model = MLP()
+    fast = txgraph.optimize(model, args=(torch.ones(2, 4),), backend="inductor")
+    own = {p.data_ptr() for p in model.parameters()}
+    constants = fast.graph_after.constants
+    assert {t.data_ptr() for t in constants.values()} == own
+    with torch.no_grad():
+        model.up.weight.mul_(2)  # not folded: seen without compiling anew
+    assert torch.allclose(fast(torch.ones(2, 4)), model(torch.ones(2, 4)), rtol=1e-5)
+    assert len(fast.report.graphs) == 1
+
+
+@needs_onednn
+@pytest.mark.parametrize("activation", ["", *ACTIVATIONS])
+@pytest.mark.parametrize("bias", [True, False])
+def test_onednn_linear_holds_the_gates(activation: str, bias: bool) -> None:
+    torch.manual_seed(0)
+    x, w, b = torch.randn(3, 5, 16), torch.randn(8, 16), torch.randn(8) if bias else None
+    function = ACTIVATIONS.get(activation, torch.clone)
+    ours = torch.ops.txgraph.linear_onednn(x, w, b, activation)
+    eager = function(F.linear(x, w, b))
+    oracle = function(F.linear(x.double(), w.double(), None if b is None else b.double()))
+    assert [str(g) for g in check_gates([ours], [eager], [oracle]) if not g.passed] == []
+    transposed = torch.ops.txgraph.linear_onednn(x, w.t().contiguous().t(), b, activation)
+    assert [str(g) for g in check_gates([transposed], [eager], [oracle]) if not g.passed] == []
+
+
+@needs_onednn
+@pytest.mark.parametrize("faster", ["oneDNN", "aten"])
+def test_the_faster_library_is_used(faster: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The decision follows the measurement, and both decisions give the right numbers."""
+    monkeypatch.setattr(gemm, "_time", lambda *functions: [1e-3, 2e-3] if faster == "oneDNN" else [2e-3, 1e-3])
+    model = MLP()
+    fast = txgraph.optimize(model, args=(torch.ones(2, 4),), backend="inductor")
+    choices = fast.report.to_dict()["graphs"][0]["choices"]
+    assert set(choices) == {"linear 2x4x8 + gelu", "linear 2x8x4"}
+    assert all(choice.startswith(faster) for choice in choices.values())
+    assert ("linear_onednn" in fast.code()) == (faster == "oneDNN")
+    assert fast.report.fallbacks == []
+
+
+@needs_onednn
+def test_the_measurement_is_real() -> None:
+    """Both libraries are run; the report carries both times."""
+    fast = txgraph.optimize(MLP(), args=(torch.ones(2, 4),), backend="inductor", verify="off")
+    choice = fast.report.to_dict()["graphs"][0]["choices"]["linear 2x8x4"]
+    ours, theirs = (int(word) for word in choice.replace("(", " ").split() if word.isdigit())
+    assert ours > 0
+    assert theirs > 0
+    assert choice.startswith("oneDNN" if ours < theirs else "aten") or ours == theirs
+
+
+def test_a_backend_that_computes_wrongly_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A miscompiled graph breaks a gate; the verified graph is interpreted instead, and counted."""
+    from txgraph.backends.inductor import lower
+
+    monkeypatch.setattr(lower, "compile_graph", lambda module, examples, settings: (_wrong(module), "wrong"))
+    model = MLP()
+    fast = txgraph.optimize(model, args=(torch.ones(2, 4),), backend="inductor")
+    assert torch.allclose(fast(torch.ones(2, 4)), model(torch.ones(2, 4)))
+    (fallback,) = fast.report.to_dict()["fallbacks"]
+    assert fallback["what"] == "backend inductor"
+    assert "G2" in fallback["reason"]
+
+
+def _wrong(module: torch.fx.GraphModule):  # type: ignore[no-untyped-def]
+    return lambda *tensors: [value + 0.01 for value in module(*tensors)]
