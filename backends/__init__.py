@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from txgraph.backends.base import Backend, Compiled
-from txgraph.backends.choose import choose_backend
+from txgraph.backends.choose import backend_names, choose_backend
 
-__all__ = ["Backend", "Compiled", "choose_backend"]
+__all__ = ["Backend", "Compiled", "backend_names", "choose_backend"]

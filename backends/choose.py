@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 
 from txgraph.backends.base import Backend
 from txgraph.backends.inductor import InductorBackend
@@ -17,7 +17,9 @@ _BUILT_IN: dict[str, type[InductorBackend] | type[ReferenceBackend]] = {
 
 
 def choose_backend(name: str) -> Backend:
-    """The backend of that name; other packages add theirs by the entry point group ``txgraph.backends``.
+    """The backend of that name, one of :func:`backend_names`.
+
+    Other packages add theirs by the entry point group ``txgraph.backends``.
 
     Raises:
         BackendFailed: it needs something that is not installed; says what and how to get it.
@@ -30,11 +32,17 @@ def choose_backend(name: str) -> Backend:
                 '`apt-get install g++`), or use backend="reference", which runs without compiling'
             )
         return _BUILT_IN[wanted]()
-    plugins = {p.name: p for p in entry_points(group="txgraph.backends")}
-    if wanted not in plugins:
-        raise BackendFailed(f"no backend named {wanted!r}: there are {sorted([*_BUILT_IN, *plugins])}")
-    backend: Backend = plugins[wanted].load()()
+    backend: Backend = _plugins()[wanted].load()()
     return backend
+
+
+def backend_names() -> list[str]:
+    """Everything that ``optimize(backend=...)`` takes here."""
+    return ["auto", *_BUILT_IN, *sorted(_plugins())]
+
+
+def _plugins() -> dict[str, EntryPoint]:
+    return {p.name: p for p in entry_points(group="txgraph.backends")}
 
 
 def _has_compiler() -> bool:

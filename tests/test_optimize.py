@@ -44,9 +44,12 @@ def test_attributes_are_the_originals(bert: nn.Module) -> None:
 def test_train_and_eval_switch_the_original(bert: nn.Module) -> None:
     fast = optimized(bert)
     assert fast.train() is fast
-    assert bert.training and bert.encoder.training and fast.training
+    assert bert.training
+    assert bert.encoder.training
+    assert fast.training
     assert fast.eval() is fast
-    assert not bert.training and not fast.training
+    assert not bert.training
+    assert not fast.training
 
 
 def test_every_mixture_of_arguments_uses_one_graph(bert: nn.Module) -> None:
@@ -295,3 +298,27 @@ def test_a_wrong_pass_is_rolled_back_alone(bert: nn.Module) -> None:
     assert torch.allclose(fast(**inputs)[0], bert(**inputs)[0], rtol=0, atol=1e-6)
     unchecked = optimized(bert, kwargs=inputs, passes=pipeline, verify="off")
     assert not torch.allclose(unchecked(**inputs)[0], bert(**inputs)[0], atol=1e-3)
+
+
+def test_an_empty_pipeline_rewrites_nothing(bert: nn.Module) -> None:
+    fast = optimized(bert, kwargs=tokens(2, 8), passes=txgraph.Pipeline(()))
+    assert fast.report.to_dict()["passes"] == []
+    assert fast.graph_after.count() == fast.graph_before.count()
+
+
+def test_a_backend_that_is_replaced_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    from txgraph.backends.reference import ReferenceBackend
+
+    class Wrong(ReferenceBackend):
+        def lower(self, graph: Any, target: Any, options: Any) -> Any:
+            compiled = super().lower(graph, target, options)
+            return type(compiled)(lambda tensors: [v + 1 for v in compiled.run(tensors)])
+
+    monkeypatch.setattr("txgraph.compile.choose_backend", lambda name: Wrong("wrong"))
+    fast = optimized(MLP(), args=(X,))
+    assert torch.equal(fast(X), MLP()(X))
+    assert [v["stage"] for v in fast.report.to_dict()["verification"]][-2:] == ["backend", "backend reference"]
+    text = str(fast.report)
+    assert "backend tried" in text
+    assert "FAIL" in text
+    assert "backend reference" in text

@@ -81,24 +81,20 @@ def compile_call(
         broken = verifier.check_backend(compiled.run)
     if broken:
         report.fallbacks.append(
-            Fallback(
-                f"backend {backend.name}", f"its result broke a gate, the graph is interpreted: {broken}"
-            )
+            Fallback(f"backend {backend.name}", f"its result broke a gate, the graph is interpreted: {broken}")
         )
-        log.warning(
-            "backend %s broke a gate and was replaced by the reference backend: %s", backend.name, broken
-        )
+        log.warning("backend %s broke a gate and was replaced by the reference backend: %s", backend.name, broken)
         backend = ReferenceBackend()
         compiled = backend.lower(after, target, options.backend_options)
-        if verifier.check_backend(compiled.run):  # then it was a pass, which this level does not check
+        if verifier.check_backend(
+            compiled.run, "backend reference"
+        ):  # then it was a pass, which this level does not check
             after, records = before, [_rolled_back(r, broken) for r in records]
             compiled = backend.lower(after, target, options.backend_options)
-            verifier.check_backend(compiled.run)
+            verifier.check_backend(compiled.run, "backend reference")
     clock.move("passes", "verify", between)
     graph_report = GraphReport(
-        tuple(
-            f"{n.target}: {t.format(before.symbols)}" for n in before.inputs if (t := type_of(n)) is not None
-        ),
+        tuple(f"{n.target}: {t.format(before.symbols)}" for n in before.inputs if (t := type_of(n)) is not None),
         len(before.calls()),
         len(after.calls()),
         records,

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from txgraph.backends import backend_names
 from txgraph.capture import CallSignature, FlatCall, dynamic_axes
 from txgraph.capture.guards import explain_mismatch
 from txgraph.capture.shapes import export_shapes
@@ -87,9 +88,7 @@ def optimize(
     if isinstance(model, OptimizedModel):
         raise TypeError("this model is optimized already: optimize the original instead")
     if not isinstance(args, tuple):
-        raise TypeError(
-            f"args must be a tuple of positional inputs, got {type(args).__name__}: write args=(x,)"
-        )
+        raise TypeError(f"args must be a tuple of positional inputs, got {type(args).__name__}: write args=(x,)")
     if passes is not None and not isinstance(passes, Pipeline):
         raise TypeError(
             f"passes must be a txgraph.Pipeline, got {type(passes).__name__}; start from txgraph.default_pipeline()"
@@ -103,7 +102,9 @@ def optimize(
         verify=verify,
         options=options,
     )
-    optimized = OptimizedModel(model, passes or default_pipeline(), parsed)
+    if backend not in backend_names():
+        raise ValueError(f"unknown backend {backend!r}: expected one of {backend_names()}")
+    optimized = OptimizedModel(model, default_pipeline() if passes is None else passes, parsed)
     if args or kwargs:
         optimized.compile_ahead(args, kwargs or {}, dynamic_shapes)
     elif dynamic_shapes is not None:
@@ -147,9 +148,7 @@ class OptimizedModel(nn.Module):
             return _run(compiled, call.tensors)
         return self._compile_and_run(args, kwargs, call)
 
-    def compile_ahead(
-        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic_shapes: Any = None
-    ) -> None:
+    def compile_ahead(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic_shapes: Any = None) -> None:
         """Compile for calls like this one; ``dynamic_shapes`` as in :func:`torch.export.export`."""
         call = self._signature.flatten(args, kwargs)
         normal_args, normal_kwargs = self._signature.normalise(args, kwargs)
@@ -254,9 +253,7 @@ class OptimizedModel(nn.Module):
             compiled = self._compiled_for(args, kwargs, call)
         return self._original(*args, **kwargs) if compiled is None else _run(compiled, call.tensors)
 
-    def _compiled_for(
-        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], call: FlatCall
-    ) -> CompiledCall | None:
+    def _compiled_for(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], call: FlatCall) -> CompiledCall | None:
         """A compiled graph for the call, made now if need be; ``None`` if it runs in eager."""
         compiled = self._fitting(call)  # another thread may just have made it
         if compiled is not None:
@@ -276,9 +273,7 @@ class OptimizedModel(nn.Module):
             self._fall_back(call, error)
             return None
 
-    def _compile(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], call: FlatCall, shapes: Any
-    ) -> CompiledCall:
+    def _compile(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: FlatCall, shapes: Any) -> CompiledCall:
         options = self._options
         if len(self._compiled) >= options.backend_options.max_graphs:
             last = self._compiled[-1]
@@ -310,8 +305,7 @@ class OptimizedModel(nn.Module):
         seen = [
             shapes
             for structure, shapes in self._seen
-            if structure == call.structure
-            and all(len(s) == t.ndim for s, t in zip(shapes, call.tensors, strict=True))
+            if structure == call.structure and all(len(s) == t.ndim for s, t in zip(shapes, call.tensors, strict=True))
         ]
         if not seen or all(shapes == [t.shape for t in call.tensors] for shapes in seen):
             return None
@@ -335,6 +329,10 @@ def _run(compiled: CompiledCall, tensors: list[torch.Tensor]) -> Any:
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
         raise GuardFailed("an input requires grad: call the optimized model under torch.no_grad()")
     graph = compiled.after
+    if any(m.kind == "input" for m in graph.mutations) and _overlap(tensors):
+        raise GuardFailed(
+            "the model writes to an input, and two inputs of this call share memory: pass a clone of one of them"
+        )
     with torch.no_grad():
         outputs = compiled.compiled.run([t if t.is_contiguous() else t.contiguous() for t in tensors])
         if graph.mutations:
@@ -352,6 +350,11 @@ def _run(compiled: CompiledCall, tensors: list[torch.Tensor]) -> Any:
     return pytree.tree_unflatten(outputs, compiled.out_spec)
 
 
+def _overlap(tensors: list[torch.Tensor]) -> bool:
+    """Whether two tensors share a storage."""
+    return len({t.untyped_storage().data_ptr() for t in tensors if t.numel()}) < sum(t.numel() > 0 for t in tensors)
+
+
 def _check_weights(model: nn.Module) -> None:
     """Refuse weights that cannot be compiled, by name, before any work."""
     devices = set()
@@ -367,9 +370,7 @@ def _check_weights(model: nn.Module) -> None:
             )
         devices.add(tensor.device)
     if len(devices) > 1:
-        raise TxgraphError(
-            f"the weights are on several devices, {sorted(map(str, devices))}: move the model to one"
-        )
+        raise TxgraphError(f"the weights are on several devices, {sorted(map(str, devices))}: move the model to one")
 
 
 def _with_target(options: CompileOptions, model: nn.Module) -> CompileOptions:

@@ -78,7 +78,8 @@ class Pipeline:
 
     def insert_after(self, name: str, added: Pass) -> Pipeline:
         """With ``added`` after the last pass of that name."""
-        at = len(self.passes) - Pipeline(self.passes[::-1])._index(name)
+        self._index(name)
+        at = len(self.passes) - self.names[::-1].index(name)
         return replace(self, passes=(*self.passes[:at], _pass(added), *self.passes[at:]))
 
     def without(self, name: str) -> Pipeline:

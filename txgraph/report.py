@@ -117,9 +117,7 @@ class Report:
     def __str__(self) -> str:
         text = StringIO()
         console = Console(file=text, width=118, no_color=True, highlight=False)
-        console.print(
-            f"{self.model}: {len(self.graphs)} graph(s), backend {self.backend}, verify {self.verify}"
-        )
+        console.print(f"{self.model}: {len(self.graphs)} graph(s), backend {self.backend}, verify {self.verify}")
         for at, graph in enumerate(self.graphs):
             _print_graph(console, at, graph)
         console.print(f"fallbacks: {len(self.fallbacks)}")
@@ -136,26 +134,20 @@ def _print_graph(console: Console, at: int, graph: GraphReport) -> None:
     seconds = ", ".join(f"{stage} {value:.2f} s" for stage, value in graph.seconds.items())
     console.print(f"\ngraph {at}: {', '.join(graph.inputs)}", markup=False)
     console.print(f"  {graph.nodes_before} -> {graph.nodes_after} operators; {seconds}")
-    checked = {v.stage: v for v in graph.verification}
+    checked = iter(graph.verification)  # in the order in which the stages ran
     table = Table("stage", "status", "rewrites", "seconds", "gates (error / bound)", box=None, pad_edge=True)
-    if "capture" in checked:
-        table.add_row("capture", "", "", "", _gates(checked["capture"]))
-    for record in graph.passes:
-        if record.status != "unchanged":
-            table.add_row(
-                record.name,
-                record.status,
-                str(len(record.rewrites)),
-                f"{record.seconds:.3f}",
-                _gates(checked.get(record.name)),
-            )
-    table.add_row(
-        f"backend {graph.backend}",
-        "",
-        "",
-        f"{graph.seconds.get('lower', 0):.3f}",
-        _gates(checked.get("backend")),
-    )
+    per_pass = any(v.stage not in ("capture", "backend", "backend reference") for v in graph.verification)
+    if graph.verification:
+        table.add_row("capture", "", "", "", _gates(next(checked)))
+    for record in (r for r in graph.passes if r.status != "unchanged"):
+        gates = _gates(next(checked) if per_pass else None)
+        table.add_row(record.name, record.status, str(len(record.rewrites)), f"{record.seconds:.3f}", gates)
+    lower = f"{graph.seconds.get('lower', 0):.3f}"
+    stages: list[StageRecord | None] = [*checked]
+    for stage in stages or [None]:
+        broke = stage is not None and not stage.passed
+        name = graph.backend if stage is None or stage.stage == "backend reference" or not broke else "tried"
+        table.add_row(f"backend {name}", "replaced" if broke else "", "", lower, _gates(stage))
     console.print(table)
     unchanged = [p.name for p in graph.passes if p.status == "unchanged"]
     if unchanged:
@@ -171,9 +163,7 @@ def _gates(record: StageRecord | None) -> str:
         return record.error
     verdict = "pass" if record.passed else "FAIL"
     return f"{verdict}  " + "  ".join(
-        f"{g.gate} {g.actual:.1e}/{g.bound:.1e}"
-        for g in record.gates
-        if g.gate in ("G2", "G3") or not g.passed
+        f"{g.gate} {g.actual:.1e}/{g.bound:.1e}" for g in record.gates if g.gate in ("G2", "G3") or not g.passed
     )
 
 

@@ -107,9 +107,7 @@ def _shape_of(node: Node, graph: Graph) -> GemmShape | None:
         rows *= int(hint)
     if rows == 0:
         return None
-    return GemmShape(
-        rows, weight.shape[1], weight.shape[0], named.get("activation") or "", named["bias"] is not None
-    )
+    return GemmShape(rows, weight.shape[1], weight.shape[0], named.get("activation") or "", named["bias"] is not None)
 
 
 def _constant_weight(graph: Graph, value: object) -> torch.Tensor | None:

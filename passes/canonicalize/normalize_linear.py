@@ -32,7 +32,8 @@ class NormalizeLinear(RewritePass):
         if bias.rank != 1:
             return Reject(f"the added term is {bias}, not a bias of one axis", match.root)
         same_axes = x.rank == out.rank and all(map(same_size, x.shape[:-1], out.shape[:-1]))
-        if not same_axes or not same_size(x.shape[-1], match.type("w").shape[0]):
+        inner, outer = match.type("w").shape
+        if not same_axes or not same_size(x.shape[-1], inner) or not same_size(out.shape[-1], outer):
             return Reject(f"the flattened axes do not come back unchanged: {x} -> {out}", match.root)
         return Accept()
 

@@ -43,7 +43,10 @@ def _normal_form(node: Node, g: GraphBuilder) -> Node | None:
     if node.target in (_aten.view.default, _aten._unsafe_view.default):
         return g.aten.reshape(*node.args)
     if node.target is _aten.t.default:
-        return g.aten.transpose.int(node.args[0], 0, 1)
+        source, tensor_type = node.args[0], type_of(node)
+        assert isinstance(source, Node), "schema: a tensor"
+        assert tensor_type is not None, "schema: a tensor"
+        return g.aten.transpose.int(source, 0, 1) if tensor_type.rank == 2 else source
     if node.target is _aten.permute.default:
         swapped = _swapped_axes(node)
         return None if swapped is None else g.aten.transpose.int(node.args[0], *swapped)

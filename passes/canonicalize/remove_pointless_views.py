@@ -1,9 +1,9 @@
 """Remove views and casts that change nothing, and join those that follow one another.
 
-before:  reshape(reshape(x, a), b)   transpose(transpose(x, 1, 2), 1, 2)   expand(x, x.shape)   x.to(x.dtype)
-after:   reshape(x, b)               x                                     x                    x
+before:  reshape(reshape(x, a), b)   transpose(transpose(x, 1, 2), 1, 2)   expand(x, x.shape)   x.to(x.dtype)   alias(x)
+after:   reshape(x, b)               x                                     x                    x               x
 legal:   the result has the type of x. Of two casts the first is dropped only if it loses nothing
-         (float16 or bfloat16 -> float32 -> float16 or bfloat16 again), and never where it copies an output
+         (float16 or bfloat16 -> float32 -> float16 or bfloat16 again). A cast or reshape that may copy an output stays
 pays:    a read and a write of x (bytes) where the view would have copied
 source:  IEEE 754, section 5.4.2: widening conversions are exact
 """
@@ -24,7 +24,7 @@ _WIDENED_BY = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torc
 
 @dataclass(frozen=True)
 class RemovePointlessViews(RewritePass):
-    """Drop no-op reshapes, transposes, expands, slices and casts."""
+    """Drop no-op reshapes, transposes, expands, slices, aliases and casts."""
 
     def pattern(self, p: PatternFactory) -> Pattern:
         x = p.any("x")
@@ -37,13 +37,14 @@ class RemovePointlessViews(RewritePass):
             p.aten.reshape(x, p.any()),
             p.aten.expand(x, p.any()),
             p.aten.slice(x, p.any(), 0, p.any("end")),
+            p.aten.alias(x),
             p.aten._to_copy(x, dtype=p.any("dtype"), **device),
         )
 
     def check(self, match: Match) -> Accept | Reject:
         x, root = match["x"], match.root
         if "shape" in match.bound:
-            return Accept()
+            return Reject("one of two reshapes may copy an output", root) if is_output(root) else Accept()
         same = type_of(x) == type_of(root)
         if not same:
             return Reject(f"it changes {type_of(x)} into {type_of(root)}", root)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch.fx import Node
 
-from txgraph.ir import GraphBuilder, same_size, type_of
+from txgraph.ir import DTYPE_NAMES, GraphBuilder, same_size, type_of
 from txgraph.ir.bounds import ValueBounds
 from txgraph.rewrite import Accept, Match, Pattern, PatternFactory, Reject, RewritePass
 
@@ -50,8 +50,10 @@ class FuseAttention(RewritePass):
             return Reject(f"the mask enlarges the scores from {scores} to {masked}", weights)
         if match["over"] % q.rank != q.rank - 1:
             return Reject("the softmax is not over the keys", weights)
-        if not q.dtype == k.dtype == v.dtype == match.type("weights").dtype:
-            return Reject(f"the softmax is computed in {match.type('weights').dtype}, attention in {q.dtype}", weights)
+        if not q.dtype == k.dtype == v.dtype == masked.dtype:
+            inner, *outer = (DTYPE_NAMES.get(t.dtype, str(t.dtype)) for t in (masked, q, k, v))
+            found = "{}, {} and {}".format(*outer)
+            return Reject(f"the softmax is computed in {inner}, query, key and value are {found}", weights)
         if not math.isfinite(_scale(match)):
             return Reject("the scale is not finite", match["product"])
         return self._check_mask(match)

@@ -2,8 +2,8 @@
 
 before:  d = x - mean(x, -1);  d / sqrt(mean(d * d, -1) + eps) * w + b
 after:   layer_norm(x, [E], w, b, eps)                  x: [..., E]  w, b: [E]
-legal:   both means are over the last axis and keep it; eps is a number; w and b have the one axis E and the
-         dtype of x; no inner value is used outside
+legal:   both means are over the last axis and keep it; eps is a number that is positive in the dtype of x; w and b
+         have the one axis E and the dtype of x; no inner value is used outside
 pays:    5 reads and 4 writes of x (bytes) less
 source:  Ba, Kiros, Hinton 2016, equation 3
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch.fx import Node
 
 from txgraph.ir import GraphBuilder, same_size, type_of
@@ -39,8 +40,10 @@ class FuseLayerNorm(RewritePass):
         for axes in (match["mean_axes"], match["variance_axes"]):
             if axes not in ([-1], [x.rank - 1]):
                 return Reject(f"a mean is over the axes {axes}, not over the last", match["d"])
-        if not isinstance(x.shape[-1], int) or not x.dtype.is_floating_point:
+        if not x.rank or not isinstance(x.shape[-1], int) or not x.dtype.is_floating_point:
             return Reject(f"x is {x}: expected floats with a fixed last axis", match.root)
+        if not torch.tensor(match["eps"], dtype=x.dtype) > 0:
+            return Reject(f"eps is {match['eps']}: a row without variance is NaN in eager", match.root)
         for name in ("w", "b"):
             affine = type_of(match.get(name))
             if affine is not None and (affine.rank != 1 or affine.dtype != x.dtype):

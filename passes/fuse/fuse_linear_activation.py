@@ -2,7 +2,7 @@
 
 before:  gelu(linear(x, w, b))                          x: [..., K]  w: [N, K]  b: [N]
 after:   txgraph::linear_activation(x, w, b, "gelu")
-legal:   the value before the activation is not used elsewhere
+legal:   the weight has two axes; the value before the activation is not used elsewhere
 pays:    one write and one read of [..., N] (bytes) less, in backends with such a kernel; elsewhere not applied
 source:  oneDNN documentation, post-ops fusion
 """
@@ -27,6 +27,8 @@ class FuseLinearActivation(RewritePass):
         return p.either(p.aten.gelu(linear, approximate=p.any("approximate")), *(f(linear) for f in plain))
 
     def check(self, match: Match) -> Accept | Reject:
+        if match.type("w").rank != 2:
+            return Reject(f"the weight is {match.type('w')}, expected two axes", match.root)
         name = _activation(match)
         if name not in match.context.fused_activations:
             return Reject(f"the backend has no linear with {name} for {match.context.target}", match.root)

@@ -2,8 +2,9 @@
 
 before:  x * rsqrt(mean(x * x, -1) + eps) * w
 after:   rms_norm(x, [E], w, eps)                       x: [..., E]  w: [E]
-legal:   the mean is over the last axis and keeps it; eps is a number; w has the one axis E and the dtype of x;
-         no inner value is used outside (casts around the norm of a 16-bit model stay, and the norm with them)
+legal:   the mean is over the last axis and keeps it; eps is a number that is positive in the dtype of x; w has the
+         one axis E and the dtype of x; no inner value is used outside (casts around the norm of a 16-bit model stay,
+         and the norm with them)
 pays:    3 reads and 2 writes of x (bytes) less
 source:  Zhang & Sennrich 2019, equation 4
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch.fx import Node
 
 from txgraph.ir import GraphBuilder, same_size, type_of
@@ -36,8 +38,10 @@ class FuseRmsNorm(RewritePass):
         x = match.type("x")
         if match["axes"] not in ([-1], [x.rank - 1]):
             return Reject(f"the mean is over the axes {match['axes']}, not over the last", match["mean"])
-        if not isinstance(x.shape[-1], int) or not x.dtype.is_floating_point:
+        if not x.rank or not isinstance(x.shape[-1], int) or not x.dtype.is_floating_point:
             return Reject(f"x is {x}: expected floats with a fixed last axis", match.root)
+        if not torch.tensor(match["eps"], dtype=x.dtype) > 0:
+            return Reject(f"eps is {match['eps']}: a row of zeros is NaN in eager", match.root)
         w = type_of(match.get("w"))
         if w is not None and (w.rank != 1 or w.dtype != x.dtype or not same_size(w.shape[0], x.shape[-1])):
             return Reject(f"w is {w}, expected {x.shape[-1]} elements of {x.dtype}", match.root)

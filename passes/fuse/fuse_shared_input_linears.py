@@ -2,7 +2,8 @@
 
 before:  linear(x, wq, bq)   linear(x, wk, bk)   linear(x, wv, bv)          x: [..., K]  wi: [Ni, K]
 after:   split(linear(x, cat(wq, wk, wv), cat(bq, bk, bv)), [Nq, Nk, Nv])
-legal:   weights and biases are constants of one dtype; where only some have a bias the others get zeros
+legal:   weights [Ni, K] and biases [Ni] are constants of one dtype that no call changes; where only some have a
+         bias the others get -0.0, which is neutral
 pays:    x is read once, and one larger matrix product keeps the machine busier than several small ones; costs
          a joint copy of the weights, so it is declined above ``max_bytes``
 source:  Shoeybi et al. 2019, section 3 (joint QKV projection)
@@ -54,7 +55,7 @@ class FuseSharedInputLinears(Pass):
         bias = None
         if any(a["bias"] is not None for a in named):
             biases = [
-                graph.constants[str(a["bias"].target)] if a["bias"] is not None else w.new_zeros(w.shape[0])
+                graph.constants[str(a["bias"].target)] if a["bias"] is not None else w.new_full((w.shape[0],), -0.0)
                 for a, w in zip(named, weights, strict=True)
             ]
             bias_names = [str(a["bias"].target) for a in named if a["bias"] is not None]
@@ -70,7 +71,7 @@ class FuseSharedInputLinears(Pass):
 
 
 def _owned_weight(graph: Graph, node: Node) -> torch.Tensor | None:
-    """The weight of a linear whose weight and bias are constants that no call changes."""
+    """The weight of a linear whose weight and bias are constants that no call changes, one value per output."""
     if node.target is not torch.ops.aten.linear.default:
         return None
     named = arguments(node)
@@ -78,4 +79,7 @@ def _owned_weight(graph: Graph, node: Node) -> torch.Tensor | None:
     held = [v for v in (named["weight"], named["bias"]) if v is not None]
     if any(graph.constant(v) is None or str(v.target) in mutated for v in held):
         return None
-    return graph.constant(named["weight"])
+    weight, bias = graph.constant(named["weight"]), graph.constant(named["bias"])
+    assert weight is not None, "held by the graph"
+    whole = weight.ndim == 2 and (bias is None or bias.shape == weight.shape[:1])
+    return weight if whole else None

@@ -60,7 +60,7 @@ def stages(model: nn.Module, *args: Any, passes: Pipeline = PASSES, **kwargs: An
     """The graph of a model before and after some passes, with the records of what was rewritten."""
     before = graph_of(model.eval(), *args, **kwargs)
     after, records = passes.run(before, PassContext(fused_activations=frozenset({"gelu"})))
-    return Stages(before, after, [r for record in records for r in record.rewrites])
+    return Stages(before, after.copy(), [r for record in records for r in record.rewrites])
 
 
 class Block(nn.Module):

@@ -76,9 +76,7 @@ class CallSignature:
             _flatten_one(name, kwargs[name], default, tensors, structure)
         return FlatCall(tensors, tuple(structure))
 
-    def normalise(
-        self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def normalise(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The same call in the form that is captured: by name where that is possible."""
         plan = self._plan(args, kwargs)
         if plan.variadic is not None:
@@ -106,9 +104,7 @@ class CallSignature:
         except TypeError as error:
             raise TypeError(f"{self._name}() {error}") from None
         parameters = self._signature.parameters
-        fixed = [p for p in parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)][
-            : len(args)
-        ]
+        fixed = [p for p in parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)][: len(args)]
         variadic = next((p.name for p in parameters.values() if p.kind is p.VAR_POSITIONAL), None)
         order = {name: at for at, name in enumerate(parameters)}
         named = sorted(kwargs, key=lambda k: (order.get(k, len(order)), k))
@@ -122,16 +118,11 @@ class CallSignature:
 
 def _is_default(value: Any, default: Any) -> bool:
     return value is default or (
-        default is not _EMPTY
-        and type(value) is type(default)
-        and isinstance(value, _PLAIN)
-        and value == default
+        default is not _EMPTY and type(value) is type(default) and isinstance(value, _PLAIN) and value == default
     )
 
 
-def _flatten_one(
-    name: str, value: Any, default: Any, tensors: list[torch.Tensor], structure: list[Any]
-) -> None:
+def _flatten_one(name: str, value: Any, default: Any, tensors: list[torch.Tensor], structure: list[Any]) -> None:
     if isinstance(value, torch.Tensor):
         tensors.append(value)
         structure.append(name)

@@ -44,9 +44,7 @@ class Capture:
     out_spec: pytree.TreeSpec
 
 
-def capture(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic_shapes: Any = None
-) -> Capture:
+def capture(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic_shapes: Any = None) -> Capture:
     """Capture one call of ``model`` as a whole graph, without Dynamo.
 
     Raises:
@@ -73,9 +71,7 @@ def capture(
     try:
         check_spec(graph)
     except InvalidGraph as error:
-        raise CaptureFailed(
-            f"{type(model).__name__} was captured, but not as a functional graph: {error}"
-        ) from error
+        raise CaptureFailed(f"{type(model).__name__} was captured, but not as a functional graph: {error}") from error
     out_spec = exported.call_spec.out_spec
     assert out_spec is not None, "torch.export always gives an output structure"
     return Capture(graph, out_spec)
@@ -96,13 +92,9 @@ def _to_graph(exported: ExportedProgram, model: nn.Module) -> Graph:
                 node.replace_all_uses_with(spec.arg.value)
                 fx.erase_node(node)
             elif not isinstance(spec.arg, TensorArgument):
-                raise CaptureFailed(
-                    f"{type(model).__name__}: input {node.name} is no tensor; only tensors may vary"
-                )
+                raise CaptureFailed(f"{type(model).__name__}: input {node.name} is no tensor; only tensors may vary")
         elif spec.target is None or spec.kind not in _OWNED:
-            raise CaptureFailed(
-                f"{type(model).__name__}: input {node.name} of kind {spec.kind.name} is not supported"
-            )
+            raise CaptureFailed(f"{type(model).__name__}: input {node.name} of kind {spec.kind.name} is not supported")
         else:
             names[spec.target] = _own(node, spec.target, _tensor_of(exported, spec.target), constants, owner)
     for node in list(fx.nodes):
@@ -152,9 +144,7 @@ def _own(
     return unique
 
 
-def _lift_mutations(
-    fx: torch.fx.Graph, specs: Sequence[Any], names: Mapping[str, str]
-) -> tuple[Mutation, ...]:
+def _lift_mutations(fx: torch.fx.Graph, specs: Sequence[Any], names: Mapping[str, str]) -> tuple[Mutation, ...]:
     output = fx.output_node()
     values = list(output.args[0])  # type: ignore[arg-type]  # torch.export: a tuple
     written: list[tuple[Mutation, Any]] = []

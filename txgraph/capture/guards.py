@@ -95,9 +95,7 @@ def explain_mismatch(graph: Graph, names: Sequence[str], tensors: Sequence[torch
             return f"{name} is {found}, captured as {wanted.format(graph.symbols)} on {wanted.device}"
         if any(isinstance(w, int) and w != s for w, s in zip(wanted.shape, tensor.shape, strict=True)):
             return f"{name} is {found}, captured as {wanted.format(graph.symbols)}"
-    ranges = ", ".join(
-        f"{graph.symbols.get(s, s)} in [{lo}, {hi or '∞'}]" for s, (lo, hi) in graph.ranges.items()
-    )
+    ranges = ", ".join(f"{graph.symbols.get(s, s)} in [{lo}, {hi or '∞'}]" for s, (lo, hi) in graph.ranges.items())
     return f"sizes do not fit the captured ranges ({ranges}) or are not equal where they were"
 
 
@@ -154,9 +152,7 @@ class ModelState:
             return "a parameter, buffer or submodule was replaced or added"
         if _versions(self._frozen) != self._versions:
             changed = [
-                n
-                for n, a, b in zip(self._frozen_names, _versions(self._frozen), self._versions, strict=True)
-                if a != b
+                n for n, a, b in zip(self._frozen_names, _versions(self._frozen), self._versions, strict=True) if a != b
             ]
             return f"{changed[0]} was changed in place, and its values are folded into the graph"
         if list(map(attrgetter("dtype"), self._tensors)) != self._dtypes:

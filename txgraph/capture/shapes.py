@@ -10,9 +10,7 @@ from torch.export import Dim
 from torch.utils import _pytree as pytree
 
 
-def dynamic_axes(
-    tensors: Sequence[torch.Tensor], seen: Sequence[Sequence[torch.Size]]
-) -> list[frozenset[int]]:
+def dynamic_axes(tensors: Sequence[torch.Tensor], seen: Sequence[Sequence[torch.Size]]) -> list[frozenset[int]]:
     """Axes of each input to capture as dynamic, given the shapes that earlier calls had.
 
     The axes that differ from any earlier call, and with them batch and sequence: axes 0 and 1 of
@@ -21,13 +19,9 @@ def dynamic_axes(
     """
     chosen = []
     for at, tensor in enumerate(tensors):
-        changed = {
-            axis for shapes in seen for axis in range(tensor.ndim) if shapes[at][axis] != tensor.shape[axis]
-        }
+        changed = {axis for shapes in seen for axis in range(tensor.ndim) if shapes[at][axis] != tensor.shape[axis]}
         usual = {0} if tensor.is_floating_point() else {0, 1}
-        chosen.append(
-            frozenset(axis for axis in changed | usual if axis < tensor.ndim and tensor.shape[axis] > 1)
-        )
+        chosen.append(frozenset(axis for axis in changed | usual if axis < tensor.ndim and tensor.shape[axis] > 1))
     return chosen
 
 

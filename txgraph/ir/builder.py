@@ -47,9 +47,7 @@ class _Operator:
         wanted = "Tensor" if len(args) > 1 and isinstance(args[1], Node) else "Scalar"
         if wanted in overloads:
             return getattr(self._packet, wanted)  # type: ignore[no-any-return]
-        raise TypeError(
-            f"{self._packet} has the overloads {overloads}: name one, as in g.aten.mean.dim(x, [-1])"
-        )
+        raise TypeError(f"{self._packet} has the overloads {overloads}: name one, as in g.aten.mean.dim(x, [-1])")
 
 
 def _takes_tensor(operator: OpOverload) -> bool:

@@ -62,7 +62,5 @@ class ConstantStore(Mapping[str, torch.Tensor]):
 
     def nbytes(self) -> int:
         """Total size in bytes, shared storage counted once."""
-        storages = {
-            t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in self.tensors.values()
-        }
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in self.tensors.values()}
         return sum(storages.values())

@@ -186,9 +186,7 @@ def provenance_of(node: Node) -> Provenance:
 def describe(node: Node) -> str:
     """One line for an error message: the node, its operator, module and source line."""
     origin = provenance_of(node)
-    where = " ".join(
-        part for part in (origin.module, f"({origin.location})" if origin.location else "") if part
-    )
+    where = " ".join(part for part in (origin.module, f"({origin.location})" if origin.location else "") if part)
     return f"%{node.name} = {op_name(node)}" + (f" in {where}" if where else "")
 
 

@@ -52,9 +52,7 @@ def _check_nodes(graph: Graph) -> None:
         if node.op == "call_function":
             _check_call(node)
         if node.op in ("placeholder", "get_attr", "call_function") and "val" not in node.meta:
-            raise InvalidGraph(
-                f"{describe(node)}: has no type; build nodes with the GraphBuilder, which infers it"
-            )
+            raise InvalidGraph(f"{describe(node)}: has no type; build nodes with the GraphBuilder, which infers it")
     if not any(node.op == "output" for node in graph.nodes):
         raise InvalidGraph("the graph has no output node")
 
@@ -103,8 +101,6 @@ def _check_contract(graph: Graph, before: Graph) -> None:
         for index, (value, expected) in enumerate(zip(now, then, strict=True)):
             if type_of(value) != type_of(expected):
                 where = f" ({describe(value)})" if isinstance(value, Node) else ""
-                raise InvalidGraph(
-                    f"{kind} {index}{where} is {type_of(value)} where it was {type_of(expected)}"
-                )
+                raise InvalidGraph(f"{kind} {index}{where} is {type_of(value)} where it was {type_of(expected)}")
     if graph.mutations != before.mutations:
         raise InvalidGraph("the graph's mutations changed")

@@ -58,7 +58,7 @@ def module_label(path: Path, above: Path, panel: Panel) -> str:
     repeat = panel.repeats.get(path)
     if repeat:
         parts[-1] = repeat.text
-    text = f"<B>{escape('.'.join(parts))}</B>"
+    text = _bold(".".join(parts))
     if path in panel.classes:
         text += f"  {escape(panel.classes[path])}"
     if repeat:
@@ -81,17 +81,17 @@ def header(drawing: Drawing, title: str) -> str:
         changes = ["<TR><TD>the graphs are equal</TD></TR>"]
     note = "#1 on the left became #1 on the right; x12: 12 equal layers, drawn once"
     rows = (
-        f'<FONT POINT-SIZE="28"><B>{escape(title)}</B></FONT>',
+        f'<FONT POINT-SIZE="28">{_bold(title)}</FONT>' if title else "",
         _legend(),
         f'<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="3" CELLPADDING="3">{"".join(changes)}</TABLE>',
         f'<FONT COLOR="{QUIET}">{note}</FONT>',
     )
-    cells = "".join(f'<TR><TD ALIGN="LEFT">{row}</TD></TR>' for row in rows)
+    cells = "".join(f'<TR><TD ALIGN="LEFT">{row}</TD></TR>' for row in rows if row)
     return f'<<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="3" CELLPADDING="2">{cells}</TABLE>>'
 
 
 def _operator(op: Op, path: Path, removed: bool) -> str:
-    name = f"<B>{escape(op.op)}</B>"
+    name = _bold(op.op)
     text = [f"<S>{name}</S>" if removed else name]
     text += [escape(literal[1:-1]) for literal in op.literals if literal.startswith(("'", '"'))]
     inner = op.path[len(path) :]
@@ -113,6 +113,10 @@ def _constants(constants: tuple[Constant, ...]) -> str:
         texts.append((names[0][-1] if module and module == above else short.removeprefix(".")) + shape)
         above = module
     return ", ".join(texts)
+
+
+def _bold(text: str) -> str:
+    return f"<B>{escape(text)}</B>" if text else ""  # Graphviz takes no empty tags
 
 
 def _small(text: str, color: str = QUIET) -> str:
@@ -149,7 +153,7 @@ def _change(change: Change) -> str:
     cells = (
         f'<TD ALIGN="LEFT" BGCOLOR="{look.fill}">{change.verb} {number} </TD>',
         f'<TD ALIGN="RIGHT">{change.count} x</TD>',
-        f'<TD ALIGN="LEFT"><B>{escape(change.passes)}</B></TD>',
+        f'<TD ALIGN="LEFT">{_bold(change.passes)}</TD>',
         f'<TD ALIGN="LEFT">{escape(change.what)}{where}</TD>',
     )
     return f"<TR>{''.join(cells)}</TR>"

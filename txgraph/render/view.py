@@ -159,6 +159,9 @@ def _plain(value: object) -> str:
 
 
 def _call(node: Node) -> str:
+    if node.op == "placeholder":
+        return f"input {node.target}"
+
     def text(value: Any) -> str:
         if isinstance(value, Node):
             return str(value.target) if value.op == "get_attr" else f"%{value.name}"

@@ -59,9 +59,7 @@ def _sweep(rule: RewritePass, pattern: Pattern, graph: Graph, context: PassConte
     return applied
 
 
-def _find(
-    rule: RewritePass, pattern: Pattern, root: Node, graph: Graph, context: PassContext
-) -> Match | NearMiss:
+def _find(rule: RewritePass, pattern: Pattern, root: Node, graph: Graph, context: PassContext) -> Match | NearMiss:
     failure = Failure()
     for state in pattern.match(root, State(), failure):
         match = Match(root, state.nodes, state.bound, graph, context)
@@ -108,6 +106,4 @@ def _check_replacement(rule: RewritePass, match: Match, value: object, graph: Gr
         )
     was, now = type_of(match.root), type_of(value)
     if was is None or now is None or (was.dtype, was.rank, was.device) != (now.dtype, now.rank, now.device):
-        raise PassFailed(
-            f"pass {rule.name}: {describe(match.root)} is {was}, its replacement %{value.name} is {now}"
-        )
+        raise PassFailed(f"pass {rule.name}: {describe(match.root)} is {was}, its replacement %{value.name} is {now}")

@@ -79,9 +79,7 @@ class Pattern:
 
     def roots(self) -> frozenset[OpOverloadPacket]:
         """The operators that the pattern's outermost node can be."""
-        raise ValueError(
-            f"{type(self).__name__} cannot be the outermost pattern of a rule: start with an operator"
-        )
+        raise ValueError(f"{type(self).__name__} cannot be the outermost pattern of a rule: start with an operator")
 
 
 @dataclass(frozen=True)
@@ -110,9 +108,7 @@ class Constant(Pattern):
             if bound is not None:
                 yield bound
                 return
-        failure.record(
-            len(state.nodes), f"expected a constant{_as(self.name)}, found {_show(value)}", _node(value)
-        )
+        failure.record(len(state.nodes), f"expected a constant{_as(self.name)}, found {_show(value)}", _node(value))
 
 
 @dataclass(frozen=True)
@@ -127,9 +123,7 @@ class Number(Pattern):
             if bound is not None:
                 yield bound
                 return
-        failure.record(
-            len(state.nodes), f"expected a number{_as(self.name)}, found {_show(value)}", _node(value)
-        )
+        failure.record(len(state.nodes), f"expected a number{_as(self.name)}, found {_show(value)}", _node(value))
 
 
 @dataclass(frozen=True)

@@ -54,11 +54,7 @@ class GateResult:
 def check_gates(result: Sequence[Any], eager: Sequence[Any], oracle: Sequence[Any]) -> list[GateResult]:
     """Compare the output leaves of a result with eager's and the float64 oracle's."""
     if len(result) != len(eager):
-        return [
-            GateResult(
-                "G0", 0, False, len(result), len(eager), f"{len(result)} leaves, eager has {len(eager)}"
-            )
-        ]
+        return [GateResult("G0", 0, False, len(result), len(eager), f"{len(result)} leaves, eager has {len(eager)}")]
     return [
         gate
         for leaf, (yt, ye, y64) in enumerate(zip(result, eager, oracle, strict=True))

@@ -171,9 +171,7 @@ def _check_repeats(
 
 
 @contextlib.contextmanager
-def _restored(
-    model: nn.Module, buffers: Sequence[torch.Tensor]
-) -> Iterator[Callable[[], list[torch.Tensor]]]:
+def _restored(model: nn.Module, buffers: Sequence[torch.Tensor]) -> Iterator[Callable[[], list[torch.Tensor]]]:
     """Undo what a run does to the model's buffers: writes to them, and new tensors in their places.
 
     Yields:

@@ -22,7 +22,8 @@ class StageRecord:
     """The gates on one stage.
 
     Attributes:
-        stage: ``"capture"``, the name of a pass, or ``"backend"``.
+        stage: ``"capture"``, the name of a pass, ``"backend"``, or ``"backend reference"`` where the backend's
+            result broke a gate and the graph is interpreted instead.
         gates: for each gate, its result on the worst output leaf.
         seconds: time of the check.
         error: what running the stage raised, where it did.
@@ -90,11 +91,11 @@ class Verifier:
             return ""
         return self._judge(name, lambda inputs: interpret(after, inputs)).reason
 
-    def check_backend(self, run: Callable[[Sequence[torch.Tensor]], Sequence[Any]]) -> str:
+    def check_backend(self, run: Callable[[Sequence[torch.Tensor]], Sequence[Any]], stage: str = "backend") -> str:
         """Judge the compiled result; the reason to reject it, or an empty text."""
         if self.level == "off":
             return ""
-        return self._judge("backend", run).reason
+        return self._judge(stage, run).reason
 
     def _judge(self, stage: str, run: Callable[[Sequence[torch.Tensor]], Sequence[Any]]) -> StageRecord:
         assert self._reference is not None, "check_capture comes first"

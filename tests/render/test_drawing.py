@@ -1,0 +1,122 @@
+"""Boxes, arrows and frames."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from tests.render.models import Block, Stack, X, stages
+from txgraph.render.diff import Status
+from txgraph.render.drawing import MAX_ARROWS, Box, Cluster, Panel
+from txgraph.render.summary import Change
+
+
+def box(panel: Panel, operator: str, module: str = "") -> Box:
+    """The only box of that operator (in that module)."""
+    found = [b for b in panel.boxes() if b.ops[0].op == operator and ".".join(b.ops[0].path).startswith(module)]
+    assert len(found) == 1, [b.name for b in found]
+    return found[0]
+
+
+def frames(cluster: Cluster) -> set[str]:
+    return {".".join(cluster.path)}.union(*(frames(child) for child in cluster.children.values()))
+
+
+def test_fused_boxes_share_their_number_and_say_so() -> None:
+    drawing = stages(Stack(8, 8, 8), X).draw()
+    gelu, fused = box(drawing.before, "gelu"), box(drawing.after, "txgraph::linear_activation")
+    assert gelu.fate.status is fused.fate.status is Status.FUSED
+    assert gelu.note == fused.note == "fused by fuse-linear-activation"
+    assert gelu.number == fused.number is not None
+    assert box(drawing.after, "split_with_sizes").number not in (None, fused.number)
+
+
+def test_what_was_done_in_some_of_the_folded_layers_is_counted() -> None:
+    run = stages(Stack(8, 8, 8), X)
+    last = [n for n in run.after.calls() if n.target is torch.ops.aten.mul.Tensor][-1]
+    last.meta["txgraph_passes"] = ("lower-precision",)
+    assert box(run.draw().after, "mul").fate.status is Status.UNCHANGED  # most of them
+    for node in run.after.calls():
+        if node.target is torch.ops.aten.mul.Tensor:
+            node.meta["txgraph_passes"] = () if node is last else ("lower-precision",)
+    assert box(run.draw().after, "mul").note == "changed by lower-precision (2 of 3)"
+
+
+def test_a_folded_layer_has_no_arrows_to_itself() -> None:
+    panel = stages(Stack(8, 8, 8), X).draw().before
+    first = box(panel, "linear", "embed").name
+    last = box(panel, "tanh").name
+    residual = box(panel, "add").name
+    into = {link.source for link in panel.links if link.target == residual}
+    assert into == {first, box(panel, "clone").name}  # the first layer's input; not the layer's own result
+    assert [link.source for link in panel.links if link.target == last] == [residual]
+    assert {link.type for link in panel.links if link.source == first} == {"f32[2, 4]"}
+
+
+def test_views_that_feed_each_other_are_one_box() -> None:
+    class Heads(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            heads = x.view(2, 2, 2).transpose(0, 1).unsqueeze(0)
+            return heads.exp() + heads.tanh().permute(0, 2, 1, 3)
+
+    panel = stages(Heads(), X).draw().before
+    assert [[o.op for o in b.ops] for b in panel.boxes() if b.ops[0].is_view] == [
+        ["view", "transpose", "unsqueeze"],
+        ["permute"],
+    ]
+
+
+def test_modules_with_one_box_have_no_frame() -> None:
+    drawing = stages(nn.Sequential(Block(), nn.Tanh(), Block(6)), X).draw()
+    assert frames(drawing.before.root) == {"", "0", "2"}
+
+
+def test_a_frame_that_holds_only_a_frame_is_joined_with_it() -> None:
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = nn.ModuleDict({"body": nn.ModuleList([Block(8), Block(6)])})
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for block in self.encoder["body"]:
+                x = block(x)
+            return x
+
+    assert frames(stages(Outer(), X).draw().before.root) == {"", "encoder.body", "encoder.body.0", "encoder.body.1"}
+
+
+def test_values_with_many_users_are_marked() -> None:
+    class Wide(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = x.exp()
+            for at in range(MAX_ARROWS + 1):
+                x = x + y * at
+            return x
+
+    panel = stages(Wide(), X).draw().before
+    assert panel.wide() == {box(panel, "exp").name}
+
+
+def test_the_summary_says_what_and_where() -> None:
+    changes = stages(Stack(8, 8, 8), X).draw().changes
+    assert changes == (
+        Change(
+            Status.FUSED,
+            "fused",
+            1,
+            3,
+            "fuse-shared-input-linears",
+            "2 linear → linear, split_with_sizes",
+            "layers.0..2",
+        ),
+        Change(
+            Status.FUSED,
+            "fused",
+            2,
+            3,
+            "fuse-linear-activation",
+            "linear, gelu → txgraph::linear_activation",
+            "layers.0..2",
+        ),
+        Change(Status.REMOVED, "removed", None, 3, "remove-identities", "3 clone"),
+    )

@@ -1,0 +1,91 @@
+"""Files of every kind, and what can go wrong with them."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import graphviz
+import pytest
+
+import txgraph
+from tests.render.models import Stack, Stages, X, stages
+from tests.small import MLP
+from txgraph.render import render_graphs
+from txgraph.render.files import FORMATS
+
+needs_dot = pytest.mark.skipif(shutil.which("dot") is None, reason="needs Graphviz")
+MAGIC = {".svg": b"<?xml", ".png": b"\x89PNG", ".pdf": b"%PDF", ".dot": b"digraph", ".html": b"<!DOCTYPE html>"}
+
+
+@pytest.fixture(scope="module")
+def run() -> Stages:
+    return stages(Stack(8, 8), X)
+
+
+@pytest.mark.parametrize("ending", [*FORMATS, ".SVG"])
+@needs_dot
+def test_every_kind_of_file(run: Stages, tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"stack{ending}"
+    path.write_bytes(b"old")
+    assert render_graphs(run.before, run.after, path, "Stack", "report", run.rewrites) == path
+    assert path.read_bytes().startswith(MAGIC[ending.lower()])
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@needs_dot
+def test_an_optimized_model_draws_itself(tmp_path: Path) -> None:
+    fast = txgraph.optimize(MLP(), (X,), backend="reference", verify="off")
+    path = fast.render(str(tmp_path / "mlp.svg"))
+    text = "".join(ET.fromstring(path.read_text(encoding="utf-8")).itertext()).replace("\xa0", " ")
+    assert "MLP" in text
+    assert "removed by remove-identities" in text
+
+
+@pytest.mark.parametrize("name", ["stack", "stack.jpg", "stack.svg.gz", ".svg"])
+def test_another_ending(run: Stages, tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=r"must end in one of \.svg, \.png, \.pdf, \.dot, \.html"):
+        render_graphs(run.before, run.after, tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_such_folder(run: Stages, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*missing; make it first"):
+        render_graphs(run.before, run.after, tmp_path / "missing" / "stack.dot")
+
+
+def test_a_file_that_cannot_be_written(run: Stages, tmp_path: Path) -> None:
+    (tmp_path / "stack.dot").mkdir()
+    with pytest.raises(IsADirectoryError, match="cannot write the drawing: Is a directory") as error:
+        render_graphs(run.before, run.after, tmp_path / "stack.dot")
+    assert error.value.filename == str(tmp_path / "stack.dot")
+
+
+@pytest.mark.parametrize("ending", [".svg", ".html"])
+def test_without_the_program(
+    run: Stages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, ending: str
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with caplog.at_level(logging.WARNING, "txgraph"):
+        path = render_graphs(run.before, run.after, tmp_path / f"stack{ending}", "Stack", "", run.rewrites)
+    assert path == tmp_path / "stack.dot"
+    assert [p.name for p in tmp_path.iterdir()] == ["stack.dot"]
+    assert "linear_activation" in path.read_text(encoding="utf-8")
+    (message,) = caplog.messages
+    assert f"wrote {path} instead of stack{ending}" in message
+    assert "apt-get install graphviz" in message
+    assert f"dot -Tsvg {path} -O" in message
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell script stands for dot")
+def test_a_program_that_fails(run: Stages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = tmp_path / "dot"
+    fake.write_text("#!/bin/sh\necho 'Format: pdf not recognized' >&2\nexit 1\n", encoding="utf-8")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(txgraph.TxgraphError, match=r"dot could not draw .*stack\.pdf: .*not recognized") as error:
+        render_graphs(run.before, run.after, tmp_path / "stack.pdf")
+    assert isinstance(error.value.__cause__, graphviz.CalledProcessError)
