@@ -30,8 +30,8 @@ def rewritten(
     graph = traced(function, *inputs, **constants)
     before = str(graph)
     after, _ = apply(rule, graph, context)
-    assert str(graph) == before
-    assert apply(rule, after, context)[1] == []
+    assert str(graph) == before, "the given graph was changed"
+    assert not apply(rule, after, context)[1], "a second run changed more"
     assert_numbers(after, function, *inputs, **constants)
     return after
 
@@ -40,7 +40,8 @@ def assert_numbers(graph: Graph, function: Function, *inputs: torch.Tensor, **co
     """The graph passes the gates against the function in eager and in float64."""
     truth = reference(module(function), (*inputs, *constants.values()), {})
     gates = check_gates(interpret(graph, [t.clone() for t in inputs]), truth.eager, truth.oracle)
-    assert [str(gate) for gate in gates if not gate.passed] == []
+    failed = [str(gate) for gate in gates if not gate.passed]
+    assert not failed, failed
 
 
 def reasons(
@@ -53,6 +54,6 @@ def reasons(
     """Why a rule applies nowhere in a function, the nearest miss first."""
     graph = traced(function, *inputs, **constants)
     matches, misses = explain_rule(rule, graph, context or PassContext())
-    assert matches == []
-    assert apply(rule, graph, context)[1] == []
+    assert not matches, matches
+    assert not apply(rule, graph, context)[1], "rewritten, though nothing matches"
     return [miss.reason for miss in misses]

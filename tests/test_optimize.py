@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from transformers import DynamicCache, EncoderDecoderCache
 
 import txgraph
-from tests.small import MLP, Linear
+from tests.small import BITWISE, MLP, Linear, assert_as_eager, module
 from tests.zoo import ZOO, tokens
 
 X = torch.arange(8.0).reshape(2, 4)
@@ -62,7 +62,7 @@ def test_every_mixture_of_arguments_uses_one_graph(bert: nn.Module) -> None:
         lambda m: m(input_ids=ids, attention_mask=mask, token_type_ids=None),
     )
     for call in calls:
-        assert torch.allclose(call(fast)[0], call(bert)[0], rtol=0, atol=1e-6)
+        assert_as_eager(call(fast), bert, **inputs)
     assert len(fast.report.graphs) == 1
 
 
@@ -70,7 +70,7 @@ def test_batch_and_sequence_become_dynamic_at_the_second_shape(bert: nn.Module) 
     fast = optimized(bert, verify="off")
     for batch, length in ((2, 8), (2, 11), (3, 8), (7, 13), (2, 8)):
         inputs = tokens(batch, length)
-        assert torch.allclose(fast(**inputs)[0], bert(**inputs)[0], rtol=0, atol=1e-6)
+        assert_as_eager(fast(**inputs), bert, **inputs)
     assert [g.inputs[0] for g in fast.report.graphs] == ["input_ids: i64[2, 8]", "input_ids: i64[B, S]"]
 
 
@@ -78,7 +78,7 @@ def test_batch_one_gets_its_own_graph(bert: nn.Module) -> None:
     fast = optimized(bert, verify="off")
     for batch, length in ((2, 8), (3, 9), (1, 9), (1, 12), (1, 7)):
         inputs = tokens(batch, length)
-        assert torch.allclose(fast(**inputs)[0], bert(**inputs)[0], rtol=0, atol=1e-6)
+        assert_as_eager(fast(**inputs), bert, **inputs)
     assert len(fast.report.graphs) == 3
 
 
@@ -87,7 +87,7 @@ def test_declared_dynamic_shapes(bert: nn.Module) -> None:
     shapes = {name: {0: batch, 1: length} for name in ("input_ids", "attention_mask")}
     fast = optimized(bert, kwargs=tokens(2, 8), dynamic_shapes=shapes, verify="off")
     for at in ((2, 8), (5, 13), (16, 64)):
-        assert torch.allclose(fast(**tokens(*at))[0], bert(**tokens(*at))[0], rtol=0, atol=1e-6)
+        assert_as_eager(fast(**tokens(*at)), bert, **tokens(*at))
     assert len(fast.report.graphs) == 1
     fast(**tokens(17, 8))  # outside the declared range: a new graph, never a wrong answer
     assert len(fast.report.graphs) == 2
@@ -137,9 +137,17 @@ def test_an_optimizer_step_on_folded_weights_compiles_anew() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     model(X).sum().backward()
     optimizer.step()
-    assert torch.allclose(fast(X), model(X), rtol=1e-5)
+    assert_as_eager(fast(X), model, X)
     assert "first.weight was changed in place" in fast.report.notes[0]
     assert len(fast.report.graphs) == 2
+
+
+def test_writes_through_data_to_folded_weights_are_seen() -> None:
+    model = Projections()
+    fast = optimized(model, args=(X,))
+    model.second.weight.data.mul_(2)  # bypasses torch's version counter
+    assert torch.allclose(fast(X), model(X), rtol=1e-5)
+    assert "through .data" in fast.report.notes[0]
 
 
 def test_autocast_gets_its_own_graph_and_gives_it_back(bert: nn.Module) -> None:
@@ -154,15 +162,15 @@ def test_autocast_gets_its_own_graph_and_gives_it_back(bert: nn.Module) -> None:
 def test_inference_mode(bert: nn.Module) -> None:
     fast, inputs = optimized(bert, verify="off"), tokens(2, 8)
     with torch.inference_mode():
-        assert torch.allclose(fast(**inputs)[0], bert(**inputs)[0], rtol=0, atol=1e-6)
-    assert torch.allclose(fast(**inputs)[0], bert(**inputs)[0], rtol=0, atol=1e-6)
+        assert_as_eager(fast(**inputs), bert, **inputs)
+    assert_as_eager(fast(**inputs), bert, **inputs)
 
 
 def test_non_contiguous_inputs(bert: nn.Module) -> None:
     fast, ids = optimized(bert, verify="off"), tokens(8, 6)["input_ids"]
-    assert torch.allclose(fast(ids.t())[0], bert(ids.t())[0], rtol=0, atol=1e-6)
+    assert_as_eager(fast(ids.t()), bert, ids.t())
     expanded = ids[:1, :6].expand(6, 6)
-    assert torch.allclose(fast(expanded)[0], bert(expanded)[0], rtol=0, atol=1e-6)
+    assert_as_eager(fast(expanded), bert, expanded)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("gpt2-sdpa", DynamicCache), ("t5-sdpa", EncoderDecoderCache)])
@@ -173,10 +181,7 @@ def test_caches_come_back_as_caches(name: str, kind: type) -> None:
     ours, eager = optimized(model)(**inputs), model(**inputs)
     assert type(ours) is type(eager)
     assert type(ours.past_key_values) is kind
-    leaves, spec = pytree.tree_flatten(ours)
-    eager_leaves, eager_spec = pytree.tree_flatten(eager)
-    assert spec == eager_spec
-    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(leaves, eager_leaves, strict=True))
+    assert_as_eager(ours, model, **inputs)
 
 
 class Structured(nn.Module):
@@ -295,9 +300,10 @@ def test_a_wrong_pass_is_rolled_back_alone(bert: nn.Module) -> None:
     assert "G2 output" in statuses["forget-the-mask"]["reason"]
     assert " > " in statuses["forget-the-mask"]["reason"]  # both numbers
     assert statuses["fuse-shared-input-linears"]["status"] == "applied"
-    assert torch.allclose(fast(**inputs)[0], bert(**inputs)[0], rtol=0, atol=1e-6)
+    assert_as_eager(fast(**inputs), bert, **inputs)
     unchecked = optimized(bert, kwargs=inputs, passes=pipeline, verify="off")
-    assert not torch.allclose(unchecked(**inputs)[0], bert(**inputs)[0], atol=1e-3)
+    with pytest.raises(AssertionError, match="G2"):
+        assert_as_eager(unchecked(**inputs), bert, **inputs)
 
 
 def test_an_empty_pipeline_rewrites_nothing(bert: nn.Module) -> None:
@@ -322,3 +328,404 @@ def test_a_backend_that_is_replaced_is_shown(monkeypatch: pytest.MonkeyPatch) ->
     assert "backend tried" in text
     assert "FAIL" in text
     assert "backend reference" in text
+
+
+# -- what else a drop-in model must do -----------------------------------------------------------------------------
+
+
+def test_generate_is_the_originals() -> None:
+    model = ZOO["gpt2-sdpa"].model()
+    ids = tokens(2, 5)["input_ids"]
+    fast = optimized(model, verify="off")
+    options = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
+    assert torch.equal(fast.generate(ids, **options), model.generate(ids, **options))
+
+
+def test_state_dicts_are_loaded_and_saved_as_the_originals() -> None:
+    model, other = MLP(), MLP()
+    with torch.no_grad():
+        other.up.weight.add_(1)
+    fast = optimized(model, args=(X,), passes=BITWISE)
+    assert str(fast.load_state_dict(optimized(other).state_dict())) == "<All keys matched successfully>"
+    assert torch.equal(model.up.weight, other.up.weight)
+    assert torch.equal(fast(X), other(X))
+
+
+def test_attributes_set_through_the_wrapper_reach_the_original() -> None:
+    model = Linear()
+    fast = optimized(model, args=(X,), passes=BITWISE)
+    fast.layer = nn.Linear(4, 2)
+    assert model.layer is fast.layer
+    assert torch.equal(fast(X), model(X))
+    assert fast(X).shape == (2, 2)
+
+
+def test_moving_to_another_dtype_moves_the_original() -> None:
+    model = Linear()
+    fast = optimized(model, args=(X,), passes=BITWISE)
+    assert fast.to(torch.bfloat16) is fast
+    assert model.layer.weight.dtype is torch.bfloat16
+    x = X.to(torch.bfloat16)
+    assert torch.equal(fast(x), model(x))
+    assert fast(x).dtype is torch.bfloat16
+    with pytest.raises(RuntimeError, match="must have the same dtype"):  # as in eager
+        fast(X)
+
+
+def test_a_saved_model_can_be_loaded(tmp_path: Any) -> None:
+    model = MLP()
+    fast = optimized(model, args=(X,), passes=BITWISE)
+    torch.save(fast, tmp_path / "model.pt")
+    loaded = torch.load(tmp_path / "model.pt", weights_only=False)
+    assert type(loaded) is txgraph.OptimizedModel
+    assert torch.equal(loaded(X), model(X))
+
+
+def test_a_copy_does_not_follow_the_original() -> None:
+    model = MLP()
+    fast = optimized(model, args=(X,), passes=BITWISE)
+    expected = model(X)
+    twin = copy.deepcopy(fast)
+    with torch.no_grad():
+        model.up.weight.zero_()
+    assert torch.equal(twin(X), expected)
+    assert torch.equal(fast(X), model(X))
+    assert not torch.equal(fast(X), expected)
+
+
+def test_repr_shows_the_original_and_the_graphs() -> None:
+    fast = optimized(MLP(), args=(X,))
+    assert repr(fast).startswith("OptimizedModel(1 graph(s))\nMLP(")
+
+
+def test_graphs_and_code() -> None:
+    fast = optimized(MLP(), args=(X,), passes=BITWISE)
+    assert fast.graph_before.count() == {"clone": 1, "gelu": 1, "linear": 2, "mul": 1}
+    assert fast.graph_after.count() == {"gelu": 1, "linear": 2, "mul": 1}
+    assert fast.code() == str(fast.graph_after)
+    fast(torch.ones(3, 4))
+    assert str(fast.graph_before).startswith("%0: f32[B, 4] = input x")
+
+
+def test_results_repeat_and_are_not_reused() -> None:
+    fast = optimized(MLP(), args=(X,))
+    first = fast(X)
+    kept = first.clone()
+    first.zero_()
+    assert torch.equal(fast(X), kept)
+
+
+def test_outputs_carry_no_gradient() -> None:
+    fast = optimized(MLP(), args=(X,))
+    assert torch.is_grad_enabled()
+    assert not fast(X).requires_grad
+    assert torch.is_grad_enabled()
+
+
+# -- calls ---------------------------------------------------------------------------------------------------------
+
+
+class Positional(nn.Module):
+    """Positional-only, and any number of arguments."""
+
+    def forward(self, x: torch.Tensor, /, *others: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
+        return sum(others, x) * scale
+
+
+def test_positional_arguments() -> None:
+    model = Positional()
+    fast = optimized(model)
+    for args in ((X,), (X, X), (X, X, X + 1), (X,)):
+        assert torch.equal(fast(*args), model(*args))
+    assert torch.equal(fast(X, X, scale=0.5), model(X, X, scale=0.5))
+    assert len(fast.report.graphs) == 4
+    assert torch.equal(fast(torch.ones(3, 4), torch.ones(3, 4)), torch.full((3, 4), 2.0))
+
+
+def test_containers_of_tensors() -> None:
+    model = module(lambda pair, named: {"sum": pair[0] + named["a"], "rest": [pair[1] * 2]})
+    fast = optimized(model)
+    for rows in (2, 3, 4):
+        x = torch.ones(rows, 4)
+        assert torch.equal(fast((x, 3), {"a": x})["sum"], x + x)
+        assert fast((x, 3), {"a": x})["rest"] == [6]
+    assert len(fast.report.graphs) == 2
+    assert fast((X, 4), {"a": X})["rest"] == [8]
+    assert len(fast.report.graphs) == 3
+
+
+def test_unused_and_missing_inputs() -> None:
+    model = module(lambda x, unused=None, mask=None: x if mask is None else x * mask)
+    fast = optimized(model)
+    assert torch.equal(fast(X, X), X)
+    assert torch.equal(fast(X, None, X), X * X)
+    assert torch.equal(fast(X, unused=3), X)
+    assert len(fast.report.graphs) == 3
+
+
+def test_other_dtypes_and_ranks_get_their_own_graphs() -> None:
+    model = module(lambda x: x * 2 + 1)
+    fast = optimized(model)
+    inputs = [X, X.double(), X.long(), X[0], X[None], X.bool()]
+    for x in (*inputs, *inputs):
+        assert torch.equal(fast(x), model(x))
+        assert fast(x).dtype is model(x).dtype
+    assert len(fast.report.graphs) == len(inputs)
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_empty_and_single_batches(rows: int) -> None:
+    model = MLP()
+    fast = optimized(model, passes=BITWISE)
+    for count in (3, 5, rows, 7, rows):
+        x = torch.ones(count, 4)
+        assert torch.equal(fast(x), model(x))
+    assert len(fast.report.graphs) == 3
+
+
+def test_a_declared_range_from_one() -> None:
+    model = MLP()
+    shapes = {"x": {0: Dim("rows", min=1, max=8)}}
+    fast = optimized(model, args=(torch.ones(3, 4),), dynamic_shapes=shapes, passes=BITWISE)
+    for rows in (1, 8, 3):
+        x = torch.randn(rows, 4)
+        assert torch.equal(fast(x), model(x))
+    assert len(fast.report.graphs) == 1
+
+
+def test_dynamic_shapes_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match=r"dynamic_shapes names \['y'\], but the example inputs are \['x'\]"):
+        optimized(MLP(), args=(X,), dynamic_shapes={"y": {0: Dim("rows")}})
+    with pytest.raises(txgraph.CaptureFailed, match="rows"):
+        optimized(MLP(), args=(X,), dynamic_shapes={"x": {1: Dim("rows", min=2)}})
+
+
+def test_the_limit_on_graphs() -> None:
+    fast = optimized(MLP(), options={"max_graphs": 2}, verify="off")
+    fast(X)
+    fast(X[:, :].repeat(2, 1))
+    fast(X.repeat(7, 1))
+    with pytest.raises(txgraph.GuardFailed, match=r"needs graph number 3, over options={'max_graphs': 2}: x is f64"):
+        fast(X.double())
+    with pytest.raises(txgraph.GuardFailed, match="its structure is new"):
+        fast(X, scale=2.0)
+    assert len(fast.report.graphs) == 2
+
+
+# -- what the model, or its inputs, hold ---------------------------------------------------------------------------
+
+
+def decode(model: nn.Module, steps: int) -> list[torch.Tensor]:
+    """Greedy steps, each with the cache that the one before gave."""
+    with torch.no_grad():
+        output = model(tokens(2, 5)["input_ids"], use_cache=True)
+        logits = [output.logits]
+        for _ in range(steps):
+            output = model(output.logits[:, -1:].argmax(-1), past_key_values=output.past_key_values, use_cache=True)
+            logits.append(output.logits)
+    return logits
+
+
+def test_a_cache_as_input() -> None:
+    model = ZOO["gpt2-sdpa"].model()
+    fast = optimized(model, passes=BITWISE)
+    assert [torch.equal(a, b) for a, b in zip(decode(fast, 4), decode(model, 4), strict=True)] == [True] * 5
+    assert len(fast.report.graphs) == 3  # the prompt, the first step, and one of any length
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m.first.weight.mul_(2),
+        lambda m: m.load_state_dict({n: t * 2 for n, t in m.state_dict().items()}),
+        lambda m: setattr(m.second.bias, "data", m.second.bias * 2),
+        lambda m: setattr(m, "second", nn.Linear(4, 4)),
+        lambda m: m.first.weight.copy_(m.second.weight),
+        lambda m: nn.init.zeros_(m.first.weight),
+        lambda m: m.double(),
+    ],
+    ids=["in place", "load_state_dict", "data", "module", "copy_", "init", "dtype"],
+)
+def test_changed_weights_that_are_folded(change: Any) -> None:
+    model = Projections()
+    fast = optimized(model, args=(X,), verify="off")
+    fast(X)
+    with torch.no_grad():
+        change(model)
+    x = X.to(model.first.weight.dtype)
+    assert_as_eager(fast(x), model, x)
+    assert len(fast.report.graphs) == 2
+
+
+def test_a_change_back_and_forth_is_always_seen() -> None:
+    model = Projections()
+    fast = optimized(model, verify="off")
+    for scale in (2.0, 0.5, 3.0):
+        with torch.no_grad():
+            model.first.weight.mul_(scale)
+        assert_as_eager(fast(X), model, X)
+    assert len(fast.report.graphs) == 3
+    assert len(fast.report.notes) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: setattr(m, "table", torch.full((4,), 3.0)),
+        lambda m: m.table.mul_(3),
+        lambda m: m.layers.append(nn.Linear(4, 4)),
+        lambda m: m.layers.insert(0, nn.ReLU()),
+        lambda m: setattr(m.layers[0], "bias", nn.Parameter(torch.ones(4))),
+    ],
+    ids=["plain tensor replaced", "plain tensor in place", "module added", "module inserted", "bias added"],
+)
+def test_changes_beside_the_weights(change: Any) -> None:
+    model = module(lambda x: model.layers(x) * (model.table + 1), table=torch.ones(4))
+    model.layers = nn.Sequential(nn.Linear(4, 4, bias=False))
+    fast = optimized(model, args=(X,), passes=BITWISE)
+    change(model)
+    assert torch.equal(fast(X), model(X))
+
+
+def test_train_and_eval_have_their_own_graphs() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)).eval()
+    twin = copy.deepcopy(model)
+    fast = optimized(model, passes=BITWISE)
+    for mode in (False, True, False, True):
+        fast.train(mode)
+        twin.train(mode)
+        assert torch.equal(fast(X), twin(X))
+    assert len(fast.report.graphs) == 2
+    assert torch.equal(model[1].running_mean, twin[1].running_mean)
+    assert model[1].num_batches_tracked.item() == 2
+
+
+class Replaces(nn.Module):
+    """Puts a new tensor in the place of its buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("total", torch.zeros(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.total = self.total + x.sum(0)
+        return x + self.total
+
+
+def test_a_buffer_that_is_replaced() -> None:
+    model, twin = Replaces(), Replaces()
+    fast = optimized(model, args=(X,))
+    assert model.total.dtype is torch.float32
+    assert torch.equal(model.total, torch.zeros(4))
+    for _ in range(3):
+        assert torch.equal(fast(X), twin(X))
+        assert torch.equal(model.total, twin.total)
+    assert len(fast.report.graphs) == 1
+
+
+def test_a_failed_check_leaves_the_buffers_alone() -> None:
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        model.count.add_(1)
+        if x.dtype is torch.float64:
+            raise RuntimeError("no double")
+        return x + model.count
+
+    model = module(forward)
+    model.register_buffer("count", torch.zeros(()))
+    with pytest.raises(txgraph.VerificationFailed, match="no double"):
+        optimized(model, args=(X,))
+    assert model.count.item() == 0
+    assert model.count.dtype is torch.float32
+
+
+def test_writes_reach_non_contiguous_inputs() -> None:
+    model = module(lambda x: x.add_(1).sum())
+    fast = optimized(model, args=(torch.zeros(3, 4),))
+    x = torch.zeros(4, 3).t()
+    assert fast(x).item() == 12
+    assert torch.equal(x, torch.ones(3, 4))
+
+
+def test_outputs_that_are_inputs_or_weights() -> None:
+    model = module(lambda x: (x, x.t(), model.weight), weight=nn.Parameter(torch.ones(2)))
+    outputs = optimized(model)(X)
+    assert [o.data_ptr() for o in outputs] == [X.data_ptr(), X.data_ptr(), model.weight.data_ptr()]
+
+
+# -- fallbacks and failures ----------------------------------------------------------------------------------------
+
+
+class Branch(nn.Module):
+    """Depends on a tensor's value in Python."""
+
+    def forward(self, x: torch.Tensor, shift: int = 1) -> torch.Tensor:
+        return x + shift if x.sum() > 0 else x - shift
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_fallbacks_are_counted_once_for_each_structure(ahead: bool) -> None:
+    fast = optimized(Branch(), args=(X,) if ahead else (), options={"allow_fallback": True})
+    for x in (X, -X, torch.ones(3)):
+        assert torch.equal(fast(x), Branch()(x))
+    assert len(fast.report.fallbacks) == 1
+    assert torch.equal(fast(X, 5), X + 5)
+    assert len(fast.report.fallbacks) == 2
+    assert fast.report.graphs == []
+
+
+def test_without_permission_there_is_no_fallback() -> None:
+    fast = optimized(Branch())
+    for _ in range(2):
+        with pytest.raises(txgraph.CaptureFailed, match=r"test_optimize.py:\d+ in forward: `return x \+ shift if"):
+            fast(X)
+    assert fast.report.fallbacks == []
+
+
+def test_eagers_own_errors_come_through() -> None:
+    fast = optimized(nn.Embedding(3, 4))
+    with pytest.raises(IndexError, match="index out of range"):
+        fast(torch.tensor([7]))
+    assert torch.equal(fast(torch.tensor([2])), fast.weight[2:3])
+
+
+# -- threads -------------------------------------------------------------------------------------------------------
+
+
+def in_threads(*functions: Any) -> list[Any]:
+    """What the functions give, each in its own thread; what one raises is given, too."""
+    results: list[Any] = [None] * len(functions)
+    start = threading.Barrier(len(functions))
+
+    def run(at: int) -> None:
+        start.wait()
+        try:
+            results[at] = functions[at]()
+        except Exception as error:  # handed to the test, which compares it with what it wants
+            results[at] = error
+
+    threads = [threading.Thread(target=run, args=(at,)) for at in range(len(functions))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=120)
+    assert not any(thread.is_alive() for thread in threads)
+    return results
+
+
+def test_threads_with_new_shapes() -> None:
+    model = MLP()
+    fast = optimized(model, passes=BITWISE)
+    inputs = [torch.randn(2 + at % 3, 4) for at in range(6)]
+    expected = [model(x) for x in inputs]
+    results = in_threads(*(lambda x=x: fast(x) for x in inputs))
+    assert [torch.equal(a, b) for a, b in zip(results, expected, strict=True)] == [True] * 6, results
+    assert len(fast.report.graphs) == 2
+    assert fast.report.notes == []
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["one model", "a model each"])
+def test_threads_that_optimize_at_once(shared: bool) -> None:
+    models = [MLP()] * 4 if shared else [MLP() for _ in range(4)]
+    expected = models[0](X)
+    results = in_threads(*(lambda m=m: optimized(m, args=(X,), passes=BITWISE)(X) for m in models))
+    assert [torch.equal(r, expected) for r in results] == [True] * 4, results

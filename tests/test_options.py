@@ -70,10 +70,10 @@ def test_the_target_of_a_device() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"backend": "xla"}, ValueError, r"unknown backend 'xla': expected one of \('auto', 'inductor', 'reference', 'tvm'\)"),
-        ({"verify": "some"}, ValueError, r"unknown verify 'some': expected one of \('off', 'final', 'passes', 'rewrites'\)"),
+        ({"backend": "xla"}, ValueError, r"unknown backend 'xla': expected one of \['auto', 'inductor', 'reference'"),
+        ({"verify": "some"}, ValueError, r"unknown verify 'some': expected one of \('off', 'final', 'passes'"),
         ({"padding": "ones"}, ValueError, r'unknown padding \'ones\': expected "exact" or "zeros"'),
-        ({"options": {"max_graph": 3, "cache": 1}}, ValueError, r"unknown options \['cache', 'max_graph'\]: expected some of"),
+        ({"options": {"max_graph": 3, "a": 1}}, ValueError, r"unknown options \['a', 'max_graph'\]: expected some of"),
         ({"backend": "tvm"}, NotImplementedError, r'backend="tvm" is not available yet; use backend="inductor"'),
         ({"padding": "zeros"}, NotImplementedError, r'padding="zeros" .* is not available yet; use padding="exact"'),
         ({"verify": "rewrites"}, NotImplementedError, r'verify="rewrites" is not available yet; use verify="passes"'),
@@ -81,7 +81,7 @@ def test_the_target_of_a_device() -> None:
         ({"budget": 0}, NotImplementedError, r"budget="),
         ({"calibration": []}, NotImplementedError, r"calibration= .* is not available yet; leave it None"),
     ],
-)  # fmt: skip
+)
 def test_refused(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         txgraph.optimize(Linear(), **arguments)

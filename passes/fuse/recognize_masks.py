@@ -3,7 +3,8 @@
 before:  scaled_dot_product_attention(q, k, v, mask)       mask: ``k <= q``, or true everywhere
 after:   scaled_dot_product_attention(q, k, v, is_causal=True)      or without a mask
 legal:   the mask's formula in its indices is proven from the data flow, for every input and size. An additive
-         mask counts as causal if it adds 0 where ``k <= q`` and elsewhere -inf or the dtype's lowest number
+         mask counts as causal if it adds 0 where ``k <= q`` and elsewhere -inf or the dtype's lowest number. The
+         scale is positive where the mask is causal: torch's CPU kernel hides keys by -inf before it scales
 pays:    the mask's B x H x S x T elements are neither made nor read; a causal kernel skips half of the products
 source:  Vaswani et al. 2017, section 3.2.3; torch documentation of is_causal (top-left aligned)
 """
@@ -32,10 +33,13 @@ class RecognizeMasks(Pass):
         expressions = IndexExpressions(graph)
         rewrites = []
         for node in graph.calls():
-            if node.target is not _attention.default or not isinstance(arguments(node)["attn_mask"], Node):
+            named = arguments(node) if node.target is _attention.default else {}
+            mask = named.get("attn_mask")
+            if not isinstance(mask, Node) or named["is_causal"]:
                 continue
-            kind = _classify(expressions.of(arguments(node)["attn_mask"]), type_of(arguments(node)["attn_mask"]).dtype)  # type: ignore[union-attr]
-            if kind and not arguments(node)["is_causal"]:
+            kind = _classify(expressions.of(mask), type_of(mask).dtype)  # type: ignore[union-attr]
+            scalable = named["scale"] is None or named["scale"] > 0
+            if kind == "trivial" or (kind == "causal" and scalable):
                 rewrites.append(self._replace(graph, node, causal=kind == "causal"))
         if rewrites:
             graph.constants.observe(expressions.used)

@@ -83,9 +83,21 @@ def test_without_the_program(
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell script stands for dot")
 def test_a_program_that_fails(run: Stages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = tmp_path / "dot"
-    fake.write_text("#!/bin/sh\necho 'Format: pdf not recognized' >&2\nexit 1\n", encoding="utf-8")
+    fake.write_text(
+        "#!/bin/sh\nwhile read -r _; do :; done\necho 'Format: pdf not recognized' >&2\nexit 1\n", encoding="utf-8"
+    )
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(txgraph.TxgraphError, match=r"dot could not draw .*stack\.pdf: .*not recognized") as error:
         render_graphs(run.before, run.after, tmp_path / "stack.pdf")
     assert isinstance(error.value.__cause__, graphviz.CalledProcessError)
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError("pipe"), graphviz.CalledProcessError(1, "dot", stderr=b"pipe")])
+def test_a_program_that_dies(run: Stages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(*_: object, **__: object) -> bytes:
+        raise error
+
+    monkeypatch.setattr(graphviz.Digraph, "pipe", fail)
+    with pytest.raises(txgraph.TxgraphError, match=r"dot could not draw .*stack\.png: .*pipe"):
+        render_graphs(run.before, run.after, tmp_path / "stack.png")

@@ -84,15 +84,11 @@ def test_calls_of_one_module_fold_where_each_uses_the_last() -> None:
 
 
 def test_two_uses_of_one_module_side_by_side_are_drawn_both() -> None:
-    class Twice(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.block = Block()
+    def norm(call: str, source: str) -> list[Op]:
+        return [op(f"{call}.a", "square", source, path=call), op(f"{call}.b", "mean", f"{call}.a", path=call)]
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.block(x) + self.block(x * 1)
-
-    assert repeats(Twice()) == {}
+    ops = [op("x", "input"), *norm("norm", "x"), *norm("norm@1", "x"), op("y", "add", "norm.b", "norm@1.b")]
+    assert fold([view(*ops)]).repeats == {}
 
 
 def test_interleaved_module_lists_are_not_folded() -> None:

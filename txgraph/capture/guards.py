@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from operator import attrgetter, getitem, is_
+from operator import attrgetter, getitem, is_, methodcaller
 from typing import Any
 
 import sympy
+import numpy as np
 import torch
 from torch import nn
 from torch.utils._sympy.printers import PythonPrinter
@@ -136,6 +137,8 @@ class ModelState:
         self._dtypes = list(map(attrgetter("dtype"), self._tensors))
         self._training = list(map(attrgetter("training"), self._modules))
         self._versions = _versions(self._frozen)
+        self._samples = [view for t in self._frozen if (view := _sample_view(t)) is not None]
+        self._sampled = list(map(_read, self._samples))
         self._autocast = self._autocast_now()
 
     def _autocast_now(self) -> torch.dtype | None:
@@ -155,6 +158,8 @@ class ModelState:
                 n for n, a, b in zip(self._frozen_names, _versions(self._frozen), self._versions, strict=True) if a != b
             ]
             return f"{changed[0]} was changed in place, and its values are folded into the graph"
+        if list(map(_read, self._samples)) != self._sampled:
+            return "a weight was written to through .data, and its values are folded into the graph"
         if list(map(attrgetter("dtype"), self._tensors)) != self._dtypes:
             return "the model was moved to another dtype"
         if list(map(torch.Tensor.data_ptr, self._tensors)) != self._pointers:
@@ -170,3 +175,15 @@ class ModelState:
 
 def _versions(tensors: Sequence[torch.Tensor]) -> list[int]:
     return [0 if t.is_inference() else t._version for t in tensors]
+
+
+_SAMPLES = 16
+_read = methodcaller("tobytes")
+
+
+def _sample_view(tensor: torch.Tensor) -> np.ndarray[Any, Any] | None:
+    """A few elements, evenly spaced, of a weight's own memory: shows writes that bypass the version counter."""
+    if tensor.device.type != "cpu" or not tensor.is_contiguous() or tensor.numel() == 0:
+        return None
+    elements = tensor.detach().reshape(-1).view(torch.uint8).numpy().reshape(-1, tensor.element_size())
+    return elements[:: max(1, len(elements) // _SAMPLES)]

@@ -89,6 +89,7 @@ class Graph:
         mapping: dict[Node, Node] = {}
         for node in self.fx.nodes:
             mapping[node] = fresh.node_copy(node, mapping.__getitem__)
+            mapping[node].name = node.name  # fx renames a node called like a builtin, such as `input`
             mapping[node].meta = copy.copy(node.meta)
         return Graph(fresh, self.constants.copy(), self.mutations, self.symbols, self.ranges)
 

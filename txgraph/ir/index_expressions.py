@@ -310,6 +310,24 @@ def _unsqueeze(known: IndexExpressions, node: Node, named: dict[str, Any]) -> Ex
     return None if inner is None else _rename(inner, {a: axis_symbol(a + 1) for a in range(at, rank)})
 
 
+def _reshape(known: IndexExpressions, node: Node, named: dict[str, Any]) -> Expression | None:
+    """A reshape that only adds or removes axes of size 1."""
+    inner = known.of(named["self"])
+    if inner is None:
+        return None
+    source, result = (_long_axes(value) for value in (named["self"], node))
+    if [size for _, size in source] != [size for _, size in result]:
+        return None
+    return _rename(inner, {a: axis_symbol(b) for (a, _), (b, _) in zip(source, result, strict=True)})
+
+
+def _long_axes(node: Node) -> list[tuple[int, str]]:
+    """The axes of another size than 1, counted from the right, with their sizes."""
+    tensor_type = type_of(node)
+    assert tensor_type is not None, "it has a formula, or checked by _derive"
+    return [(at, str(size)) for at, size in enumerate(reversed(tensor_type.shape)) if str(size) != "1"]
+
+
 def _transpose(known: IndexExpressions, node: Node, named: dict[str, Any]) -> Expression | None:
     inner, rank = known.of(named["self"]), _rank(node)
     if inner is None or rank == 0:
@@ -400,6 +418,7 @@ _RULES: dict[Any, _Rule] = {
     _aten.tril.default: _triangle(sympy.Le),
     _aten.triu.default: _triangle(sympy.Ge),
     _aten._to_copy.default: _cast,
+    **dict.fromkeys((_aten.reshape.default, _aten.view.default), _reshape),
     _aten.unsqueeze.default: _unsqueeze,
     _aten.transpose.int: _transpose,
     _aten.slice.Tensor: _slice,

@@ -67,7 +67,7 @@ def render_graphs(
             source,
         )
         return source
-    except graphviz.CalledProcessError as error:
+    except (graphviz.CalledProcessError, BrokenPipeError) as error:
         raise TxgraphError(f"dot could not draw {path}: {error}") from error
     if ending == ".html":
         picture = to_html(picture.decode(), drawing, title, report).encode()

@@ -96,6 +96,15 @@ def test_bias_and_mask_on_either_side(order: int, scale: float | None) -> None:
     assert options(after) == (find(after, "add"), scale or 1.0)
 
 
+@pytest.mark.parametrize("scale", [-0.5, 0.0, 1e-30])
+def test_unusual_scales_with_a_mask(scale: float) -> None:
+    def function(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        return (q @ k.transpose(-2, -1) * scale + mask).softmax(-1) @ v
+
+    after = rewritten(RULE, function, Q, K, V, mask=additive(HIDDEN, LOWEST))
+    assert options(after) == (find(after, "get_attr"), scale)
+
+
 def test_only_the_mask_on_either_side() -> None:
     for function in (masked, lambda q, k, v, mask: (mask + q @ k.transpose(-2, -1) * 0.3).softmax(-1) @ v):
         after = rewritten(RULE, function, Q, K, V, mask=additive(HIDDEN, LOWEST))

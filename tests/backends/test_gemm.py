@@ -1,0 +1,162 @@
+"""Which linears are measured, what is made of them, and that no weight is copied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests.small import MLP, find, graph_of, traced
+from txgraph.backends.inductor import gemm
+from txgraph.backends.inductor.adapter import onednn_linear
+from txgraph.ir import Graph, GraphBuilder, check_spec, interpret
+from txgraph.verify import check_gates
+
+pytestmark = pytest.mark.skipif(onednn_linear() is None, reason="this torch is built without oneDNN")
+
+X, W, B = torch.ones(2, 3, 4), torch.ones(5, 4), torch.ones(5)
+ONEDNN = "txgraph::linear_onednn"
+
+
+@pytest.fixture
+def onednn_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every measurement says that oneDNN is faster; nothing is run."""
+    monkeypatch.setattr(gemm, "_time", lambda *functions: [1e-6, 2e-6])
+
+
+def linear(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None = None) -> torch.Tensor:
+    return F.linear(x, w, b)
+
+
+@pytest.mark.usefixtures("onednn_wins")
+def test_the_numbers_are_eagers_within_the_gates() -> None:
+    torch.manual_seed(0)
+    x, w, b = torch.randn(2, 3, 4), torch.randn(5, 4), torch.randn(5)
+    graph = traced(linear, x, w=w, b=b)
+    assert gemm.choose_gemms(graph) == {"linear 6x4x5": "oneDNN (1 µs oneDNN, 2 µs aten)"}
+    assert graph.count() == {ONEDNN: 1}
+    check_spec(graph)
+    eager, oracle = F.linear(x, w, b), F.linear(x.double(), w.double(), b.double())
+    assert [g for g in check_gates(interpret(graph, [x]), [eager], [oracle]) if not g.passed] == []
+
+
+@pytest.mark.usefixtures("onednn_wins")
+def test_no_weight_is_copied() -> None:
+    model = MLP()
+    graph = graph_of(model, torch.ones(2, 4)).copy()
+    names, pointers = list(graph.constants), {t.data_ptr() for t in graph.constants.values()}
+    gemm.choose_gemms(graph)
+    assert graph.count()[ONEDNN] == 2
+    assert list(graph.constants) == names
+    assert {t.data_ptr() for t in graph.constants.values()} == pointers == {p.data_ptr() for p in model.parameters()}
+    assert graph.constants.frozen_values() == frozenset()
+
+
+@pytest.mark.usefixtures("onednn_wins")
+@pytest.mark.parametrize(
+    ("function", "inputs", "constants"),
+    [
+        (linear, [X.double()], {"w": W.double(), "b": B.double()}),
+        (linear, [X.bfloat16()], {"w": W.bfloat16(), "b": B.bfloat16()}),
+        (lambda x, w: F.linear(x, w), [X, W], {}),
+        (lambda x: x @ x.mT, [X], {}),
+        (linear, [torch.ones(0, 4)], {"w": W, "b": B}),
+    ],
+    ids=["float64", "bfloat16", "a weight that is an input", "another operator", "an empty input"],
+)
+def test_what_is_left_alone(function: Callable[..., Any], inputs: list[Any], constants: dict[str, Any]) -> None:
+    graph = traced(function, *inputs, **constants)
+    text = str(graph)
+    assert gemm.choose_gemms(graph) == {}
+    assert str(graph) == text
+
+
+@pytest.mark.usefixtures("onednn_wins")
+@pytest.mark.parametrize("shape", [(4,), (1, 4), (7, 4), (2, 3, 5, 4)])
+def test_ranks(shape: tuple[int, ...]) -> None:
+    x = torch.ones(shape)
+    graph = traced(lambda x, w: F.linear(x, w), x, w=W)
+    rows = x.numel() // 4
+    assert list(gemm.choose_gemms(graph)) == [f"linear {rows}x4x5"]
+    assert torch.equal(interpret(graph, [x])[0], F.linear(x, W))
+
+
+@pytest.mark.usefixtures("onednn_wins")
+def test_a_dynamic_number_of_rows() -> None:
+    """Measured at the size of the example, right at every size."""
+    shapes = {"x": {0: torch.export.Dim.AUTO}, "scale": None}
+    model = MLP()
+    graph = graph_of(model, torch.ones(6, 4), scale=2.0, dynamic_shapes=shapes).copy()
+    assert list(gemm.choose_gemms(graph)) == ["linear 6x4x8", "linear 6x8x4"]
+    for rows in (2, 6, 33):
+        x = torch.randn(rows, 4)
+        eager = model(x, 2.0)
+        oracle = MLP().double()(x.double(), 2.0)
+        assert [g for g in check_gates(interpret(graph, [x]), [eager], [oracle]) if not g.passed] == []
+
+
+@pytest.mark.parametrize("faster", ["oneDNN", "aten"])
+def test_activations(faster: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gemm, "_time", lambda *f: [1e-6, 2e-6] if faster == "oneDNN" else [2e-6, 1e-6])
+    graph = traced(linear, X, w=W, b=B)
+    node = find(graph, "linear")
+    activated = GraphBuilder(graph, node).txgraph.linear_activation(*node.args, "silu")
+    node.replace_all_uses_with(activated)
+    graph.eliminate_dead_code()
+    (choice,) = gemm.choose_gemms(graph).items()
+    assert choice[0] == "linear 6x4x5 + silu"
+    assert choice[1].startswith(faster)
+    assert graph.count() == {ONEDNN if faster == "oneDNN" else "txgraph::linear_activation": 1}
+    x = torch.linspace(-1, 1, 24).reshape(2, 3, 4)
+    eager = F.silu(F.linear(x, W, B))
+    oracle = F.silu(F.linear(x.double(), W.double(), B.double()))
+    assert [g for g in check_gates(interpret(graph, [x]), [eager], [oracle]) if not g.passed] == []
+
+
+def test_equal_shapes_are_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = []
+
+    def time(*functions: Callable[[], object]) -> list[float]:
+        measured.append(len(functions))
+        return [2.0, 1.0]
+
+    monkeypatch.setattr(gemm, "_time", time)
+    square = torch.ones(4, 4)
+
+    def function(x: torch.Tensor, w: torch.Tensor, v: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return F.linear(F.linear(F.linear(x, w, b), v, b), v)
+
+    gemm.choose_gemms(traced(function, X, w=square, v=square + 1, b=torch.ones(4)))
+    assert measured == [2, 2]  # with and without bias
+
+
+def test_the_measurement_runs_both_and_takes_the_best() -> None:
+    calls = [0, 0]
+
+    def count(at: int) -> Callable[[], None]:
+        def run() -> None:
+            calls[at] += 1
+
+        return run
+
+    best = gemm._time(count(0), count(1))
+    assert calls[0] == calls[1] > 1
+    assert all(0 < seconds < 0.1 for seconds in best)
+
+
+def test_without_onednn_nothing_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gemm, "onednn_linear", lambda: None)
+    graph: Graph = traced(linear, X, w=W, b=B)
+    assert gemm.choose_gemms(graph) == {}
+    assert gemm.fused_activations() == frozenset()
+    assert graph.count() == {"linear": 1}
+
+
+def test_torch_accepts_the_operator() -> None:
+    arguments = (torch.randn(2, 3, 4), torch.randn(5, 4), torch.randn(5), "relu")
+    tests = ("test_schema", "test_faketensor")
+    result = torch.library.opcheck(torch.ops.txgraph.linear_onednn.default, arguments, test_utils=tests)
+    assert set(result.values()) == {"SUCCESS"}

@@ -1,0 +1,55 @@
+"""Tells when a private torch name that the Inductor backend uses moves, or changes its form."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from typing import Any, get_args
+
+import pytest
+import torch
+
+from txgraph.backends.inductor import adapter
+
+
+def test_standalone_compile_takes_what_the_adapter_gives() -> None:
+    from torch._inductor import standalone_compile
+
+    signature = inspect.signature(standalone_compile)
+    bound = signature.bind("module", ["examples"], dynamic_shapes="from_example_inputs")
+    assert set(bound.arguments) == {"gm", "example_inputs", "dynamic_shapes"}
+    module = importlib.import_module("torch._inductor.standalone_compile")
+    assert "from_example_inputs" in get_args(module.DynamicShapesType)
+
+
+def test_the_generated_code_can_be_collected() -> None:
+    from torch._inductor.graph import GraphLowering
+
+    assert GraphLowering.save_output_code is None  # a callback, asked before each use
+    assert "GraphLowering.save_output_code(" in inspect.getsource(GraphLowering)
+    with adapter._generated_code() as sources:
+        GraphLowering.save_output_code("source")
+    assert sources == ["source"]
+    assert GraphLowering.save_output_code is None
+
+
+def test_settings_are_those_of_inductor() -> None:
+    from torch._inductor import config
+
+    with config.patch({"max_autotune": True}):
+        assert config.max_autotune
+    assert not config.max_autotune
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch is built without oneDNN")
+def test_onednn_linear_has_its_schema() -> None:
+    operator: Any = adapter.onednn_linear()
+    assert str(operator._schema) == (
+        "mkldnn::_linear_pointwise(Tensor X, Tensor W, Tensor? B, str attr, Scalar?[] scalars, str? algorithm)"
+        " -> Tensor Y"
+    )
+
+
+def test_without_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert adapter.onednn_linear() is None
