@@ -54,9 +54,7 @@ def failing_blocks(page: Path) -> Iterator[str]:
         line = text.count("\n", 0, match.start("code"))
         where = f"{page.relative_to(ROOT)}:{line}"
         if ">>>" in match["code"]:
-            test = doctest.DocTestParser().get_doctest(
-                match["code"], module.__dict__, page.name, str(page), line
-            )
+            test = doctest.DocTestParser().get_doctest(match["code"], module.__dict__, page.name, str(page), line)
             if doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test, clear_globs=False).failed:
                 yield f"{where}: this block gives something else"
                 return

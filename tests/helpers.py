@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch.fx import Node
 
-from tests.small import apply, module, traced
+from tests.small import apply, bits, module, traced
 from txgraph import Pass, PassContext, RewritePass
-from txgraph.ir import Graph, interpret
-from txgraph.rewrite import explain_rule
+from txgraph.ir import ConstantStore, Graph, GraphBuilder, interpret, packet_of
+from txgraph.rewrite import Match, PatternFactory, Reject, explain_rule
+from txgraph.rewrite.pattern import Failure, State
 from txgraph.verify import check_gates, reference
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -32,8 +34,33 @@ def rewritten(
     after, _ = apply(rule, graph, context)
     assert str(graph) == before, "the given graph was changed"
     assert not apply(rule, after, context)[1], "a second run changed more"
+    gained = aliases(after, inputs) - aliases(graph, inputs)
+    assert not gained, f"a write to an output is now seen elsewhere: {gained}"
     assert_numbers(after, function, *inputs, **constants)
     return after
+
+
+def aliases(graph: Graph, inputs: Sequence[torch.Tensor]) -> set[tuple[int, str]]:
+    """Where a write to an output is seen: pairs of that output and an input, constant or other output."""
+    seen = set()
+    for at in range(len(graph.outputs)):
+        held = graph.copy()
+        held.constants.tensors = {name: t.clone() for name, t in graph.constants.items()}
+        given = [t.clone() for t in inputs]
+        outputs = interpret(held, given)
+        places = {f"output {i}": v for i, v in enumerate(outputs) if i != at and isinstance(v, torch.Tensor)}
+        places |= {f"input {i}": v for i, v in enumerate(given)} | dict(held.constants)
+        before = {name: bits(v).clone() for name, v in places.items()}
+        _write(outputs[at])
+        seen |= {(at, name) for name, v in places.items() if not bits(v).equal(before[name])}
+    return seen
+
+
+def _write(value: Any) -> None:
+    """Give every element of a tensor another value, in place."""
+    if isinstance(value, torch.Tensor):
+        once = value[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in value.stride())]
+        once.copy_(once.logical_not() if value.dtype is torch.bool else torch.where(once == 1, 2, 1))
 
 
 def assert_numbers(graph: Graph, function: Function, *inputs: torch.Tensor, **constants: torch.Tensor) -> None:
@@ -57,3 +84,49 @@ def reasons(
     assert not matches, matches
     assert not apply(rule, graph, context)[1], "rewritten, though nothing matches"
     return [miss.reason for miss in misses]
+
+
+def rejections(rule: RewritePass, function: Function, *inputs: torch.Tensor, **constants: torch.Tensor) -> list[str]:
+    """Why a rule's check rejects the places where its pattern fits, each of its alternatives by itself."""
+    graph, context = traced(function, *inputs, **constants), PassContext()
+    pattern = rule.pattern(PatternFactory())
+    found = []
+    for root in (n for n in graph.calls() if packet_of(n) in pattern.roots()):
+        for state in pattern.match(root, State(), Failure()):
+            verdict = rule.check(Match(root, state.nodes, state.bound, graph, context))
+            found += [verdict.reason] if isinstance(verdict, Reject) else []
+    return found
+
+
+class Program:
+    """A graph made call by call, in which the type of a node is its real value: the truth for analyses."""
+
+    def __init__(self) -> None:
+        fx = torch.fx.Graph()
+        fx.output(())
+        self.graph = Graph(fx, ConstantStore())
+        self._builder = GraphBuilder(self.graph, self.graph.output)
+
+    def call(self, target: Callable[..., Any], *args: Any, **kwargs: Any) -> Node:
+        """A call of an operator, computed at once."""
+        try:
+            return self._builder.call(target, *args, **kwargs)
+        except (RuntimeError, IndexError, TypeError):
+            self.graph.fx.erase_node(next(n for n in reversed(self.graph.fx.nodes) if n.op != "output"))
+            raise
+
+    def constant(self, tensor: torch.Tensor) -> Node:
+        """A tensor that the model holds."""
+        name = f"c{len(self.graph.constants)}"
+        self.graph.constants.tensors[name] = tensor
+        with self.graph.fx.inserting_before(next(iter(self.graph.fx.nodes))):
+            node = self.graph.fx.get_attr(name)
+        node.meta["val"] = tensor
+        return node
+
+    def input(self, tensor: torch.Tensor) -> Node:
+        """A tensor that a call gives: its values are not known."""
+        with self.graph.fx.inserting_before(next(iter(self.graph.fx.nodes))):
+            node = self.graph.fx.placeholder("x")
+        node.meta["val"] = tensor
+        return node

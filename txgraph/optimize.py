@@ -152,7 +152,7 @@ class OptimizedModel(nn.Module):
         """Compile for calls like this one; ``dynamic_shapes`` as in :func:`torch.export.export`."""
         call = self._signature.flatten(args, kwargs)
         normal_args, normal_kwargs = self._signature.normalise(args, kwargs)
-        shapes = self._signature_shapes(dynamic_shapes, args, normal_kwargs)
+        shapes = dynamic_shapes if normal_args else self._signature_shapes(dynamic_shapes, args, normal_kwargs)
         with _COMPILING:
             try:
                 self._compile(normal_args, normal_kwargs, call, shapes)
@@ -309,7 +309,11 @@ class OptimizedModel(nn.Module):
         ]
         if not seen or all(shapes == [t.shape for t in call.tensors] for shapes in seen):
             return None
-        return export_shapes(kwargs, args, dynamic_axes(call.tensors, seen))
+        extra = self._signature.without_parameter(kwargs)
+        if any(isinstance(leaf, torch.Tensor) for leaf in pytree.tree_leaves(extra)):
+            return None  # torch.export takes no shapes of tensors in **kwargs
+        named = {name: value for name, value in kwargs.items() if name not in extra}
+        return self._signature.arrange(*export_shapes(args, named, dynamic_axes(call.tensors, seen)))
 
     def _signature_shapes(self, shapes: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """The user's ``dynamic_shapes`` for the normal form of the call: by name."""
@@ -321,7 +325,8 @@ class OptimizedModel(nn.Module):
         unknown = sorted(set(named) - set(kwargs))
         if any(named[name] is not None for name in unknown):
             raise ValueError(f"dynamic_shapes names {unknown}, but the example inputs are {sorted(kwargs)}")
-        return {name: named.get(name) for name in kwargs}
+        extra = self._signature.without_parameter(kwargs)
+        return {name: named.get(name) for name in kwargs if name not in extra}
 
 
 def _run(compiled: CompiledCall, tensors: list[torch.Tensor]) -> Any:

@@ -16,7 +16,7 @@ import torch
 from torch.fx import Node
 
 from txgraph.ir import Graph, GraphBuilder, arguments, type_of
-from txgraph.ir.aliasing import is_output, owns_memory
+from txgraph.ir.aliasing import copy_is_needed
 from txgraph.rewrite import Pass, PassContext, Rewrite
 
 _aten = torch.ops.aten
@@ -52,7 +52,7 @@ def _normal_form(node: Node, g: GraphBuilder) -> Node | None:
         return None if swapped is None else g.aten.transpose.int(node.args[0], *swapped)
     if node.target is _aten.clone.default and arguments(node)["memory_format"] is torch.contiguous_format:
         source = node.args[0]
-        if isinstance(source, Node) and owns_memory(source) and not is_output(node):
+        if isinstance(source, Node) and not copy_is_needed(source, node):
             return source
     return None
 

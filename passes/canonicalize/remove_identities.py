@@ -13,11 +13,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch.fx import Node
 
 from txgraph.ir import GraphBuilder, type_of
-from txgraph.ir.aliasing import is_output, owns_memory
+from txgraph.ir.aliasing import copy_is_needed
 from txgraph.rewrite import Accept, Match, Pattern, PatternFactory, Reject, RewritePass
+
+_NEED_A_LAYOUT = (
+    torch.ops.aten.view.default,
+    torch.ops.aten._unsafe_view.default,
+    torch.ops.aten.view_as_complex.default,
+)
 
 
 @dataclass(frozen=True)
@@ -39,12 +46,13 @@ class RemoveIdentities(RewritePass):
         x = match["x"]
         if not isinstance(x, Node) or type_of(x) != type_of(match.root):
             return Reject("the result has another type than its input", match.root)
+        viewed = next((user for user in match.root.users if user.target in _NEED_A_LAYOUT), None)
+        if viewed is not None and str(x.meta["val"].stride()) != str(match.root.meta["val"].stride()):
+            return Reject("a view of the copy needs its layout", viewed)
         if "alpha" in match.bound and match.type("x").dtype.is_floating_point:
             return Reject("adding zero to a float turns -0.0 into 0.0", match.root)
-        if is_output(match.root) or not owns_memory(x):
-            return Reject(
-                "without the copy an output could share memory with an input or a weight", match.root
-            )
+        if copy_is_needed(x, match.root):
+            return Reject("without the copy an output could share memory with an input or a weight", match.root)
         return Accept()
 
     def rewrite(self, match: Match, g: GraphBuilder) -> Node:

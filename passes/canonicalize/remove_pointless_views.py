@@ -16,7 +16,7 @@ import torch
 from torch.fx import Node
 
 from txgraph.ir import GraphBuilder, packet_of, type_of
-from txgraph.ir.aliasing import is_output, owns_memory
+from txgraph.ir.aliasing import copy_is_needed, reaches_output
 from txgraph.rewrite import Accept, Match, Pattern, PatternFactory, Reject, RewritePass
 
 _WIDENED_BY = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.float32: torch.float64}
@@ -36,7 +36,8 @@ class RemovePointlessViews(RewritePass):
             p.aten._to_copy(p.aten._to_copy(x, dtype=p.any(), **device), dtype=p.any("narrow"), **device),
             p.aten.reshape(x, p.any()),
             p.aten.expand(x, p.any()),
-            p.aten.slice(x, p.any(), 0, p.any("end")),
+            p.aten.slice(x, p.any(), 0, p.any()),
+            p.aten.slice(x, p.any(), None, p.any()),
             p.aten.alias(x),
             p.aten._to_copy(x, dtype=p.any("dtype"), **device),
         )
@@ -44,14 +45,14 @@ class RemovePointlessViews(RewritePass):
     def check(self, match: Match) -> Accept | Reject:
         x, root = match["x"], match.root
         if "shape" in match.bound:
-            return Reject("one of two reshapes may copy an output", root) if is_output(root) else Accept()
+            return Reject("one of two reshapes may copy an output", root) if reaches_output(root) else Accept()
         same = type_of(x) == type_of(root)
         if not same:
             return Reject(f"it changes {type_of(x)} into {type_of(root)}", root)
         if "narrow" in match.bound and type_of(match.nodes[1]).dtype != _WIDENED_BY.get(match.type("x").dtype):  # type: ignore[union-attr]
             return Reject("the first cast may lose digits", match.nodes[1])
         copies = packet_of(root) is torch.ops.aten._to_copy
-        if copies and (is_output(root) or not owns_memory(x)):
+        if copies and copy_is_needed(x, root):
             return Reject("without the copy an output could share memory with an input or a weight", root)
         return Accept()
 

@@ -15,7 +15,7 @@ from typing import Any
 from torch.fx import Node
 
 from txgraph.ir import Graph, is_impure
-from txgraph.ir.aliasing import is_output
+from txgraph.ir.aliasing import reaches_output
 from txgraph.rewrite import Pass, PassContext, Rewrite
 
 
@@ -30,7 +30,7 @@ class EliminateCommonSubexpressions(Pass):
             if node.op not in ("call_function", "get_attr") or is_impure(node):
                 continue
             kept = first.setdefault((node.target, _key(node.args), _key(node.kwargs)), node)
-            if kept is node or (is_output(node) and is_output(kept)):
+            if kept is node or (reaches_output(node) and reaches_output(kept)):
                 continue
             if node.op == "call_function":
                 rewrites.append(Rewrite.of(self.name, [node]))

@@ -2,7 +2,8 @@
 
 before:  gather(expand(token_type_ids, ...), 1, slice(position_ids, ...))     arange(16)
 after:   a constant
-legal:   static sizes; no input, random operator or mutated buffer involved. Views of weights stay views
+legal:   static sizes; no input, random operator or mutated buffer involved. Views of weights stay views. An
+         output is computed at each call: its owner may write to it
 pays:    the operators, at each call; declined where the result needs more than ``max_bytes`` and more than
          what it was made from
 source:  Aho, Lam, Sethi, Ullman 2006, section 9.4
@@ -17,7 +18,7 @@ from torch._ops import OpOverload
 from torch.fx import Node
 
 from txgraph.ir import Graph, GraphBuilder, is_impure
-from txgraph.ir.aliasing import is_view
+from txgraph.ir.aliasing import is_view, reaches_output
 from txgraph.rewrite import Pass, PassContext, Rewrite
 
 _METADATA_ONLY = {  # use only the shape, dtype and device of their tensor argument
@@ -50,8 +51,8 @@ class FoldConstants(Pass):
                 made_from[node] = frozenset().union(*(made_from[n] for n in _value_inputs(node)))
         rewrites = []
         for node in list(made_from):
-            wanted = any(user not in made_from or is_view(user) for user in node.users)
-            if node.op != "call_function" or is_view(node) or not wanted:
+            wanted = any(user not in made_from or is_view(user) or reaches_output(user) for user in node.users)
+            if node.op != "call_function" or is_view(node) or not wanted or reaches_output(node):
                 continue
             if self._fits(graph, node, made_from[node]):
                 rewrites.append(self._fold(graph, node, made_from[node]))
@@ -105,9 +106,7 @@ def _evaluate(graph: Graph, wanted: Node) -> torch.Tensor:
             if node.op == "get_attr":
                 known[node] = graph.constants[str(node.target)]
                 continue
-            args, kwargs = torch.fx.map_arg(
-                (node.args, node.kwargs), lambda n: known[n] if n in known else _like(n)
-            )
+            args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda n: known[n] if n in known else _like(n))
             known[node] = node.target(*args, **kwargs)  # type: ignore[operator]  # an operator
     return known[wanted].clone()
 

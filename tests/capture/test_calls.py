@@ -138,5 +138,14 @@ def test_plans_are_kept_by_the_form_of_a_call() -> None:
     assert len(signature._plans) == 2
 
 
+def test_arguments_by_parameter() -> None:
+    def variable(x: Any, *rest: Any, last: Any = None, **others: Any) -> None: ...
+
+    signature = CallSignature(variable)
+    assert signature.arrange((1, 2, 3), {"last": 4}) == {"x": 1, "rest": (2, 3), "last": 4}
+    assert signature.without_parameter({"last": 4, "more": 5}) == {"more": 5}
+    assert CallSignature(forward).arrange((), {"ids": 1, "extra": None}) == {"ids": 1, "extra": None}
+
+
 def test_names() -> None:
     assert CallSignature(forward).names(3) == ["ids", "mask", "scale"]

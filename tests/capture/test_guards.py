@@ -178,6 +178,23 @@ def test_values_that_are_folded_into_the_graph(name: str) -> None:
     assert other.change() == ""
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_folded_values_that_are_written_past_the_version_counter(dtype: torch.dtype) -> None:
+    model = Model().to(dtype)
+    model.scalar = nn.Parameter(torch.ones((), dtype=dtype))
+    message = "a weight was written to through .data, and its values are folded into the graph"
+    for write in (
+        lambda: model.layers[0].weight.data.mul_(2),
+        lambda: model.layers[0].weight.detach().view(torch.uint8).numpy().fill(1),
+        lambda: model.scalar.data.add_(1),
+    ):
+        state = ModelState(model, frozenset({"layers.0.weight", "scalar"}))
+        other = ModelState(model, frozenset({"layers.0.bias"}))
+        write()
+        assert state.change() == message
+        assert other.change() == ""
+
+
 def test_folded_tied_weights() -> None:
     model = Model()
     model.tied = nn.Linear(4, 4)

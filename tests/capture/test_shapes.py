@@ -43,22 +43,19 @@ def test_each_input_is_judged_by_its_own_shapes() -> None:
 def test_by_name() -> None:
     axes = [frozenset({0, 1}), frozenset[int](), frozenset({1})]
     kwargs = {"ids": IDS, "scale": 2.0, "pair": [HIDDEN, {"x": HIDDEN}]}
-    assert export_shapes(kwargs, (), axes) == {
-        "ids": {0: Dim.AUTO, 1: Dim.AUTO},
-        "scale": None,
-        "pair": [None, {"x": {1: Dim.AUTO}}],
-    }
+    named = {"ids": {0: Dim.AUTO, 1: Dim.AUTO}, "scale": None, "pair": [None, {"x": {1: Dim.AUTO}}]}
+    assert export_shapes((), kwargs, axes) == ([], named)
 
 
 def test_positional_arguments_come_first() -> None:
     axes = [frozenset({0}), frozenset({1})]
-    assert export_shapes({"last": HIDDEN}, (IDS, None), axes) == ({0: Dim.AUTO}, None, {1: Dim.AUTO})
+    assert export_shapes((IDS, None), {"last": HIDDEN}, axes) == ([{0: Dim.AUTO}, None], {"last": {1: Dim.AUTO}})
 
 
 def test_other_containers_are_taken_apart() -> None:
     register_caches()
     cache = DynamicCache()
     cache.update(torch.ones(1, 2, 3, 4), torch.ones(1, 2, 3, 4), 0)
-    shapes = export_shapes({"cache": cache}, (), [frozenset({2}), frozenset({2})])
-    assert str(shapes).count("2: ") == 2
-    assert isinstance(shapes["cache"], list)
+    _, named = export_shapes((), {"cache": cache}, [frozenset({2}), frozenset({2})])
+    assert str(named).count("2: ") == 2
+    assert isinstance(named["cache"], list)

@@ -10,7 +10,7 @@ import torch
 
 from tests.small import traced
 from txgraph.ir import op_name
-from txgraph.ir.aliasing import base_of, is_output, is_view, owns_memory
+from txgraph.ir.aliasing import base_of, copy_is_needed, is_output, is_view, owns_memory, reaches_output
 
 X = torch.arange(24.0).reshape(2, 3, 4)
 
@@ -84,3 +84,30 @@ def test_outputs() -> None:
     add, mul = graph.calls()
     assert is_output(mul)
     assert not is_output(add)
+
+
+def test_which_values_an_output_shares_memory_with() -> None:
+    graph = traced(lambda x: ((x + 1).transpose(0, 1)[0], (x * 2).exp(), x.neg()), X)
+    by_name = {op_name(n): n for n in graph.calls()}
+    reaching = {name for name, node in by_name.items() if reaches_output(node)}
+    assert reaching == {"add", "transpose", "select", "exp", "neg"}
+
+
+@pytest.mark.parametrize(
+    ("function", "needed"),
+    [
+        (lambda x: x.exp().clone().sin(), False),
+        (lambda x: x.exp().clone().t(), False),
+        (lambda x: x.exp().clone(), True),
+        (lambda x: x.clone().sin(), True),
+        (lambda x: x.t().clone().sin(), True),
+        (lambda x: (lambda y: (y, y.clone().t()))(x.exp()), True),
+        (lambda x: (lambda y: (y.t(), y.clone().t()))(x.exp()), True),
+        (lambda x: (lambda y: (y, y.clone().sin()))(x.exp()), False),
+        (lambda x: (lambda y: (y[0], y.t().clone().t()))(x.exp()), True),
+    ],
+)
+def test_which_copies_are_needed(function: Callable[[torch.Tensor], Any], needed: bool) -> None:
+    graph = traced(lambda x: function(x), torch.ones(2, 4))
+    (copy,) = [n for n in graph.calls() if n.target is torch.ops.aten.clone.default]
+    assert copy_is_needed(copy.args[0], copy) == needed

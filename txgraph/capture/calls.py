@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -86,6 +86,14 @@ class CallSignature:
         by_name = {n: v for (n, d), v in named if not _is_default(v, d)}
         by_name |= {n: kwargs[n] for n, d in plan.keywords if not _is_default(kwargs[n], d)}
         return args[:nameless], by_name
+
+    def arrange(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Values for the arguments of a call, by parameter: those of ``*args`` together."""
+        return dict(self._signature.bind(*args, **kwargs).arguments)
+
+    def without_parameter(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The keyword arguments that ``**kwargs`` takes."""
+        return {name: value for name, value in kwargs.items() if name not in self._signature.parameters}
 
     def names(self, count: int) -> list[str]:
         """Names of the first ``count`` parameters."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
 import sysconfig
 import traceback
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 
+from txgraph.capture.calls import CallSignature
 from txgraph.capture.pytrees import register_caches
 from txgraph.errors import CaptureFailed, InvalidGraph
 from txgraph.ir import ConstantStore, Graph, Mutation, check_spec, describe, is_random, type_of
@@ -52,8 +55,11 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], 
     """
     register_caches()
     args, kwargs = pytree.tree_map_only(torch.Tensor, _plain, (args, dict(kwargs)))
+    extra = CallSignature.of(model).without_parameter(kwargs)
+    settings = {n: v for n, v in extra.items() if not any(isinstance(t, torch.Tensor) for t in pytree.tree_leaves(v))}
+    kwargs = {n: v for n, v in kwargs.items() if n not in settings}
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), _settings_bound(model, settings), warnings.catch_warnings():
             # torch.export copies tree specs by a constructor that torch itself calls deprecated.
             warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)
             exported = torch.export.export(
@@ -75,6 +81,21 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], 
     out_spec = exported.call_spec.out_spec
     assert out_spec is not None, "torch.export always gives an output structure"
     return Capture(graph, out_spec)
+
+
+@contextlib.contextmanager
+def _settings_bound(model: nn.Module, settings: Mapping[str, Any]) -> Iterator[None]:
+    """Bind plain values that ``**kwargs`` takes: torch.export does not take them beside dynamic shapes."""
+    held = vars(model).get("forward")
+    if settings:
+        model.forward = functools.partial(model.forward, **settings)
+    try:
+        yield
+    finally:
+        if settings:
+            del model.forward
+        if settings and held is not None:
+            model.forward = held
 
 
 def _to_graph(exported: ExportedProgram, model: nn.Module) -> Graph:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from operator import attrgetter, getitem, is_, methodcaller
 from typing import Any
 
-import sympy
 import numpy as np
+import sympy
 import torch
 from torch import nn
 from torch.utils._sympy.printers import PythonPrinter

@@ -25,8 +25,10 @@ def dynamic_axes(tensors: Sequence[torch.Tensor], seen: Sequence[Sequence[torch.
     return chosen
 
 
-def export_shapes(kwargs: Mapping[str, Any], args: Sequence[Any], axes: Sequence[frozenset[int]]) -> Any:
-    """``dynamic_shapes`` for torch.export from the axes of each tensor leaf (positional ones first)."""
+def export_shapes(
+    args: Sequence[Any], kwargs: Mapping[str, Any], axes: Sequence[frozenset[int]]
+) -> tuple[list[Any], dict[str, Any]]:
+    """What torch.export wants to hear of each argument, from the axes of each tensor leaf (positional ones first)."""
     remaining = list(axes)
 
     def spec(leaf: Any) -> Any:
@@ -40,4 +42,4 @@ def export_shapes(kwargs: Mapping[str, Any], args: Sequence[Any], axes: Sequence
 
     positional = [specs(value) for value in args]
     named = {name: specs(value) for name, value in kwargs.items()}
-    return (*positional, *named.values()) if positional else named
+    return positional, named

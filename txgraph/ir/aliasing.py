@@ -31,6 +31,18 @@ def owns_memory(value: Any) -> bool:
     return isinstance(base, Node) and base.op == "call_function"
 
 
+def copy_is_needed(copied: Any, copy: Node) -> bool:
+    """Whether an output would share memory with an input, a constant or another output without this copy."""
+    if is_output(copy) or not owns_memory(copied):
+        return True
+    return reaches_output(copy) and reaches_output(base_of(copied))
+
+
+def reaches_output(node: Node) -> bool:
+    """Whether the node, or a view of it, is one of the graph's outputs."""
+    return is_output(node) or any(is_view(user) and reaches_output(user) for user in node.users)
+
+
 def is_output(node: Node) -> bool:
     """Whether the node is itself one of the graph's outputs."""
     return any(user.op == "output" for user in node.users)

@@ -51,9 +51,10 @@ class ValueBounds:
         if node.op == "get_attr":
             return self._constant(str(node.target))
         tensor_type = type_of(node)
-        if node.op != "call_function" or tensor_type is None:
+        if tensor_type is None:
             return _UNKNOWN
-        return _rounded(self._apply(node, tensor_type.dtype), tensor_type.dtype)
+        before = self._apply(node, tensor_type.dtype) if node.op == "call_function" else _UNKNOWN
+        return _rounded(before, tensor_type.dtype)
 
     def _constant(self, name: str) -> _Interval:
         tensor = self._graph.constants[name]

@@ -83,7 +83,7 @@ class GraphBuilder:
         """Insert a new constant computed from the constants named by ``made_from``."""
         unique = self.graph.constants.add_folded(name, tensor, made_from)
         with self.graph.fx.inserting_before(next(iter(self.graph.fx.nodes))):
-            node = self.graph.fx.get_attr(unique)
+            node = self.graph.fx.create_node("get_attr", unique)
         mode = fake_mode_of(self.graph)
         node.meta["val"] = mode.from_tensor(tensor.detach(), static_shapes=True)
         self._mark(node)

@@ -99,7 +99,7 @@ class IndexExpressions:
         formula, first = None, tensor.flatten()[0]
         if bool((tensor == first).all()):
             formula = _number(first.item())
-        elif not tensor.is_floating_point() and bool((tensor == _count(tensor)).all()):
+        elif _is_integer(tensor.dtype) and bool((tensor == _count(tensor)).all()):
             formula = axis_symbol(0)
         elif tensor.ndim >= 2:
             lower = torch.ones(tensor.shape[-2:], dtype=torch.bool, device=tensor.device).tril()
@@ -114,6 +114,10 @@ class IndexExpressions:
 
 def _count(like: torch.Tensor) -> torch.Tensor:
     return torch.arange(like.shape[-1], device=like.device)
+
+
+def _is_integer(dtype: torch.dtype) -> bool:
+    return not (dtype.is_floating_point or dtype.is_complex or dtype is torch.bool)
 
 
 def _rank(value: Any) -> int:

@@ -129,6 +129,15 @@ def test_a_mask_made_from_an_input() -> None:
     assert rewritten(RULE, function, Q, K, V, HIDDEN).count() == {FUSED: 1, "where": 1}
 
 
+def test_a_mask_of_truths_turned_into_numbers() -> None:
+    def function(q: Tensor, k: Tensor, v: Tensor, kept: Tensor) -> Tensor:
+        mask = (1.0 - cast(kept, torch.float32)) * LOWEST
+        return (q @ k.transpose(-2, -1) + mask).softmax(-1) @ v
+
+    assert rewritten(RULE, function, Q, K, V, ~HIDDEN).count()[FUSED] == 1
+    assert reasons(RULE, function, Q, K, V, (~HIDDEN).long())[0] == NO_KEY  # of a 2 it would make -inf
+
+
 def test_casts_between_softmax_and_product_that_change_nothing() -> None:
     def function(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         weights = torch.softmax(q @ k.transpose(-2, -1), -1, dtype=torch.float32)
