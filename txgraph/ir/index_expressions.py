@@ -242,7 +242,8 @@ def _comparison(relation: Callable[[Any, Any], Any]) -> _Rule:
     def rule(known: IndexExpressions, node: Node, named: dict[str, Any]) -> Expression | None:
         sides = (named["self"], named["other"])
         values = [side.meta.get("val") if isinstance(side, Node) else side for side in sides]
-        common = torch.result_type(*(v if isinstance(v, torch.Tensor | bool | int | float) else 0 for v in values))
+        left_value, right_value = (v if isinstance(v, torch.Tensor | bool | int | float) else 0 for v in values)
+        common = torch.result_type(left_value, right_value)  # type: ignore[arg-type]  # it takes numbers, too
         left, right = (_operand(known, side, common) for side in sides)
         if left is None or right is None:
             return None
