@@ -243,7 +243,7 @@ def _comparison(relation: Callable[[Any, Any], Any]) -> _Rule:
         sides = (named["self"], named["other"])
         values = [side.meta.get("val") if isinstance(side, Node) else side for side in sides]
         left_value, right_value = (v if isinstance(v, torch.Tensor | bool | int | float) else 0 for v in values)
-        common = torch.result_type(left_value, right_value)  # type: ignore[arg-type]  # it takes numbers, too
+        common = torch.result_type(left_value, right_value)
         left, right = (_operand(known, side, common) for side in sides)
         if left is None or right is None:
             return None
