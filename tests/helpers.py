@@ -28,12 +28,13 @@ def normal(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 def rewritten(
     rule: Pass, function: Function, *inputs: torch.Tensor, context: PassContext | None = None, **constants: torch.Tensor
 ) -> Graph:
-    """What a pass makes of a function, which must be as good as eager; a second run finds nothing left to do."""
+    """What a pass makes of a function: as good as eager, nothing left for a second run, nothing kept in the pass."""
     graph = traced(function, *inputs, **constants)
-    before = str(graph)
+    before, state = str(graph), dict(vars(rule))
     after, _ = apply(rule, graph, context)
     assert str(graph) == before, "the given graph was changed"
     assert not apply(rule, after, context)[1], "a second run changed more"
+    assert vars(rule) == state, "the pass holds state"
     gained = aliases(after, inputs) - aliases(graph, inputs)
     assert not gained, f"a write to an output is now seen elsewhere: {gained}"
     assert_numbers(after, function, *inputs, **constants)

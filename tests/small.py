@@ -53,6 +53,35 @@ class MLP(nn.Module):
         return self.dropout(self.down(hidden)) * scale
 
 
+class Encoder(nn.Module):
+    """One layer of BERT by hand: whatever rules look for, in little. Made in eval mode."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.words, self.positions = nn.Embedding(100, width), nn.Embedding(64, width)
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
+        self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+        self.norm1, self.norm2 = (nn.LayerNorm(width, eps=1e-12) for _ in range(2))
+        self.pooler = nn.Linear(width, width)
+        self.dropout = nn.Dropout(0.1)
+        self.eval()
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        x = self.words(input_ids) + self.positions(torch.arange(input_ids.shape[1]))
+        q, k, v = (part(x).view(*x.shape[:2], 2, -1).transpose(1, 2) for part in (self.query, self.key, self.value))
+        mask = None if attention_mask is None else attention_mask[:, None, None, :].bool()
+        y = nn.functional.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).reshape(x.shape)
+        x = self.norm1(self.dropout(self.out(y)) + x)
+        x = self.norm2(self.dropout(self.down(nn.functional.gelu(self.up(x)))) + x)
+        return x, torch.tanh(self.pooler(x[:, 0]))
+
+
 def module(function: Callable[..., Any], **parts: Any) -> nn.Module:
     """A module that computes ``function`` and holds ``parts`` (parameters, buffers, submodules)."""
     made = nn.Module()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import txgraph
-from tests.small import BITWISE, MLP
+from tests.small import BITWISE, MLP, module
 from txgraph import OptimizedModel, Pass, PassContext, Pipeline, Report, Rewrite
 from txgraph.ir import Graph, GraphBuilder
 
@@ -76,6 +76,13 @@ def test_rewrites(fast: OptimizedModel) -> None:
     assert removed["module"] == "dropout"
     assert removed["location"].startswith(("small.py:", "dropout.py:"))
     assert (broken["rule"], broken["status"], len(broken["made"])) == ("double", "rolled back", 1)
+
+
+def test_every_rewrite_is_counted() -> None:
+    model = module(lambda x: ((x + 1) * 1 * 1).neg())
+    data = txgraph.optimize(model, (X,), backend="reference", passes=BITWISE).report.to_dict()
+    assert {p["name"]: p["rewrites"] for p in data["passes"]}["remove-identities"] == 2
+    assert [r["removed"] for r in data["rewrites"]] == [["mul_1"], ["mul"]]
 
 
 def test_verification(fast: OptimizedModel) -> None:

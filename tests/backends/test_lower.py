@@ -62,6 +62,11 @@ def test_the_weights_are_handed_over_at_each_call(handed_over: dict[str, Any]) -
 
 def test_a_constant_that_is_used_twice_is_handed_over_once(handed_over: dict[str, Any]) -> None:
     graph = traced(lambda x, w: (x @ w) @ w, X, w=torch.eye(4))
+    (first,) = [n for n in graph.nodes if n.op == "get_attr"]
+    with graph.fx.inserting_before(first):
+        again = graph.fx.create_node("get_attr", "w")
+    again.meta["val"] = first.meta["val"]
+    graph.calls()[-1].replace_input_with(first, again)
     assert torch.equal(InductorBackend().lower(graph, CPU, BackendOptions()).run([X])[0], X)
     assert len(handed_over["tensors"]) == 2
 

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 import txgraph
-from tests.small import BITWISE, MLP, graph_of, module
-from tests.zoo import ZOO
+from tests.small import BITWISE, MLP, Encoder, graph_of, module
+from tests.zoo import tokens
 from txgraph import Pass, PassContext, Pipeline, Rewrite, VerificationFailed
 from txgraph.ir import Graph, GraphBuilder, op_name
 from txgraph.verify import GateResult, StageRecord, Verifier
@@ -233,24 +233,11 @@ class Marked(Pass):
         return [Rewrite.of(self.name, [node])]
 
 
-@pytest.fixture(scope="module")
-def bert() -> tuple[nn.Module, dict[str, torch.Tensor]]:
-    architecture = ZOO["bert-sdpa"]
-    model = architecture.model()
-    with torch.no_grad():
-        for layer in model.encoder.layer:  # so that the two forms of gelu differ
-            layer.intermediate.dense.weight.mul_(20)
-    return model, architecture.inputs(2, 6)
-
-
 @pytest.mark.parametrize(("target", "edit", "gate"), MUTANTS, ids=[e.__name__ for _, e, _ in MUTANTS])
 def test_a_broken_pass_is_rolled_back_alone(
-    bert: tuple[nn.Module, dict[str, torch.Tensor]],
-    target: str,
-    edit: Callable[[torch.fx.Node, GraphBuilder], None],
-    gate: str,
+    target: str, edit: Callable[[torch.fx.Node, GraphBuilder], None], gate: str
 ) -> None:
-    model, inputs = bert
+    model, inputs = Encoder(), tokens(2, 6)
     passes = Pipeline((Broken(target, edit), Marked()))
     fast = txgraph.optimize(model, kwargs=inputs, backend="reference", passes=passes)
     status = {p["name"]: p for p in fast.report.to_dict()["passes"]}
@@ -265,9 +252,7 @@ def test_a_broken_pass_is_rolled_back_alone(
         assert "FAIL" in str(fast.report)
     with torch.no_grad():
         expected = model(**inputs)
-    output = fast(**inputs)
-    assert torch.equal(output.last_hidden_state, expected.last_hidden_state)
-    assert torch.equal(output.pooler_output, expected.pooler_output)
+    assert [torch.equal(a, b) for a, b in zip(fast(**inputs), expected, strict=True)] == [True, True]
     (mark,) = [n for n in fast.graph_after.calls() if op_name(n) == "tanh"]
     assert mark.meta["txgraph_passes"] == ("marked",)
     assert fast.graph_after.count() == fast.graph_before.count()

@@ -6,31 +6,26 @@ A causal mask built from ``arange``, ``unsqueeze`` and ``le`` is the formula ``k
 Axes are counted from the right: :func:`axis_symbol` ``(0)`` is the index along the last axis, so that
 broadcasting needs no renaming.
 
-A formula is the exact value: a truth value for booleans, an integer for integers, and for floats a number, or a
-choice between numbers, that has been rounded as the operator rounds. Where that cannot be said there is none.
+A formula is the exact value (:mod:`txgraph.ir.formulas`); where that cannot be said there is none.
 """
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Callable
 from typing import Any
 
 import sympy
 import torch
-from sympy.core.relational import Relational
-from sympy.logic.boolalg import BooleanAtom, BooleanFunction
 from torch.fx import Node
 
+from txgraph.ir.formulas import Expression, as_boolean, as_number, choice, combined, converted, is_boolean, number
 from txgraph.ir.graph import Graph
 from txgraph.ir.node import arguments, type_of
 
 _aten = torch.ops.aten
-Expression = Any  # sympy.Expr or sympy.Boolean: sympy has no common type for the two
 
 _LARGEST_FORMULA = 200  # operations; a formula of that size is no mask that anything could recognise
-_LARGEST_FACTOR = 2**31  # products with an index below it do not overflow 64 bits
 
 
 def axis_symbol(axis_from_right: int) -> sympy.Symbol:
@@ -62,18 +57,19 @@ class IndexExpressions:
     def of(self, value: Any) -> Expression | None:
         """The formula of a node or number; ``None`` if it is not known."""
         if isinstance(value, bool | int | float):
-            return _number(value)
+            return number(value)
         if isinstance(value, torch.SymInt):
             return value.node.expr
         if not isinstance(value, Node):
             return None
         pending = [value]
         while pending:  # no recursion: a graph may be deeper than Python's stack
-            node = pending[-1]
+            node = pending.pop()
             unknown = [n for n in node.all_input_nodes if n not in self._known] if node.target in _RULES else []
-            if node not in self._known and not unknown:
+            if unknown:
+                pending += [node, *unknown]
+            elif node not in self._known:
                 self._known[node] = self._derive(node)
-            pending = pending[:-1] if node in self._known else pending + unknown
         return self._known[value]
 
     def _derive(self, node: Node) -> Expression | None:
@@ -98,7 +94,7 @@ class IndexExpressions:
             return None
         formula, first = None, tensor.flatten()[0]
         if bool((tensor == first).all()):
-            formula = _number(first.item())
+            formula = number(first.item())
         elif _is_integer(tensor.dtype) and bool((tensor == _count(tensor)).all()):
             formula = axis_symbol(0)
         elif tensor.ndim >= 2:
@@ -106,7 +102,7 @@ class IndexExpressions:
             others = tensor[..., ~lower].flatten()[:1]
             if others.numel() and bool((tensor == torch.where(lower, first, others)).all()):
                 causal = sympy.Ge(axis_symbol(1), axis_symbol(0))
-                formula = _choice(causal, _number(first.item()), _number(others.item()))
+                formula = choice(causal, number(first.item()), number(others.item()))
         if formula is not None:
             self.used.add(name)
         return formula
@@ -144,87 +140,13 @@ def _rename(formula: Expression, moves: dict[int, Expression]) -> Expression:
     return formula.subs({axis_symbol(a): e for a, e in moves.items()}, simultaneous=True)
 
 
-def _number(value: bool | int | float) -> Expression | None:
-    """The exact value of a number; NaN has none."""
-    if not isinstance(value, float):
-        return sympy.sympify(value)
-    if math.isfinite(value):
-        return sympy.Rational(value)
-    return None if math.isnan(value) else sympy.oo if value > 0 else -sympy.oo
-
-
-def _is_boolean(formula: Expression) -> bool:
-    """Whether it is a truth value (sympy also calls every symbol a Boolean)."""
-    return isinstance(formula, Relational | BooleanFunction | BooleanAtom)
-
-
-def _choice(condition: Expression, yes: Expression | None, no: Expression | None) -> Expression | None:
-    """The one where the condition holds, the other elsewhere."""
-    if yes is None or no is None:
-        return None
-    if _is_boolean(yes):
-        return sympy.Or(sympy.And(condition, yes), sympy.And(sympy.Not(condition), no))
-    return sympy.Piecewise((yes, condition), (no, True))
-
-
-def _by_cases(function: Callable[[Expression], Expression | None], formula: Expression) -> Expression | None:
-    """``function`` of the formula, case by case where it is a choice."""
-    if not isinstance(formula, sympy.Piecewise):
-        return function(formula)
-    *cases, last = formula.args
-    result = function(last.expr)
-    for case in reversed(cases):
-        result = _choice(case.cond, function(case.expr), result)
-    return result
-
-
-def _combined(function: Callable[[Any, Any], Any], left: Expression, right: Expression) -> Expression | None:
-    """``function`` of both, case by case where one of them is a choice."""
-    if isinstance(right, sympy.Piecewise) and not isinstance(left, sympy.Piecewise):
-        return _by_cases(lambda case: function(left, case), right)
-    if isinstance(left, sympy.Piecewise) and not isinstance(right, sympy.Piecewise):
-        return _by_cases(lambda case: function(case, right), left)
-    return function(left, right)
-
-
-def _as_number(formula: Expression) -> Expression:
-    if _is_boolean(formula):
-        return sympy.Piecewise((1, formula), (0, True))
-    return formula
-
-
-def _as_boolean(formula: Expression) -> Expression:
-    return formula if _is_boolean(formula) else _by_cases(lambda case: sympy.Ne(case, 0), formula)
-
-
-def _converted(formula: Expression | None, dtype: torch.dtype, exact: bool = False) -> Expression | None:
-    """The formula after a conversion to ``dtype``; with ``exact`` only if that changes no value."""
-    if formula is None:
-        return None
-    if dtype is torch.bool:
-        return _as_boolean(formula)
-    return _by_cases(lambda case: _converted_case(case, dtype, exact), _as_number(formula))
-
-
-def _converted_case(case: Expression, dtype: torch.dtype, exact: bool) -> Expression | None:
-    if not case.is_number:
-        far_from_overflow = all(abs(factor) < _LARGEST_FACTOR for factor in case.atoms(sympy.Integer))
-        return case if dtype is torch.int64 and case.is_integer and far_from_overflow else None
-    if not dtype.is_floating_point and not torch.iinfo(dtype).min <= case <= torch.iinfo(dtype).max:
-        return None
-    whole = case.is_Integer and torch.iinfo(torch.int64).min <= case <= torch.iinfo(torch.int64).max
-    value = torch.tensor(int(case)) if whole else torch.tensor(float(case), dtype=torch.float64)
-    converted = _number(value.to(dtype).item())
-    return converted if converted == case or not exact else None
-
-
 _Rule = Callable[[IndexExpressions, Node, dict[str, Any]], Expression | None]
 
 
 def _operand(known: IndexExpressions, value: Any, dtype: torch.dtype, exact: bool = True) -> Expression | None:
     """The formula of an operand that the operator converts to ``dtype``."""
     formula, tensor_type = known.of(value), type_of(value)
-    return formula if tensor_type is not None and tensor_type.dtype is dtype else _converted(formula, dtype, exact)
+    return formula if tensor_type is not None and tensor_type.dtype is dtype else converted(formula, dtype, exact)
 
 
 def _arithmetic(function: Callable[[Any, Any], Any]) -> _Rule:
@@ -233,23 +155,26 @@ def _arithmetic(function: Callable[[Any, Any], Any]) -> _Rule:
         left, right = (_operand(known, named[side], dtype) for side in ("self", "other"))
         if left is None or right is None or dtype is torch.bool or named.get("alpha", 1) != 1:
             return None
-        return _converted(_combined(function, left, right), dtype, exact=True)
+        return converted(combined(function, left, right), dtype, exact=True)
 
     return rule
 
 
 def _comparison(relation: Callable[[Any, Any], Any]) -> _Rule:
     def rule(known: IndexExpressions, node: Node, named: dict[str, Any]) -> Expression | None:
-        sides = (named["self"], named["other"])
-        values = [side.meta.get("val") if isinstance(side, Node) else side for side in sides]
-        left_value, right_value = (v if isinstance(v, torch.Tensor | bool | int | float) else 0 for v in values)
-        common = torch.result_type(left_value, right_value)
-        left, right = (_operand(known, side, common) for side in sides)
+        common = torch.result_type(*map(_example, (named["self"], named["other"])))
+        left, right = (_operand(known, named[side], common) for side in ("self", "other"))
         if left is None or right is None:
             return None
-        return _combined(relation, _as_number(left), _as_number(right))
+        return combined(relation, as_number(left), as_number(right))
 
     return rule
+
+
+def _example(value: Any) -> Any:
+    """A value of the operand's type, as far as type promotion looks at it; symbolic sizes count as integers."""
+    example = value.meta.get("val") if isinstance(value, Node) else value
+    return example if isinstance(example, torch.Tensor | bool | int | float) else 0
 
 
 def _logical(function: Callable[..., Any]) -> _Rule:
@@ -257,14 +182,14 @@ def _logical(function: Callable[..., Any]) -> _Rule:
         left, right = known.of(named["self"]), known.of(named["other"])
         if left is None or right is None or _dtype(node) is not torch.bool:
             return None
-        return function(_as_boolean(left), _as_boolean(right))
+        return function(as_boolean(left), as_boolean(right))
 
     return rule
 
 
 def _not(known: IndexExpressions, node: Node, named: dict[str, Any]) -> Expression | None:
     inner = known.of(named["self"])
-    return None if inner is None or _dtype(node) is not torch.bool else sympy.Not(_as_boolean(inner))
+    return None if inner is None or _dtype(node) is not torch.bool else sympy.Not(as_boolean(inner))
 
 
 def _same(known: IndexExpressions, node: Node, named: dict[str, Any]) -> Expression | None:
@@ -278,20 +203,20 @@ def _cast(known: IndexExpressions, node: Node, named: dict[str, Any]) -> Express
 def _filled(known: IndexExpressions, node: Node, named: dict[str, Any]) -> Expression | None:
     name = node.target.name()  # type: ignore[union-attr]  # an operator
     value = 1 if "ones" in name else 0 if "zeros" in name else named.get("fill_value", named.get("s"))
-    return _converted(known.of(value), _dtype(node)) if isinstance(value, bool | int | float) else None
+    return converted(known.of(value), _dtype(node)) if isinstance(value, bool | int | float) else None
 
 
 def _arange(known: IndexExpressions, node: Node, named: dict[str, Any]) -> Expression | None:
     start, step = known.of(named.get("start", 0)), known.of(named.get("step", 1))
     if start is None or step is None or _dtype(node) is not torch.int64:
         return None
-    return _converted(start + step * axis_symbol(0), torch.int64, exact=True)
+    return converted(start + step * axis_symbol(0), torch.int64, exact=True)
 
 
 def _where(known: IndexExpressions, node: Node, named: dict[str, Any]) -> Expression | None:
     condition = known.of(named["condition"])
     yes, no = (_operand(known, named[side], _dtype(node), exact=False) for side in ("self", "other"))
-    return None if condition is None else _choice(_as_boolean(condition), yes, no)
+    return None if condition is None else choice(as_boolean(condition), yes, no)
 
 
 def _masked_fill(known: IndexExpressions, node: Node, named: dict[str, Any]) -> Expression | None:
@@ -304,7 +229,7 @@ def _triangle(relation: Callable[[Any, Any], Any]) -> _Rule:
         if inner is None or diagonal is None:
             return None
         kept = relation(axis_symbol(0) - axis_symbol(1), diagonal)
-        return _choice(kept, inner, sympy.false if _is_boolean(inner) else sympy.Integer(0))
+        return choice(kept, inner, sympy.false if is_boolean(inner) else sympy.Integer(0))
 
     return rule
 
@@ -367,7 +292,7 @@ def _cumsum(known: IndexExpressions, node: Node, named: dict[str, Any]) -> Expre
     axis = axis_symbol(rank - 1 - named["dim"] % max(rank, 1))
     if inner is None or rank == 0 or axis in inner.free_symbols:
         return None
-    return _converted(_combined(operator.mul, inner, axis + 1), _dtype(node), exact=True)
+    return converted(combined(operator.mul, inner, axis + 1), _dtype(node), exact=True)
 
 
 def _diff(known: IndexExpressions, node: Node, named: dict[str, Any]) -> Expression | None:
@@ -384,7 +309,7 @@ def _diff(known: IndexExpressions, node: Node, named: dict[str, Any]) -> Express
     later = sympy.simplify(inner - inner.subs(axis, axis - 1))
     first = sympy.simplify(inner.subs(axis, 0) - before)
     constant = later == first and axis not in later.free_symbols
-    return _converted(later, _dtype(node), exact=True) if constant else None
+    return converted(later, _dtype(node), exact=True) if constant else None
 
 
 _RULES: dict[Any, _Rule] = {
