@@ -17,7 +17,7 @@ import torch
 from torch.fx import Node
 
 from txgraph.ir import GraphBuilder, type_of
-from txgraph.ir.aliasing import copy_is_needed
+from txgraph.ir.aliasing import copy_is_needed, strides
 from txgraph.rewrite import Accept, Match, Pattern, PatternFactory, Reject, RewritePass
 
 _NEED_A_LAYOUT = (
@@ -47,7 +47,7 @@ class RemoveIdentities(RewritePass):
         if not isinstance(x, Node) or type_of(x) != type_of(match.root):
             return Reject("the result has another type than its input", match.root)
         viewed = next((user for user in match.root.users if user.target in _NEED_A_LAYOUT), None)
-        if viewed is not None and str(x.meta["val"].stride()) != str(match.root.meta["val"].stride()):
+        if viewed is not None and strides(x) != strides(match.root):
             return Reject("a view of the copy needs its layout", viewed)
         if "alpha" in match.bound and match.type("x").dtype.is_floating_point:
             return Reject("adding zero to a float turns -0.0 into 0.0", match.root)

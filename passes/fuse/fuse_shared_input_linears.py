@@ -1,7 +1,7 @@
 """Join linears that read the same input, such as query, key and value.
 
 before:  linear(x, wq, bq)   linear(x, wk, bk)   linear(x, wv, bv)          x: [..., K]  wi: [Ni, K]
-after:   split(linear(x, cat(wq, wk, wv), cat(bq, bk, bv)), [Nq, Nk, Nv])
+after:   split(linear(x, cat(wq, wk, wv), cat(bq, bk, bv)), [Nq, Nk, Nv])     a piece that is returned is copied
 legal:   weights [Ni, K] and biases [Ni] are constants of one dtype that no call changes; where only some have a
          bias the others get -0.0, which is neutral
 pays:    x is read once, and one larger matrix product keeps the machine busier than several small ones; costs
@@ -19,6 +19,7 @@ import torch
 from torch.fx import Node
 
 from txgraph.ir import Graph, GraphBuilder, arguments
+from txgraph.ir.aliasing import reaches_output
 from txgraph.rewrite import Pass, PassContext, Rewrite
 
 
@@ -63,6 +64,9 @@ class FuseSharedInputLinears(Pass):
         linear = builder.aten.linear(named[0]["input"], joint, bias)
         parts = builder.aten.split_with_sizes(linear, [w.shape[0] for w in weights], -1)
         pieces = [builder.call(operator.getitem, parts, at) for at in range(len(group))]
+        for at, node in enumerate(group):
+            if reaches_output(node):  # the caller may view it, write to it, or keep it without the others
+                pieces[at] = builder.aten.clone(pieces[at], memory_format=torch.contiguous_format)
         record = Rewrite.of(self.name, group, builder.made)
         for node, piece in zip(group, pieces, strict=True):
             node.replace_all_uses_with(piece)

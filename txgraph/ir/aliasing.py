@@ -32,10 +32,15 @@ def owns_memory(value: Any) -> bool:
 
 
 def copy_is_needed(copied: Any, copy: Node) -> bool:
-    """Whether an output would share memory with an input, a constant or another output without this copy."""
+    """Whether outputs would get another layout, or share memory with an input, a constant or another output."""
     if is_output(copy) or not owns_memory(copied):
         return True
-    return reaches_output(copy) and reaches_output(base_of(copied))
+    return reaches_output(copy) and (reaches_output(base_of(copied)) or strides(copied) != strides(copy))
+
+
+def strides(node: Node) -> list[str]:
+    """The strides, for comparison: as text, which is exact for symbolic ones, too, and adds no guards."""
+    return [str(s) for s in node.meta["val"].stride()]
 
 
 def reaches_output(node: Node) -> bool:

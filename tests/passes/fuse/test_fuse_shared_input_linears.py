@@ -14,6 +14,7 @@ import txgraph
 from tests.helpers import FLOATS, assert_numbers, normal, rewritten
 from tests.small import apply, bits, find, graph_of, module, traced
 from txgraph.ir import arguments, interpret, op_name
+from txgraph.passes.canonicalize.remove_identities import RemoveIdentities
 from txgraph.passes.fold.eliminate_common_subexpressions import EliminateCommonSubexpressions
 from txgraph.passes.fuse.fuse_shared_input_linears import FuseSharedInputLinears
 
@@ -21,7 +22,7 @@ RULE = FuseSharedInputLinears()
 X = normal(2, 3, 8)
 WEIGHTS = {"a": normal(4, 8), "b": normal(6, 8), "c": normal(1, 8)}
 BIASES = {"d": normal(4), "e": normal(6), "f": normal(1)}
-JOINED = {"getitem": 3, "linear": 1, "split_with_sizes": 1}
+JOINED = {"clone": 3, "getitem": 3, "linear": 1, "split_with_sizes": 1}
 
 Tensor = torch.Tensor
 
@@ -121,7 +122,7 @@ def test_three_dtypes_in_one_graph() -> None:
     dtypes = (torch.float32, torch.bfloat16, torch.float64)
     weights = {name: normal(4, 8, dtype=dtypes["abcdef".index(name) // 2]) + ord(name) for name in "abcdef"}
     after = rewritten(RULE, function, *[X.to(dtype) for dtype in dtypes], **weights)
-    assert after.count() == {"getitem": 6, "linear": 3, "split_with_sizes": 3}
+    assert after.count() == {"clone": 6, "getitem": 6, "linear": 3, "split_with_sizes": 3}
     assert {name: t.dtype for name, t in after.constants.items()} == dict(
         zip(("a_and_b", "c_and_d", "e_and_f"), dtypes, strict=True)
     )
@@ -198,12 +199,27 @@ def test_results_that_are_viewed_on() -> None:
     assert after.count()["linear"] == 1
 
 
+def test_results_that_are_returned_have_memory_of_their_own() -> None:
+    """As in eager: contiguous, and no part of a larger result that the caller keeps alive with it."""
+
+    def function(x: Tensor, a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, ...]:
+        return F.linear(x, a), F.linear(x, b).view(-1, 6).unsqueeze(0), F.linear(x, c) * 2
+
+    after = rewritten(RULE, function, X, **WEIGHTS)
+    assert after.count()["clone"] == 2  # the third is not returned
+    once_more, _ = apply(RemoveIdentities(), after)
+    for graph in (after, once_more):
+        for value, expected in zip(interpret(graph, [X]), function(X, **WEIGHTS), strict=True):
+            assert value.stride() == expected.stride()
+            assert value.untyped_storage().nbytes() == expected.untyped_storage().nbytes()
+
+
 def test_several_groups() -> None:
     def function(x: Tensor, y: Tensor, a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, ...]:
         return F.linear(x, a), F.linear(y, a), F.linear(x, b), F.linear(y, c)
 
     after = rewritten(RULE, function, X, X * 2, **WEIGHTS)
-    assert after.count() == {"getitem": 4, "linear": 2, "split_with_sizes": 2}
+    assert after.count() == {"clone": 4, "getitem": 4, "linear": 2, "split_with_sizes": 2}
     assert sorted(after.constants) == ["a_and_b", "a_and_c"]
 
 
@@ -222,7 +238,7 @@ def test_tied_weight_used_twice() -> None:
     function = lambda x, a: (F.linear(x, a), F.linear(x, a) * 2)  # noqa: E731
     graph = traced(function, X, a=WEIGHTS["a"])
     after, _ = apply(RULE, graph)
-    assert after.count() == {"getitem": 2, "linear": 1, "mul": 1, "split_with_sizes": 1}
+    assert after.count() == {"clone": 1, "getitem": 2, "linear": 1, "mul": 1, "split_with_sizes": 1}
     (name,) = after.constants
     assert after.constants[name].equal(torch.cat([WEIGHTS["a"]] * 2))
     assert after.constants.frozen_values() == {"a"}
