@@ -1,0 +1,1 @@
+"""Passes that move operators to where they cost less."""

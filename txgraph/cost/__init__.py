@@ -1,0 +1,1 @@
+"""Predicted time on a target: FLOPs, bytes and the roofline of described or measured hardware."""
