@@ -37,6 +37,10 @@ class Backend(Protocol):
     def fused_activations(self, target: Target) -> frozenset[str]:
         """Activations that this backend can compute inside a linear (keys of ``ir.ops.ACTIVATIONS``)."""
 
+    @property
+    def fuses_elementwise(self) -> bool:
+        """Whether connected elementwise operators, reductions and norms become one kernel."""
+
     def unsupported(self, graph: Graph, target: Target) -> list[str]:
         """Why the graph cannot be lowered: a line for each node that stands in the way."""
 

@@ -14,6 +14,7 @@ class ReferenceBackend:
     """Interprets; its "code" is the graph's text."""
 
     name: str = "reference"
+    fuses_elementwise: bool = False
 
     def fused_activations(self, target: Target) -> frozenset[str]:
         """None: fusing gains nothing here."""

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+from txgraph.passes.canonicalize.normalize_arithmetic import NormalizeArithmetic
 from txgraph.passes.canonicalize.normalize_linear import NormalizeLinear
+from txgraph.passes.canonicalize.normalize_matmul import NormalizeMatmul
 from txgraph.passes.canonicalize.normalize_views import NormalizeViews
 from txgraph.passes.canonicalize.remove_identities import RemoveIdentities
 from txgraph.passes.canonicalize.remove_pointless_views import RemovePointlessViews
+from txgraph.passes.fold.combine_constant_terms import CombineConstantTerms
 from txgraph.passes.fold.eliminate_common_subexpressions import EliminateCommonSubexpressions
 from txgraph.passes.fold.eliminate_dead_code import EliminateDeadCode
+from txgraph.passes.fold.fold_batch_norm import FoldBatchNorm
 from txgraph.passes.fold.fold_constants import FoldConstants
+from txgraph.passes.fold.fold_scale_into_linear import FoldScaleIntoLinear
 from txgraph.passes.fuse.fuse_attention import FuseAttention
+from txgraph.passes.fuse.fuse_gelu import FuseGelu
 from txgraph.passes.fuse.fuse_layer_norm import FuseLayerNorm
 from txgraph.passes.fuse.fuse_linear_activation import FuseLinearActivation
 from txgraph.passes.fuse.fuse_rms_norm import FuseRmsNorm
 from txgraph.passes.fuse.fuse_shared_input_linears import FuseSharedInputLinears
+from txgraph.passes.fuse.fuse_silu import FuseSilu
+from txgraph.passes.fuse.fuse_softmax import FuseSoftmax
+from txgraph.passes.fuse.merge_attention_heads import MergeAttentionHeads
+from txgraph.passes.fuse.merge_low_rank_update import MergeLowRankUpdate
 from txgraph.passes.fuse.recognize_masks import RecognizeMasks
+from txgraph.passes.layout.add_head_axis import AddHeadAxis
+from txgraph.passes.layout.move_selections_up import MoveSelectionsUp
+from txgraph.passes.layout.reassociate_matmuls import ReassociateMatmuls
 from txgraph.pipeline import Pipeline
 
 
@@ -23,21 +36,40 @@ def default_pipeline() -> Pipeline:
     return Pipeline(
         (
             # Normal form first, so that every later rule has one form to look for.
+            NormalizeArithmetic(),
+            NormalizeMatmul(),
             NormalizeViews(),
             RemoveIdentities(),
             RemovePointlessViews(),
             NormalizeLinear(),
             EliminateCommonSubexpressions(),
+            # What is not needed need not be optimized.
+            MoveSelectionsUp(),
             # Masks are recognised while they are still formulas, not folded tables; attention comes before, so
             # that the masks of recovered attention are seen, too.
+            FuseSoftmax(),
             FuseAttention(),
+            EliminateCommonSubexpressions(),  # heads then have one mask
+            MergeAttentionHeads(),
+            AddHeadAxis(),
             RecognizeMasks(),
             FoldConstants(),
             FuseLayerNorm(),
             FuseRmsNorm(),
+            FuseGelu(),
+            FuseSilu(),
+            # Weights: what one linear can do is taken out of the others before they are joined, which copies them.
+            ReassociateMatmuls(),
+            MergeLowRankUpdate(),
+            FoldBatchNorm(),
+            FoldScaleIntoLinear(),
+            CombineConstantTerms(),
             # After CSE: linears that share an input are then seen to do so.
             FuseSharedInputLinears(),
             FuseLinearActivation(),
+            # What the passes left: transposes of transposes, views of views.
+            NormalizeViews(),
+            RemovePointlessViews(),
             EliminateCommonSubexpressions(),
             EliminateDeadCode(),
         )

@@ -11,7 +11,7 @@ from torch.fx import Node
 from tests.small import apply, bits, module, traced
 from txgraph import Pass, PassContext, RewritePass
 from txgraph.ir import ConstantStore, Graph, GraphBuilder, interpret, packet_of
-from txgraph.rewrite import Match, PatternFactory, Reject, explain_rule
+from txgraph.rewrite import Match, PatternFactory, Reject, explain_pass
 from txgraph.rewrite.pattern import Failure, State
 from txgraph.verify import check_gates, reference
 
@@ -81,7 +81,7 @@ def reasons(
 ) -> list[str]:
     """Why a rule applies nowhere in a function, the nearest miss first."""
     graph = traced(function, *inputs, **constants)
-    matches, misses = explain_rule(rule, graph, context or PassContext())
+    matches, misses = explain_pass(rule, graph, context or PassContext())
     assert not matches, matches
     assert not apply(rule, graph, context)[1], "rewritten, though nothing matches"
     return [miss.reason for miss in misses]

@@ -18,6 +18,7 @@ from txgraph.errors import (
     UnsupportedOp,
     VerificationFailed,
 )
+from txgraph.explain import Explanation
 from txgraph.optimize import OptimizedModel, optimize
 from txgraph.options import BackendOptions, Target
 from txgraph.passes import default_pipeline
@@ -32,6 +33,7 @@ __all__ = [
     "BackendFailed",
     "BackendOptions",
     "CaptureFailed",
+    "Explanation",
     "GuardFailed",
     "InvalidGraph",
     "Match",

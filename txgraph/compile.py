@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from txgraph.backends import Backend, Compiled, choose_backend
 from txgraph.backends.reference import ReferenceBackend
 from txgraph.capture import InputGuard, ModelState, capture
+from txgraph.cost import CostModel, hardware_of
 from txgraph.errors import UnsupportedOp
 from txgraph.ir import Graph, type_of
 from txgraph.options import CompileOptions, Target
@@ -33,6 +34,7 @@ class CompiledCall:
     Attributes:
         structure: of the calls it answers. guard, state: what it assumed of inputs and model.
         before, after: the captured graph, and the one that was lowered.
+        context: what the passes knew.
         run: takes the tensors of a call, gives all outputs: mutated values first.
     """
 
@@ -41,6 +43,7 @@ class CompiledCall:
     state: ModelState
     before: Graph
     after: Graph
+    context: PassContext
     compiled: Compiled
     out_spec: pytree.TreeSpec
     report: GraphReport
@@ -71,7 +74,9 @@ def compile_call(
     verifier = Verifier(options.verify, model, args, kwargs, tensors)
     with clock("verify"):
         verifier.check_capture(before)
-    context = PassContext(target, backend.fused_activations(target))
+    hardware = options.backend_options.hardware or hardware_of(target)
+    cost = CostModel(hardware, backend.fuses_elementwise)
+    context = PassContext(target, backend.fused_activations(target), cost)
     with clock("passes"):
         after, records = pipeline.run(before, context, verifier.between_passes)
     between = sum(v.seconds for v in verifier.records if v.stage != "capture")
@@ -105,7 +110,7 @@ def compile_call(
     )
     report.graphs.append(graph_report)
     guard, state = InputGuard.of(before), ModelState(model, after.constants.frozen_values())
-    return CompiledCall(structure, guard, state, before, after, compiled, captured.out_spec, graph_report)
+    return CompiledCall(structure, guard, state, before, after, context, compiled, captured.out_spec, graph_report)
 
 
 def _lower(backend: Backend, graph: Graph, target: Target, options: CompileOptions) -> Compiled:

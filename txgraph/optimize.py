@@ -20,6 +20,7 @@ from txgraph.capture.guards import explain_mismatch
 from txgraph.capture.shapes import export_shapes
 from txgraph.compile import CompiledCall, compile_call
 from txgraph.errors import BackendFailed, CaptureFailed, GuardFailed, TxgraphError, UnsupportedOp
+from txgraph.explain import Explanation, explain
 from txgraph.ir import Graph
 from txgraph.options import BackendOptions, CompileOptions, Target
 from txgraph.passes import default_pipeline
@@ -170,6 +171,16 @@ class OptimizedModel(nn.Module):
     def graph_after(self) -> Graph:
         """The graph of the latest compilation as it was lowered."""
         return self._latest().after
+
+    def explain(self, name: str) -> Explanation:
+        """Where a pass rewrote the latest graph, and its near misses with the first condition that failed.
+
+        Raises:
+            ValueError: no pass of that name is in the pipeline.
+        """
+        latest = self._latest()
+        rolled_back = {r.name for r in latest.report.passes if r.status == "rolled back"}
+        return explain(self._pipeline, latest.before, latest.context, name, rolled_back)
 
     def code(self) -> str:
         """Source that the backend generated in the latest compilation."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
+
+if TYPE_CHECKING:
+    from txgraph.cost import Hardware
 
 VerifyLevel = Literal["off", "final", "passes", "rewrites"]
 
@@ -64,11 +67,14 @@ class BackendOptions:
         allow_fallback: run eager, and count it in ``report.fallbacks``, where a model cannot be
             captured or lowered; by default that is an error.
         max_graphs: graphs compiled for one model before a further new shape is an error.
+        hardware: the machine that rewrites are weighed for; by default the description that fits the target best.
+            ``txgraph.cost.calibrate()`` measures this one.
         inductor: settings for ``torch._inductor.config``, by their names there.
     """
 
     allow_fallback: bool = False
     max_graphs: int = 16
+    hardware: Hardware | None = None
     inductor: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod

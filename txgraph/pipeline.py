@@ -73,18 +73,18 @@ class Pipeline:
 
     def insert_before(self, name: str, added: Pass) -> Pipeline:
         """With ``added`` before the first pass of that name."""
-        at = self._index(name)
+        at = self.index(name)
         return replace(self, passes=(*self.passes[:at], _pass(added), *self.passes[at:]))
 
     def insert_after(self, name: str, added: Pass) -> Pipeline:
         """With ``added`` after the last pass of that name."""
-        self._index(name)
+        self.index(name)
         at = len(self.passes) - self.names[::-1].index(name)
         return replace(self, passes=(*self.passes[:at], _pass(added), *self.passes[at:]))
 
     def without(self, name: str) -> Pipeline:
         """Without any pass of that name."""
-        self._index(name)
+        self.index(name)
         return replace(self, passes=tuple(p for p in self.passes if p.name != name))
 
     def run(
@@ -114,7 +114,12 @@ class Pipeline:
                 graph = candidate
         return graph, records
 
-    def _index(self, name: str) -> int:
+    def index(self, name: str) -> int:
+        """Where the first pass of that name is.
+
+        Raises:
+            ValueError: there is none; the message lists the names.
+        """
         if name not in self.names:
             raise ValueError(f"no pass named {name!r} in this pipeline: it has {list(self.names)}")
         return self.names.index(name)

@@ -23,6 +23,7 @@ class InductorBackend:
     """torch's compiler: C++ with OpenMP on CPUs, Triton on GPUs."""
 
     name: str = "inductor"
+    fuses_elementwise: bool = True
 
     def fused_activations(self, target: Target) -> frozenset[str]:
         """What oneDNN fuses, on CPUs."""

@@ -1,7 +1,7 @@
 """Write every change of shape as reshape, whatever the layout, and drop the copies made for layout only.
 
-before:  view(x, s)   _unsafe_view(clone(x, contiguous), s)   permute(x, [0, 2, 1])   t(x)
-after:   reshape(x, s)                                        transpose(x, 1, 2)      transpose(x, 0, 1)
+before:  view(x, s)  _unsafe_view(clone(x, contiguous), s)  permute(x, [0, 2, 1])  t(x)      transpose(permute(x))
+after:   reshape(x, s)                                      transpose(x, 1, 2)     transpose(x, 0, 1)  permute(x)
 legal:   always for views: reshape gives the same values for any layout. A contiguous copy is dropped where
          its base is computed by the graph and it is not itself an output
 pays:    rules then have one form to match, and no rewrite can leave a view of an unsuitable layout
@@ -11,6 +11,7 @@ source:  numpy and torch documentation of reshape: a view where possible, else a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.fx import Node
@@ -42,14 +43,9 @@ def _normal_form(node: Node, g: GraphBuilder) -> Node | None:
     """The node in normal form; ``None`` if it is in it already."""
     if node.target in (_aten.view.default, _aten._unsafe_view.default):
         return g.aten.reshape(*node.args)
-    if node.target is _aten.t.default:
-        source, tensor_type = node.args[0], type_of(node)
-        assert isinstance(source, Node), "schema: a tensor"
-        assert tensor_type is not None, "schema: a tensor"
-        return g.aten.transpose.int(source, 0, 1) if tensor_type.rank == 2 else source
-    if node.target is _aten.permute.default:
-        swapped = _swapped_axes(node)
-        return None if swapped is None else g.aten.transpose.int(node.args[0], *swapped)
+    order = _order(node)
+    if order is not None:
+        return _permuted(node, order, g)
     if node.target is _aten.clone.default and arguments(node)["memory_format"] is torch.contiguous_format:
         source = node.args[0]
         if isinstance(source, Node) and not copy_is_needed(source, node):
@@ -57,10 +53,32 @@ def _normal_form(node: Node, g: GraphBuilder) -> Node | None:
     return None
 
 
-def _swapped_axes(node: Node) -> tuple[int, int] | None:
-    """The two axes that a permute swaps, if it does just that."""
-    tensor_type = type_of(node)
-    assert tensor_type is not None, "schema: permute gives a tensor"
-    order = [axis % tensor_type.rank for axis in arguments(node)["dims"]]
-    moved = [axis for axis, source in enumerate(order) if axis != source]
-    return (moved[0], moved[1]) if len(moved) == 2 else None
+def _order(node: Any) -> list[int] | None:
+    """For each axis of a permutation's result the axis of its source; ``None`` for any other value."""
+    tensor_type = type_of(node) if isinstance(node, Node) else None
+    if tensor_type is None or node.target not in _PERMUTATIONS:
+        return None
+    named, order = arguments(node), list(range(tensor_type.rank))
+    if node.target is _aten.permute.default:
+        return [axis % tensor_type.rank for axis in named["dims"]]
+    if tensor_type.rank > 1:
+        a, b = (0, 1) if node.target is _aten.t.default else (named["dim0"], named["dim1"])
+        order[a], order[b] = order[b], order[a]
+    return order
+
+
+def _permuted(node: Node, order: list[int], g: GraphBuilder) -> Node | None:
+    """A permutation, with those that it is applied to; ``None`` if it is in normal form."""
+    source: Any = node.args[0]
+    below = _order(source)
+    while below is not None:
+        order, source = [below[axis] for axis in order], source.args[0]
+        below = _order(source)
+    moved = [axis for axis, source_axis in enumerate(order) if axis != source_axis]
+    if not moved:
+        return source  # type: ignore[no-any-return]  # schema: a tensor
+    target, args = (_aten.transpose.int, moved) if len(moved) == 2 else (_aten.permute.default, [order])
+    return None if (node.target, node.args) == (target, (source, *args)) else g.call(target, source, *args)
+
+
+_PERMUTATIONS = (_aten.transpose.int, _aten.permute.default, _aten.t.default)

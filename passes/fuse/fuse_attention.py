@@ -1,11 +1,11 @@
 """Recover attention from its decomposed form.
 
-before:  matmul(softmax(matmul(q, transpose(k)) * scale + bias + mask, -1), v)
-after:   scaled_dot_product_attention(q, k, v, bias + mask, scale=scale)    q: [B, H, S, D]  k, v: [B, H, T, D]
-legal:   softmax over the keys, in the dtype of the scores (a float32 island in a 16-bit model stays); the
-         weights are not used elsewhere; the scale is finite; the mask is additive, of the scores' dtype, does not
-         enlarge them, has 2 axes or more, and cannot make them -inf (a row of nothing but -inf is NaN in eager
-         and 0 in the fused operator)
+before:  matmul(softmax(steps(matmul(q, transpose(k))), -1), v)     steps: * scale, + mask, masked_fill, reshape
+after:   scaled_dot_product_attention(q, k, v, mask, scale=scale)   q: [B, H, S, D]  k, v: [B, H, T, D]
+legal:   softmax over the keys, in the dtype of the scores (a float32 island in a 16-bit model stays); the weights
+         are not used elsewhere; the steps are ``product * scale + mask`` with finite numbers; masks have the scores'
+         dtype and do not enlarge them. A row without any key, NaN in eager, is 0 in the fused operator: where the
+         mask is not proven to leave every row a key, such rows are made NaN
 pays:    the S x T scores are not written to memory: 4 B H S T elements less to read and write
 source:  Vaswani et al. 2017, equation 1; Dao et al. 2022
 """
@@ -13,16 +13,27 @@ source:  Vaswani et al. 2017, equation 1; Dao et al. 2022
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch.fx import Node
 
-from txgraph.ir import DTYPE_NAMES, GraphBuilder, same_size, type_of
+from txgraph.ir import DTYPE_NAMES, GraphBuilder, arguments, packet_of, same_size, type_of
 from txgraph.ir.bounds import ValueBounds
+from txgraph.ir.index_expressions import IndexExpressions
+from txgraph.passes.fuse.attention_scores import (
+    LARGEST_SCORE,
+    MaskBuilder,
+    chain_of_steps,
+    check_steps,
+    may_hide_a_row,
+    may_lose_nan,
+    scale_of,
+)
 from txgraph.rewrite import Accept, Match, Pattern, PatternFactory, Reject, RewritePass
 
-_LARGEST_SCORE = 1e3  # in float16 a mask of -65504 and a score of -20 make -inf
+_aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
@@ -30,65 +41,117 @@ class FuseAttention(RewritePass):
     """One operator for scores, mask, softmax and weighted sum."""
 
     def pattern(self, p: PatternFactory) -> Pattern:
-        product = p.aten.matmul(
-            p.any("q"), p.aten.transpose(p.any("k"), p.any("axis0"), p.any("axis1")), name="product"
+        product = p.aten.matmul(p.any("q"), p.any("kt"), name="product")
+        scores = chain_of_steps(p, product)
+        weights = p.either(
+            p.aten.softmax(scores, p.any("over"), p.any("dtype"), name="weights"),
+            p.aten._safe_softmax(scores, p.any("over"), p.any("dtype"), name="weights"),
         )
-        scores = p.either(p.aten.mul(product, p.number("scale")), p.aten.div(product, p.number("divisor")), product)
-        biased = p.optional(lambda s: p.aten.add(s, p.any("bias")), scores)
-        masked = p.optional(lambda s: p.aten.add(s, p.any("mask")), biased)
-        weights = p.aten.softmax(masked, p.any("over"), p.any("dtype"), name="weights")
-        return p.aten.matmul(p.optional(lambda w: p.aten._to_copy(w, dtype=p.any("back")), weights), p.any("v"))
+        cast = p.optional(lambda w: p.aten._to_copy(w, dtype=p.any("back")), weights)
+        return p.aten.matmul(p.optional(lambda w: p.aten.reshape(w, p.any(), name="joins"), cast), p.any("v"))
 
     def check(self, match: Match) -> Accept | Reject:
-        q, k, v, weights = match.type("q"), match.type("k"), match.type("v"), match["weights"]
-        if not q.rank == k.rank == v.rank or q.rank < 3:
-            return Reject(f"query is {q}, key {k}, value {v}: expected the same rank, 3 or more", match.root)
-        if {match["axis0"] % k.rank, match["axis1"] % k.rank} != {k.rank - 2, k.rank - 1}:
-            return Reject("the key is not transposed in its last two axes", match["product"])
-        masked, scores = match.type("weights"), match.type("product")
-        if masked.rank != q.rank or not all(map(same_size, masked.shape, scores.shape)):
-            return Reject(f"the mask enlarges the scores from {scores} to {masked}", weights)
-        if match["over"] % q.rank != q.rank - 1:
+        q, kt, v, weights, steps = match.type("q"), match.type("kt"), match.type("v"), match["weights"], match["steps"]
+        if not q.rank == kt.rank == v.rank or q.rank < 3:
+            return Reject(f"query is {q}, key {kt}, value {v}: expected the same rank, 3 or more", match.root)
+        scores, masked = match.type("product"), match.type("weights")
+        if not _keeps_shape(match):
+            return Reject(f"a mask or a reshape turns the scores from {scores} into {masked}", weights)
+        if match["over"] % masked.rank != masked.rank - 1:
             return Reject("the softmax is not over the keys", weights)
-        if not q.dtype == k.dtype == v.dtype == masked.dtype:
-            inner, *outer = (DTYPE_NAMES.get(t.dtype, str(t.dtype)) for t in (masked, q, k, v))
+        if not q.dtype == kt.dtype == v.dtype == masked.dtype:
+            inner, *outer = (DTYPE_NAMES.get(t.dtype, str(t.dtype)) for t in (masked, q, kt, v))
             found = "{}, {} and {}".format(*outer)
             return Reject(f"the softmax is computed in {inner}, query, key and value are {found}", weights)
-        if not math.isfinite(_scale(match)):
-            return Reject("the scale is not finite", match["product"])
-        return self._check_mask(match)
+        return check_steps(steps, q.dtype, ValueBounds(match.graph, LARGEST_SCORE)) or Accept()
 
-    def _check_mask(self, match: Match) -> Accept | Reject:
-        bounds, limits = ValueBounds(match.graph), torch.finfo(match.type("q").dtype)
-        lowest, rank = 0.0, 0
-        for mask in _masks(match):
-            mask_type = type_of(mask)
-            if mask_type is None or mask_type.dtype != match.type("q").dtype:
-                found = mask if mask_type is None else mask_type
-                return Reject(f"the mask is {found}, expected {match.type('q').dtype}", match["weights"])
-            rank = max(rank, mask_type.rank)
-            lowest += min(bounds.of(mask)[0], 0.0)
-            # Sums barely below the lowest number round to it.
-            if lowest - _LARGEST_SCORE < limits.min * (1 + limits.eps / 4):
-                return Reject("the mask may make -inf: a row without any key is NaN in eager and 0 when fused", mask)
-        if _masks(match) and rank < 2:
-            return Reject("the mask has fewer axes than the 2 that the fused operator takes", match["weights"])
-        match.graph.constants.observe(bounds.used)
-        return Accept()
+    def gain(self, match: Match, made: Sequence[Node]) -> float | None:
+        return match.seconds_saved([n for n in made if n.target is not _aten.reshape.default])  # they will meet others
 
     def rewrite(self, match: Match, g: GraphBuilder) -> Node:
-        masks = _masks(match)
-        mask = g.aten.add.Tensor(*masks) if len(masks) == 2 else next(iter(masks), None)
-        return g.aten.scaled_dot_product_attention(match["q"], match["k"], match["v"], mask, scale=_scale(match))
+        q, q_factor = _unscaled(match["q"])
+        k, k_factor = _unscaled(_transposed(match["kt"], g))
+        scale, reshapes = scale_of(match["steps"]), _reshapes(match)
+        masks = MaskBuilder(g, match.type("q").dtype)
+        masks.take(match["steps"])
+        mask, v = masks.mask, match["v"]
+        if reshapes:
+            q, k, v = (_split_heads(x, reshapes[0], at, g) for x, at in ((q, -2), (k, -1), (v, -1)))
+        few_axes = match.type("q").rank == 3 and not reshapes  # then torch takes another kernel
+        if mask is None and not few_axes and may_lose_nan(match.graph, match.type("kt").shape[-1]):
+            mask = g.aten.zeros.default([1, 1], dtype=match.type("q").dtype, device=match.type("q").device)
+        attention = g.aten.scaled_dot_product_attention(q, k, v, mask, scale=scale * q_factor * k_factor)
+        if mask is not None and packet_of(match["weights"]) is _aten.softmax:
+            bounds, formulas = ValueBounds(match.graph, LARGEST_SCORE), IndexExpressions(match.graph)
+            if may_hide_a_row(match.graph, mask, bounds, formulas):
+                attention = _nan_where_nothing_is_seen(attention, mask, g)
+        if reshapes:
+            rows = arguments(reshapes[-1])["shape"][:2]
+            return g.aten.reshape.default(attention, [*rows, match.type("v").shape[-1]])
+        return attention
 
 
-def _masks(match: Match) -> list[Node]:
-    """What is added to the scores: a bias (such as relative positions), a mask, both or none."""
-    return [match[name] for name in ("bias", "mask") if name in match.bound]
+def _reshapes(match: Match) -> list[Node]:
+    """The changes of shape between the two products, in their order."""
+    steps = [step.node for step in reversed(match["steps"]) if step.kind == "reshape"]
+    return [*steps, match["joins"]] if "joins" in match.bound else steps
 
 
-def _scale(match: Match) -> float:
-    """What the scores are multiplied by; NaN for a division by zero."""
-    if "divisor" in match.bound:
-        return 1.0 / match["divisor"] if match["divisor"] else math.nan
-    return float(match.get("scale", 1.0))
+def _keeps_shape(match: Match) -> bool:
+    """Whether no mask enlarges the scores, and their first axis is split by a reshape only to be joined again."""
+    scores, reshapes = match.type("product"), _reshapes(match)
+    shapes = {scores.rank: scores.shape}
+    if reshapes:
+        split, *joined = (type_of(node).shape for node in reshapes)  # type: ignore[union-attr]  # tensors
+        heads = (match.type("q").shape[-1], match.type("v").shape[-1])
+        if (scores.rank, len(split), len(joined)) != (3, 4, 1) or not all(isinstance(size, int) for size in heads):
+            return False
+        if not _same_sizes(split[-2:], scores.shape[-2:]) or not _same_sizes(joined[0], scores.shape):
+            return False
+        shapes[4] = split
+    nodes = [step.node for step in match["steps"] if step.kind != "reshape"] + [match["weights"]]
+    found = [type_of(node).shape for node in nodes]  # type: ignore[union-attr]  # tensors
+    return all(_same_sizes(shape, shapes.get(len(shape), ())) for shape in found)
+
+
+def _same_sizes(a: Sequence[int | torch.SymInt], b: Sequence[int | torch.SymInt]) -> bool:
+    return len(a) == len(b) and all(map(same_size, a, b))
+
+
+def _transposed(kt: Node, g: GraphBuilder) -> Node:
+    """The key: [..., T, D] of [..., D, T]."""
+    rank = type_of(kt).rank  # type: ignore[union-attr]  # a tensor
+    if kt.target is _aten.transpose.int:
+        named = arguments(kt)
+        if {named["dim0"] % rank, named["dim1"] % rank} == {rank - 2, rank - 1}:
+            return named["self"]  # type: ignore[no-any-return]  # schema: a tensor
+    return g.aten.transpose.int(kt, rank - 2, rank - 1)
+
+
+def _unscaled(x: Node) -> tuple[Node, float]:
+    """``x`` without the numbers that it is multiplied by, and these."""
+    factor = 1.0
+    while x.target is _aten.mul.Tensor and isinstance(x.args[1], int | float) and math.isfinite(x.args[1]):
+        factor *= x.args[1]
+        x = x.args[0]  # type: ignore[assignment]  # schema: a tensor
+    return x, factor
+
+
+def _split_heads(x: Node, scores: Node, length: int, g: GraphBuilder) -> Node:
+    """[N, S, D] as [B, H, S, D], where ``scores`` is a reshape to [B, H, S, T] and ``length`` tells S from T."""
+    x_type, split_type = type_of(x), type_of(scores)
+    assert x_type is not None, "a tensor"
+    assert split_type is not None, "a tensor"
+    source_type = type_of(x.args[0]) if x.target is _aten.reshape.default else None
+    wanted = (*split_type.shape[:-2], *x_type.shape[-2:])
+    if source_type is not None and _same_sizes(source_type.shape, wanted):
+        return x.args[0]  # type: ignore[return-value]  # it was joined from just that
+    shape = arguments(scores)["shape"]
+    return g.aten.reshape.default(x, [*shape[:-2], shape[length], x_type.shape[-1]])
+
+
+def _nan_where_nothing_is_seen(attention: Node, mask: Node, g: GraphBuilder) -> Node:
+    boolean = type_of(mask).dtype is torch.bool  # type: ignore[union-attr]  # a tensor
+    visible = mask if boolean else g.aten.gt.Scalar(mask, -math.inf)
+    blind = g.aten.logical_not.default(g.aten.any.dim(visible, -1, True))
+    return g.aten.masked_fill.Scalar(attention, blind, math.nan)

@@ -41,11 +41,13 @@ class FuseSharedInputLinears(Pass):
             if weight is not None:
                 groups[node.args[0], weight.dtype].append(node)
                 joint_bytes[node.args[0], weight.dtype] += weight.nbytes
-        return [
-            self._join(graph, group)
-            for key, group in groups.items()
-            if len(group) > 1 and joint_bytes[key] <= self.max_bytes
-        ]
+        rewrites = []
+        for key, group in groups.items():
+            if len(group) > 1 and joint_bytes[key] > self.max_bytes:
+                context.decline(self, group[0], f"the joint weights have {joint_bytes[key]} bytes: too large a copy")
+            elif len(group) > 1:
+                rewrites.append(self._join(graph, group))
+        return rewrites
 
     def _join(self, graph: Graph, group: list[Node]) -> Rewrite:
         named = [arguments(n) for n in group]

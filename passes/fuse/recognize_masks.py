@@ -20,6 +20,7 @@ from torch.fx import Node
 
 from txgraph.ir import Graph, GraphBuilder, arguments, type_of
 from txgraph.ir.index_expressions import IndexExpressions, is_causal
+from txgraph.passes.fuse.attention_scores import may_lose_nan
 from txgraph.rewrite import Pass, PassContext, Rewrite
 
 _attention = torch.ops.aten.scaled_dot_product_attention
@@ -37,10 +38,21 @@ class RecognizeMasks(Pass):
             mask = named.get("attn_mask")
             if not isinstance(mask, Node) or named["is_causal"]:
                 continue
-            kind = _classify(expressions.of(mask), type_of(mask).dtype)  # type: ignore[union-attr]
+            formula = expressions.of(mask)
+            kind = _classify(formula, type_of(mask).dtype)  # type: ignore[union-attr]  # a mask is a tensor
             scalable = named["scale"] is None or named["scale"] > 0
-            if kind == "trivial" or (kind == "causal" and scalable):
+            if kind == "trivial" and _is_one_number(mask) and may_lose_nan(graph, type_of(named["key"]).shape[-2]):  # type: ignore[union-attr]
+                context.decline(
+                    self, node, "with few keys the kernel would lose the NaN of a query without a mask", mask
+                )
+            elif kind == "trivial" or (kind == "causal" and scalable):
                 rewrites.append(self._replace(graph, node, causal=kind == "causal"))
+            elif kind == "causal":
+                context.decline(self, node, "the scale is not positive")
+            elif formula is None:
+                context.decline(self, node, "the mask is not a function of its indices alone", mask)
+            else:
+                context.decline(self, node, f"the mask is neither causal nor trivial: {formula}", mask)
         if rewrites:
             graph.constants.observe(expressions.used)
         return rewrites
@@ -56,6 +68,10 @@ class RecognizeMasks(Pass):
         node.replace_all_uses_with(new)
         graph.fx.erase_node(node)
         return record
+
+
+def _is_one_number(mask: Node) -> bool:
+    return all(str(size) == "1" for size in type_of(mask).shape)  # type: ignore[union-attr]  # a tensor
 
 
 def _classify(formula: Any, dtype: torch.dtype) -> str:

@@ -9,6 +9,8 @@ import torch
 from torch.utils import _pytree as pytree
 from transformers import DynamicCache, EncoderDecoderCache, cache_utils
 
+import txgraph
+from tests.small import module
 from txgraph.capture.pytrees import register_caches
 
 register_caches()
@@ -58,6 +60,40 @@ def test_structures_are_equal_for_equal_settings() -> None:
     assert specs[0] == specs[1]
     assert specs[0] != specs[2]
     assert pytree.tree_structure(DynamicCache()) != specs[0]
+
+
+def sliding(length: int) -> DynamicCache:
+    cache = DynamicCache()
+    cache.layers.append(cache_utils.DynamicSlidingWindowLayer(sliding_window=4))
+    cache.update(torch.ones(2, 2, length, 4), torch.ones(2, 2, length, 4), 0)
+    return cache
+
+
+def test_counts_of_tokens_are_leaves() -> None:
+    """So that caches of one model have one structure, whatever number of tokens they hold."""
+    caches = [sliding(3), sliding(5)]
+    assert pytree.tree_structure(caches[0]) == pytree.tree_structure(caches[1])
+    counts = [[leaf for leaf in pytree.tree_leaves(cache) if isinstance(leaf, int)] for cache in caches]
+    assert [3 in counts[0], 5 in counts[1]] == [True, True]
+    again = pytree.tree_map(lambda leaf: leaf, caches[1])
+    assert again.layers[0].cumulative_length == 5
+
+
+def test_counts_of_tokens_with_dynamic_sizes() -> None:
+    """A count is symbolic in the graph, and a plain number in the caches that a call takes and gives."""
+
+    def forward(x: torch.Tensor, cache: DynamicCache) -> tuple[torch.Tensor, DynamicCache]:
+        return cache.update(x, x + 1, 0)[0] * 2, cache
+
+    fast = txgraph.optimize(module(forward), backend="reference")
+    for length in (7, 5, 6):
+        given = torch.randn(2, 2, length, 4)
+        ours, theirs = fast(given, sliding(6)), forward(given, sliding(6))
+        assert torch.equal(ours[0], theirs[0])
+        assert type(ours[1].layers[0].cumulative_length) is int
+        assert vars(ours[1].layers[0]).keys() == vars(theirs[1].layers[0]).keys()
+        assert ours[1].layers[0].cumulative_length == 6 + length
+    assert len(fast.report.graphs) == 2
 
 
 def test_every_cache_class_is_registered_and_again_changes_nothing() -> None:

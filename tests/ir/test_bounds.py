@@ -123,12 +123,6 @@ NOT_KNOWN: dict[str, Make] = {
     "0 * inf, inside": lambda p: p.call(aten.mul.Tensor, held(p, -1, 0, 1), held(p, 2, INF, INF)),
     "NaN where": lambda p: p.call(aten.where.ScalarOther, unknown(p, BOOL), held(p, 1, 2), NAN),
     "add with alpha": lambda p: p.call(aten.add.Tensor, held(p, 1, 2), held(p, 1, 2), alpha=3),
-    "integers that wrap around": lambda p: p.call(aten.mul.Tensor, held(p, 2**40, dtype=INT), 2**40),
-    "narrow integers that wrap around": lambda p: p.call(
-        aten._to_copy.default, held(p, 300, dtype=INT), dtype=torch.int8
-    ),
-    "negative of unsigned": lambda p: p.call(aten.neg.default, held(p, 5, dtype=torch.uint8)),
-    "view as another dtype": lambda p: p.call(aten.view.dtype, held(p, 1, 2), torch.int32),
     "memory beyond the view": lambda p: p.call(
         aten.as_strided.default, p.constant(torch.tensor([1.0, 2.0, 99.0])[:2]), [3], [1]
     ),
@@ -144,6 +138,57 @@ def test_not_known(make: Make) -> None:
     if not node.meta["val"].is_complex():
         bounds(program, node)
     assert ValueBounds(program.graph).of(node) == UNKNOWN
+
+
+WRAPPING: dict[str, Make] = {
+    "integers that wrap around": lambda p: p.call(aten.mul.Tensor, held(p, 2**40, dtype=INT), 2**40),
+    "narrow integers that wrap around": lambda p: p.call(
+        aten._to_copy.default, held(p, 300, dtype=INT), dtype=torch.int8
+    ),
+    "negative of unsigned": lambda p: p.call(aten.neg.default, held(p, 5, dtype=torch.uint8)),
+    "view as another dtype": lambda p: p.call(aten.view.dtype, held(p, 1, 2), torch.int32),
+}
+
+
+@pytest.mark.parametrize("make", WRAPPING.values(), ids=WRAPPING.keys())
+def test_integers_that_may_wrap_around_stay_in_the_range_of_their_dtype(make: Make) -> None:
+    program = Program()
+    node = make(program)
+    limits = torch.iinfo(node.meta["val"].dtype)
+    assert ValueBounds(program.graph).of(node) == (float(limits.min), float(limits.max))
+
+
+def test_integers_that_are_given() -> None:
+    program = Program()
+    wide = program.call(aten._to_copy.default, program.input(torch.tensor([3])), dtype=torch.float32)
+    assert ValueBounds(program.graph).of(wide) == (-(2.0**63), 2.0**63)
+
+
+def test_matrix_products_are_as_large_as_they_are_taken_to_be() -> None:
+    program = Program()
+    product = program.call(aten.matmul.default, program.input(torch.ones(2, 2)), program.input(torch.ones(2, 2)))
+    assert ValueBounds(program.graph).of(product) == UNKNOWN
+    assert ValueBounds(program.graph, products=100.0).of(product) == (-100, 100)
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda p: p.call(aten.tril.default, p.constant(torch.full((2, 2), 3.0))), (0, 3)),
+        (lambda p: p.call(aten.div.Tensor, held(p, 1.0, 4.0), -2), (-2, -0.5)),
+        (lambda p: p.call(aten.clamp.default, held(p, -7.0, 4.0), -2, 3), (-2, 3)),
+        (lambda p: p.call(aten.repeat.default, held(p, -7.0, 4.0), [3]), (-7, 4)),
+    ],
+)
+def test_further_operators(make: Make, expected: tuple[float, float]) -> None:
+    program = Program()
+    assert ValueBounds(program.graph).of(make(program)) == expected
+
+
+def test_clamped_values_that_may_be_nan() -> None:
+    program = Program()
+    clamped = program.call(aten.clamp.default, program.input(torch.ones(2)), -2, 3)
+    assert ValueBounds(program.graph).of(clamped) == UNKNOWN
 
 
 def test_plain_values() -> None:

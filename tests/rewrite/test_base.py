@@ -34,7 +34,7 @@ def test_by_default_a_rewrite_is_legal_and_not_weighed() -> None:
     graph = graph_of(lambda x: x.exp(), torch.ones(2))
     match = Match(find(graph, "exp"), (find(graph, "exp"),), {"x": graph.inputs[0]}, graph, PassContext())
     assert FuseRmsNorm().check(match) == Accept()
-    assert FuseRmsNorm().gain(match) is None
+    assert FuseRmsNorm().gain(match, []) is None
 
 
 @pytest.mark.parametrize("abstract", [Pass, RewritePass])

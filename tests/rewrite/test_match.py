@@ -56,8 +56,8 @@ def test_what_is_no_constant(match: Match, name: str) -> None:
 
 def test_a_near_miss_tells_where(match: Match) -> None:
     mul = match.nodes[1]
-    miss = NearMiss.at("fuse-it", match.root, 2, "the reason", mul)
+    miss = NearMiss.at("fuse-it", match.root, "the reason", mul, depth=2)
     assert (miss.rule, miss.root, miss.depth, miss.reason) == ("fuse-it", "add", 2, "the reason")
     assert miss.location.startswith("test_match.py:")
-    assert str(miss) == f"fuse-it at %add: the reason [%mul = mul in ({miss.location})]"
-    assert NearMiss.at("fuse-it", match.root, 2, "the reason", None).node.startswith("%add = add")
+    assert str(miss) == f"%add: the reason [%mul = mul in ({miss.location})]"
+    assert NearMiss.at("fuse-it", match.root, "the reason").node.startswith("%add = add")

@@ -159,7 +159,7 @@ def test_either_tries_in_order() -> None:
     pattern = p.either(p.aten.neg(p.any("first")), p.aten.exp(p.any("second")), p.aten.neg(p.any("third")))
     assert names(match(pattern, lambda x, y: -x)) == {"first": "x"}
     assert names(match(pattern, lambda x, y: x.exp())) == {"second": "x"}
-    assert match(pattern, lambda x, y: x.sin()).startswith("expected neg, found %sin")
+    assert match(pattern, lambda x, y: x.sin()).startswith("expected exp or neg, found %sin")
 
 
 def test_either_inside_goes_on_with_the_next_where_the_rest_fails() -> None:
@@ -219,3 +219,76 @@ def test_own_operators() -> None:
     assert match_at(p.txgraph.linear_activation(p.any(), p.any(), None, "silu"), node) == (
         "expected 'silu', found 'relu'"
     )
+
+
+CHAIN = p.chain(
+    p.aten.exp(p.any("x")),
+    "steps",
+    scale=lambda s: p.aten.mul(s, p.number("factor")),
+    shift=lambda s: p.aten.add(s, p.any("term")),
+)
+
+
+def steps(state: State | str) -> list[tuple[str, Any]]:
+    assert isinstance(state, State), state
+    bound = [(step.kind, next(iter(step.bound.values()))) for step in state.bound["steps"]]
+    return [(kind, value.name if isinstance(value, Node) else value) for kind, value in bound]
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (lambda x, y: x.exp(), []),
+        (lambda x, y: x.exp() * 2, [("scale", 2)]),
+        (lambda x, y: x.exp() * 2 + y, [("shift", "y"), ("scale", 2)]),
+        (lambda x, y: (y + x.exp() * 2) * 3 * 4, [("scale", 4), ("scale", 3), ("shift", "y"), ("scale", 2)]),
+        (lambda x, y: y.sin() + (x + x.exp()), [("shift", "sin"), ("shift", "x")]),
+    ],
+)
+def test_chain(function: Callable[..., Any], expected: list[tuple[str, Any]]) -> None:
+    found = match(CHAIN, function)
+    assert steps(found) == expected
+    assert len(found.nodes) == len(expected) + 1
+    assert found.bound["x"].name == "x"
+
+
+def test_chain_keeps_what_was_bound_before() -> None:
+    pattern = p.aten.sub(p.any("y"), CHAIN)
+    assert names(match(pattern, lambda x, y: y - x.exp() * 2))["y"] == "y"
+    again = p.aten.sub(p.any("x"), CHAIN)
+    assert match(again, lambda x, y: y - x.exp() * 2) == "'x' occurs twice with two values"
+
+
+def test_chain_that_does_not_fit() -> None:
+    assert match(CHAIN, lambda x, y: (x.sin() * 2) + 1).startswith("expected exp, found %")
+    assert match(CHAIN, lambda x, y: x.exp() * y).startswith("expected a number for 'factor'")
+
+
+def test_chain_is_not_followed_for_ever() -> None:
+    def function(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        x = x.exp()
+        for _ in range(9):
+            x = x * 2
+        return x
+
+    assert isinstance(match(CHAIN, function), str)
+
+
+def test_roots_of_a_chain() -> None:
+    assert {str(r) for r in CHAIN.roots()} == {"aten.exp", "aten.mul", "aten.add"}
+
+
+def test_one_of_several_results() -> None:
+    pattern = p.aten.exp(p.item(p.aten.max(p.any("x"), 1, True), 0))
+    found = match(pattern, lambda x, y: x.max(1, keepdim=True)[0].exp())
+    assert [op_name(n) for n in found.nodes] == ["exp", "getitem", "max"]
+    assert match(pattern, lambda x, y: x.max(1, keepdim=True)[1].exp()).startswith("expected result 0, found %")
+    assert match(pattern, lambda x, y: x.exp()).startswith("expected result 0, found %x")
+
+
+def test_a_whole_pattern_that_is_rejected_is_nearer_than_a_deep_failure() -> None:
+    failure = Failure()
+    failure.record(7, "deep", None)
+    failure.record(2, "rejected", None, complete=True)
+    failure.record(9, "deeper", None)
+    assert (failure.reason, failure.depth, failure.complete) == ("rejected", 2, True)

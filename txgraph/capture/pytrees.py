@@ -1,7 +1,7 @@
 """Teach torch's pytrees the Hugging Face cache classes, so that they can be inputs and outputs.
 
-A cache is an object whose attributes are tensors, lists of layers or plain settings; it is taken
-apart and put together by its attributes, so every subclass keeps its own class and settings.
+A cache is an object whose attributes are tensors, counts of tokens, lists of layers or plain settings; it is
+taken apart and put together by its attributes, so every subclass keeps its own class and settings.
 """
 
 from __future__ import annotations
@@ -10,9 +10,12 @@ import sys
 from typing import Any
 
 import torch
+from torch.export.dynamic_shapes import _IntWrapper
 from torch.utils import _pytree as pytree
 
 _Context = tuple[type, tuple[str, ...], tuple[tuple[str, Any], ...]]
+# Counts of tokens: plain in eager, symbolic in a graph with dynamic sizes, wrapped where torch.export takes them.
+_COUNTS = (int, torch.SymInt, _IntWrapper)
 
 
 def register_caches() -> None:
@@ -52,6 +55,6 @@ def _unflatten(children: Any, context: _Context) -> Any:
 
 
 def _is_child(value: Any) -> bool:
-    if isinstance(value, torch.Tensor | torch.SymInt) or type(value) in pytree.SUPPORTED_NODES:
+    if isinstance(value, torch.Tensor) or type(value) in (*_COUNTS, *pytree.SUPPORTED_NODES):
         return not isinstance(value, dict)
     return False

@@ -1,1 +1,8 @@
 """Predicted time on a target: FLOPs, bytes and the roofline of described or measured hardware."""
+
+from txgraph.cost.calibrate import calibrate
+from txgraph.cost.counts import bytes_moved, flops
+from txgraph.cost.hardware import HARDWARE, Hardware, hardware_of
+from txgraph.cost.model import CostModel
+
+__all__ = ["HARDWARE", "CostModel", "Hardware", "bytes_moved", "calibrate", "flops", "hardware_of"]

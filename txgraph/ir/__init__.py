@@ -25,6 +25,7 @@ from txgraph.ir.node import (
     same_size,
     type_of,
 )
+from txgraph.ir.regions import Region, find_regions, outline
 from txgraph.ir.spec import check_spec
 
 __all__ = [
@@ -34,15 +35,18 @@ __all__ = [
     "GraphBuilder",
     "Mutation",
     "Provenance",
+    "Region",
     "TensorType",
     "arguments",
     "check_spec",
     "describe",
+    "find_regions",
     "interpret",
     "is_impure",
     "is_random",
     "is_symbolic",
     "op_name",
+    "outline",
     "packet_of",
     "provenance_of",
     "same_size",

@@ -18,6 +18,17 @@ _Interval = tuple[float, float]
 
 _DEEPEST = 100  # operators followed upwards; beyond it a value is unknown
 _EXACT = 2**53  # integers up to it are exact as Python floats
+_SELECTIONS = {  # each element of the result is one of the input's, or between two of them
+    _aten.clone.default,
+    _aten._to_copy.default,
+    _aten._unsafe_view.default,
+    _aten.index.Tensor,
+    _aten.gather.default,
+    _aten.index_select.default,
+    _aten.repeat.default,
+    _aten.upsample_nearest2d.vec,
+    _aten.upsample_bilinear2d.vec,
+}
 _NOT_ITS_VALUES = (_aten._neg_view.default, _aten.as_strided.default)  # views with other values than their base
 
 
@@ -25,11 +36,13 @@ class ValueBounds:
     """Bounds of the values of one graph; unknown ones, and those that may be NaN, are (-inf, inf).
 
     Attributes:
+        products: what matrix products are taken to stay below, in magnitude; nothing is known of them otherwise.
         used: names of the constants whose values the bounds rely on.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, products: float = math.inf) -> None:
         self._graph = graph
+        self.products = products
         self._mutated = {m.target for m in graph.mutations}
         self._known: dict[Node, _Interval] = {}
         self._depth = 0
@@ -72,8 +85,15 @@ class ValueBounds:
             return self.of(node.args[0]) if base is not None and base.dtype == dtype else _UNKNOWN
         named = arguments(node)
         match node.target:
-            case _aten.clone.default | _aten._to_copy.default | _aten._unsafe_view.default | _aten.index.Tensor:
-                return self.of(named["self"])
+            case target if target in _SELECTIONS:
+                return self.of(node.args[0])
+            case _aten.matmul.default | _aten.bmm.default | _aten.linear.default | _aten.einsum.default:
+                return (-self.products, self.products)
+            case _aten.clamp.default:
+                low, high = self.of(named["self"])
+                if (low, high) == _UNKNOWN or not all(isinstance(named[e], int | float) for e in ("min", "max")):
+                    return _UNKNOWN
+                return (min(max(low, named["min"]), named["max"]), min(max(high, named["min"]), named["max"]))
             case _aten.embedding.default:
                 return self.of(named["weight"])
             case _aten.full.default | _aten.full_like.default | _aten.new_full.default:
@@ -88,11 +108,16 @@ class ValueBounds:
                 return _union(self.of(named["self"]), self.of(named["other"]))
             case _aten.masked_fill.Scalar | _aten.masked_fill.Tensor:
                 return _union(self.of(named["self"]), self.of(named["value"]))
+            case _aten.tril.default | _aten.triu.default:
+                return _union(self.of(named["self"]), (0.0, 0.0))
             case _aten.neg.default:
                 low, high = self.of(named["self"])
                 return (-high, -low)
             case _aten.add.Tensor | _aten.sub.Tensor | _aten.rsub.Scalar | _aten.mul.Tensor:
                 return self._arithmetic(node, named, dtype)
+            case _aten.div.Tensor if isinstance(named["other"], int | float) and named["other"]:
+                corners = [bound / named["other"] for bound in self.of(named["self"])]
+                return (min(corners), max(corners))
             case _aten.cat.default:
                 intervals = [self.of(t) for t in named["tensors"]]
                 return (min(i[0] for i in intervals), max(i[1] for i in intervals))
@@ -127,8 +152,11 @@ def _rounded(interval: _Interval, dtype: torch.dtype) -> _Interval:
         return (0.0, 1.0)
     if dtype.is_floating_point:
         return (_rounded_down(low, dtype), -_rounded_down(-high, dtype))
-    if dtype.is_complex or low < max(torch.iinfo(dtype).min, -_EXACT) or high > min(torch.iinfo(dtype).max, _EXACT):
-        return _UNKNOWN  # integers may wrap around
+    if dtype.is_complex:
+        return _UNKNOWN
+    limits_of_integers = torch.iinfo(dtype)
+    if low < max(limits_of_integers.min, -_EXACT) or high > min(limits_of_integers.max, _EXACT):
+        return (float(limits_of_integers.min), float(limits_of_integers.max))  # they may wrap around
     return (float(math.floor(low)), float(math.ceil(high)))
 
 

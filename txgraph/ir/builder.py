@@ -75,7 +75,7 @@ class GraphBuilder:
         """Insert a call of any operator (or function of symbolic sizes)."""
         with self.graph.fx.inserting_before(self._before):
             node = self.graph.fx.call_function(target, args, kwargs)
-        node.meta["val"] = infer(node)
+        node.meta["val"] = infer(node, self.graph)
         self._mark(node)
         return node
 
@@ -99,10 +99,15 @@ class GraphBuilder:
         node.meta["txgraph_passes"] = (*touched, self._made_by) if self._made_by else tuple(touched)
 
 
-def infer(node: Node) -> Any:
-    """The type of a call node, from the types of its arguments, by running it on fake tensors."""
+def infer(node: Node, graph: Graph | None = None) -> Any:
+    """The type of a call node, from the types of its arguments, by running it on fake tensors.
+
+    A tensor made of nothing gets its type from ``graph``, if the types there are fake.
+    """
     values = [n.meta["val"] for n in node.all_input_nodes]
     mode = next((v.fake_mode for v in _flatten(values) if isinstance(v, FakeTensor)), None)
+    if mode is None and graph is not None and not any(isinstance(v, torch.Tensor) for v in _flatten(values)):
+        mode = _fake_mode_in(graph)
     args = torch.fx.map_arg(node.args, lambda n: n.meta["val"])
     kwargs = torch.fx.map_arg(node.kwargs, lambda n: n.meta["val"])
     if mode is None:
@@ -113,11 +118,12 @@ def infer(node: Node) -> Any:
 
 def fake_mode_of(graph: Graph) -> FakeTensorMode:
     """The fake tensor mode that the graph's types belong to."""
-    for node in graph.nodes:
-        for value in _flatten([node.meta.get("val")]):
-            if isinstance(value, FakeTensor):
-                return value.fake_mode
-    return FakeTensorMode()
+    return _fake_mode_in(graph) or FakeTensorMode()
+
+
+def _fake_mode_in(graph: Graph) -> FakeTensorMode | None:
+    values = (value for node in graph.nodes for value in _flatten([node.meta.get("val")]))
+    return next((value.fake_mode for value in values if isinstance(value, FakeTensor)), None)
 
 
 def _flatten(values: Sequence[Any]) -> list[Any]:

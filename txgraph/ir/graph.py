@@ -80,6 +80,12 @@ class Graph:
             return self.constants[str(value.target)]
         return None
 
+    def lowest(self, size: int | torch.SymInt) -> int:
+        """The lowest value that a size can take; 0 where that is not known."""
+        if isinstance(size, int):
+            return size
+        return self.ranges.get(str(size), (0, None))[0]
+
     def copy(self) -> Graph:
         """A graph that can be rewritten apart from this one; the tensors are shared.
 

@@ -11,6 +11,7 @@ A formula is the exact value (:mod:`txgraph.ir.formulas`); where that cannot be 
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +22,7 @@ from torch.fx import Node
 
 from txgraph.ir.formulas import Expression, as_boolean, as_number, choice, combined, converted, is_boolean, number
 from txgraph.ir.graph import Graph
-from txgraph.ir.node import arguments, type_of
+from txgraph.ir.node import TensorType, arguments, same_size, type_of
 
 _aten = torch.ops.aten
 
@@ -39,6 +40,20 @@ def is_causal(formula: Expression) -> bool:
         return False
     distance = formula.gts - formula.lts - (1 if isinstance(formula, sympy.Gt | sympy.Lt) else 0)
     return bool(sympy.expand(distance - (axis_symbol(1) - axis_symbol(0))) == 0)
+
+
+def every_row_sees_a_key(formula: Expression | None, mask_type: TensorType | None) -> bool:
+    """Whether a mask is proven to let every query see the first key, or, in a square, its own."""
+    if formula is None or mask_type is None:
+        return False
+    own = axis_symbol(1) if mask_type.rank > 1 and same_size(*mask_type.shape[-2:]) else 0
+    for key in (0, own):
+        seen = formula.subs(axis_symbol(0), key)
+        if seen == sympy.true or (seen.is_number and not is_boolean(seen) and float(seen) > -math.inf):
+            return True
+        if isinstance(seen, sympy.Piecewise) and all(e.is_number and float(e) > -math.inf for e, _ in seen.args):
+            return True
+    return False
 
 
 class IndexExpressions:

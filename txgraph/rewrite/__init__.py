@@ -1,7 +1,7 @@
 """Rewriting: patterns, matches, reasons, and the driver that applies one rule to a graph."""
 
 from txgraph.rewrite.base import Accept, Pass, PassContext, Reject, Rewrite, RewritePass
-from txgraph.rewrite.driver import apply_rule, explain_rule
+from txgraph.rewrite.driver import apply_rule, explain_pass
 from txgraph.rewrite.match import Match, NearMiss
 from txgraph.rewrite.pattern import Pattern, PatternFactory
 
@@ -17,5 +17,5 @@ __all__ = [
     "Rewrite",
     "RewritePass",
     "apply_rule",
-    "explain_rule",
+    "explain_pass",
 ]

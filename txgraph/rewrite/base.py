@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 from torch.fx import Node
 
+from txgraph.cost import CostModel, hardware_of
 from txgraph.ir import Graph, GraphBuilder, provenance_of
 from txgraph.options import Target
-from txgraph.rewrite.match import Match
+from txgraph.rewrite.match import Match, NearMiss
 from txgraph.rewrite.pattern import Pattern, PatternFactory
 
 
@@ -22,10 +23,21 @@ class PassContext:
     Attributes:
         target: the device that code will be generated for.
         fused_activations: activations that the backend computes for free at the end of a linear.
+        cost: predicts seconds on the target.
+        explains: somebody wants to know why rewrites were not applied.
+        near_misses: why they were not, if so; filled by the passes.
     """
 
     target: Target = Target("cpu")
     fused_activations: frozenset[str] = frozenset()
+    cost: CostModel = field(default_factory=lambda: CostModel(hardware_of(Target("cpu")), fuses_elementwise=True))
+    explains: bool = False
+    near_misses: list[NearMiss] = field(default_factory=list, compare=False)
+
+    def decline(self, each: Pass, root: Node, reason: str, node: Node | None = None) -> None:
+        """Note why a pass does not rewrite at ``root``: a condition that fails at ``node``."""
+        if self.explains:
+            self.near_misses.append(NearMiss.at(each.name, root, reason, node))
 
 
 @dataclass(frozen=True)
@@ -82,7 +94,7 @@ class Pass(ABC):
 class RewritePass(Pass):
     """A pass that replaces every place where a pattern fits.
 
-    Legality is :meth:`check`, profitability :meth:`gain`; :meth:`rewrite` reads only its match.
+    Legality is :meth:`check`, profitability :meth:`gain`; they and :meth:`rewrite` read only their arguments.
     """
 
     @abstractmethod
@@ -93,8 +105,11 @@ class RewritePass(Pass):
         """Whether the rewrite is legal here, and if not why and at which node."""
         return Accept()
 
-    def gain(self, match: Match) -> float | None:
-        """Predicted seconds saved on the target; ``None``: not predicted; <= 0 declines the rewrite."""
+    def gain(self, match: Match, made: Sequence[Node]) -> float | None:
+        """Predicted seconds saved on the target; <= 0 declines the rewrite, ``None`` is not weighed.
+
+        ``made`` are the nodes that :meth:`rewrite` made; ``match.seconds_saved(made)`` asks the cost model.
+        """
         return None
 
     @abstractmethod

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 from torch.fx import Node
 
 from txgraph.errors import PassFailed
 from txgraph.ir import Graph, GraphBuilder, describe, packet_of, type_of
-from txgraph.rewrite.base import Accept, PassContext, Reject, Rewrite, RewritePass
+from txgraph.rewrite.base import Accept, Pass, PassContext, Reject, Rewrite, RewritePass
 from txgraph.rewrite.match import Match, NearMiss
 from txgraph.rewrite.pattern import Failure, Pattern, PatternFactory, State
 
@@ -21,10 +24,13 @@ def apply_rule(rule: RewritePass, graph: Graph, context: PassContext) -> list[Re
     """
     pattern = rule.pattern(PatternFactory())
     rewrites: list[Rewrite] = []
+    misses: dict[str, NearMiss] = {}
     for _ in range(MAX_SWEEPS):
-        applied = _sweep(rule, pattern, graph, context)
+        applied = _sweep(rule, pattern, graph, context, misses)
         rewrites += applied
         if not applied:
+            rewritten = {name for rewrite in rewrites for name in rewrite.removed}
+            context.near_misses.extend(miss for root, miss in misses.items() if root not in rewritten)
             return rewrites
     raise PassFailed(
         f"pass {rule.name} does not converge: it still rewrites after {MAX_SWEEPS} sweeps, "
@@ -32,45 +38,48 @@ def apply_rule(rule: RewritePass, graph: Graph, context: PassContext) -> list[Re
     )
 
 
-def explain_rule(rule: RewritePass, graph: Graph, context: PassContext) -> tuple[list[Match], list[NearMiss]]:
-    """Where ``rule`` fits in ``graph`` now, and its near misses, nearest first; nothing is changed."""
-    pattern = rule.pattern(PatternFactory())
-    matches, misses = [], []
-    for node in graph.calls():
-        if packet_of(node) in pattern.roots():
-            found = _find(rule, pattern, node, graph, context)
-            if isinstance(found, Match):
-                matches.append(found)
-            else:
-                misses.append(found)
-    return matches, sorted(misses, key=lambda miss: -miss.depth)
+def explain_pass(each: Pass, graph: Graph, context: PassContext) -> tuple[list[Rewrite], list[NearMiss]]:
+    """What a pass would rewrite in ``graph``, and its near misses, nearest first; nothing is changed."""
+    misses: list[NearMiss] = []
+    rewrites = each.run(graph.copy(), replace(context, near_misses=misses, explains=True))
+    return rewrites, sorted(misses, key=lambda miss: miss.nearness, reverse=True)
 
 
-def _sweep(rule: RewritePass, pattern: Pattern, graph: Graph, context: PassContext) -> list[Rewrite]:
+def _sweep(
+    rule: RewritePass, pattern: Pattern, graph: Graph, context: PassContext, misses: dict[str, NearMiss]
+) -> list[Rewrite]:
+    """Try every node once; the first near miss of each is kept, when the graph was nearest to the user's."""
     roots = pattern.roots()
     erased: set[Node] = set()
     applied = []
     for node in reversed(graph.calls()):  # users first: the largest match wins
         if node in erased or packet_of(node) not in roots:
             continue
-        match = _find(rule, pattern, node, graph, context)
-        if isinstance(match, Match):
-            applied.append(_replace(rule, match, graph, erased))
+        failure = Failure()
+        for match in _matches(rule, pattern, node, graph, context, failure):
+            rewrite = _replace(rule, match, graph, erased, failure)
+            if rewrite is not None:
+                applied.append(rewrite)
+                break
+        else:
+            if context.explains and node.name not in misses:
+                misses[node.name] = NearMiss.at(
+                    rule.name, node, failure.reason, failure.node, failure.complete, failure.depth
+                )
     return applied
 
 
-def _find(rule: RewritePass, pattern: Pattern, root: Node, graph: Graph, context: PassContext) -> Match | NearMiss:
-    failure = Failure()
+def _matches(
+    rule: RewritePass, pattern: Pattern, root: Node, graph: Graph, context: PassContext, failure: Failure
+) -> Iterator[Match]:
+    """The legal matches at ``root``; why the others are not is recorded."""
     for state in pattern.match(root, State(), failure):
         match = Match(root, state.nodes, state.bound, graph, context)
         verdict = _used_outside(match) or rule.check(match)
         if isinstance(verdict, Accept):
-            gain = rule.gain(match)
-            if gain is None or gain > 0:
-                return match
-            verdict = Reject(f"no gain: predicted {gain * 1e6:.1f} µs on {context.target}", root)
-        failure.record(len(state.nodes), verdict.reason, verdict.node)
-    return NearMiss.at(rule.name, root, failure.depth, failure.reason, failure.node)
+            yield match
+        else:
+            failure.record(len(state.nodes), verdict.reason, verdict.node, complete=True)
 
 
 def _used_outside(match: Match) -> Reject | None:
@@ -85,10 +94,18 @@ def _used_outside(match: Match) -> Reject | None:
     return None
 
 
-def _replace(rule: RewritePass, match: Match, graph: Graph, erased: set[Node]) -> Rewrite:
+def _replace(rule: RewritePass, match: Match, graph: Graph, erased: set[Node], failure: Failure) -> Rewrite | None:
+    """Put the new value in the place of the old one; ``None`` if the rule's gain says that it does not pay."""
     builder = GraphBuilder(graph, match.root, like=match.nodes[::-1], made_by=rule.name)
     value = rule.rewrite(match, builder)
     _check_replacement(rule, match, value, graph)
+    gain = rule.gain(match, builder.made)
+    if gain is not None and gain <= 0:
+        for node in reversed(builder.made):
+            graph.fx.erase_node(node)
+        reason = f"no gain: predicted {gain * 1e6:.2f} µs on {match.context.cost.hardware.name}"
+        failure.record(len(match.nodes), reason, match.root, complete=True)
+        return None
     record = Rewrite.of(rule.name, match.nodes, builder.made)
     match.root.replace_all_uses_with(value)
     for node in match.nodes:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.fx import Node
 
-from txgraph.ir import Graph, TensorType, describe, provenance_of, type_of
+from txgraph.ir import Graph, TensorType, describe, is_impure, is_symbolic, provenance_of, type_of
 
 if TYPE_CHECKING:
     from txgraph.rewrite.base import PassContext
@@ -51,6 +51,15 @@ class Match:
             raise TypeError(f"{name!r} is bound to {self.bound[name]!r}, which is not a tensor")
         return tensor_type
 
+    def seconds_saved(self, made: Iterable[Node]) -> float:
+        """Predicted seconds of the matched nodes less those of the nodes made in their place.
+
+        What depends on constants alone is computed once, when constants are folded, and costs nothing.
+        """
+        cost = self.context.cost
+        before, after = ([n for n in nodes if not _is_constant(n)] for nodes in (self.nodes, made))
+        return cost.seconds(before) - cost.seconds(after)
+
     def constant(self, name: str) -> torch.Tensor:
         """Values of the constant bound to ``name``; the graph then depends on them.
 
@@ -64,29 +73,54 @@ class Match:
         return tensor
 
 
+_LOOKED_UP = 12
+
+
+def _is_constant(node: Node, depth: int = 0) -> bool:
+    """Whether a value is seen to depend on constants alone, as far as a few operators up tell."""
+    if node.op != "call_function":
+        return node.op == "get_attr"
+    if depth == _LOOKED_UP or is_symbolic(node) or is_impure(node):
+        return False
+    return all(_is_constant(source, depth + 1) for source in node.all_input_nodes)
+
+
 @dataclass(frozen=True)
 class NearMiss:
     """A place where a rule almost applied: what stopped it, and where.
 
     Attributes:
         rule: name of the pass.
-        root: where the match was tried.
-        depth: how many nodes matched before the first failing condition.
-        reason, node: that condition, and the node it failed at.
+        root: name of the node where it was tried.
+        reason: the first failing condition.
+        node: the node it failed at, described with the user's source line.
+        module, location: of that node: the user's module path, and the source line.
+        complete: the whole pattern fitted, and was rejected by a condition.
+        depth: how many nodes fitted.
     """
 
     rule: str
     root: str
-    depth: int
     reason: str
     node: str
-    location: str
+    module: str = ""
+    location: str = ""
+    complete: bool = True
+    depth: int = 1
 
     @classmethod
-    def at(cls, rule: str, root: Node, depth: int, reason: str, node: Node | None) -> NearMiss:
-        """A near miss at ``root`` that failed at ``node``."""
+    def at(
+        cls, rule: str, root: Node, reason: str, node: Node | None = None, complete: bool = True, depth: int = 1
+    ) -> NearMiss:
+        """A near miss at ``root`` that failed at ``node`` (``None``: at the root)."""
         place = node if node is not None else root
-        return cls(rule, root.name, depth, reason, describe(place), provenance_of(place).location)
+        origin = provenance_of(place)
+        return cls(rule, root.name, reason, describe(place), origin.module, origin.location, complete, depth)
+
+    @property
+    def nearness(self) -> tuple[bool, int]:
+        """The larger, the nearer."""
+        return (self.complete, self.depth)
 
     def __str__(self) -> str:
-        return f"{self.rule} at %{self.root}: {self.reason} [{self.node}]"
+        return f"%{self.root}: {self.reason} [{self.node}]"

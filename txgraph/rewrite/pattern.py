@@ -9,12 +9,17 @@
 * ``p.const(name)``: a constant of the graph. ``p.number(name)``: a Python number.
 * ``p.either(a, b)``: the first alternative that matches.
 * ``p.optional(wrap, inner)``: ``wrap(inner)``, or ``inner`` alone.
+* ``p.chain(inner, "steps", scale=wrap, mask=wrap)``: ``inner`` under any number of these wrappers in any order; binds
+  ``"steps"`` to a tuple of :class:`Step`, outermost first.
+* ``p.item(inner, index)``: one result of an operator that has several.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -58,16 +63,17 @@ class State:
 
 @dataclass
 class Failure:
-    """The failure that was reached deepest, to explain a near miss."""
+    """The failure that came nearest to a match: the whole pattern fitted, or else the most nodes did."""
 
     depth: int = -1
     reason: str = ""
     node: Node | None = None
+    complete: bool = False
 
-    def record(self, depth: int, reason: str, node: Node | None) -> None:
-        """Keep the reason if it lies deeper than the one kept so far."""
-        if depth > self.depth:
-            self.depth, self.reason, self.node = depth, reason, node
+    def record(self, depth: int, reason: str, node: Node | None, complete: bool = False) -> None:
+        """Keep the reason if it came nearer than the one kept so far; ``complete``: the whole pattern fitted."""
+        if (complete, depth) > (self.complete, self.depth):
+            self.depth, self.reason, self.node, self.complete = depth, reason, node, complete
 
 
 class Pattern:
@@ -146,8 +152,17 @@ class Either(Pattern):
     alternatives: tuple[Pattern, ...]
 
     def match(self, value: Any, state: State, failure: Failure) -> Iterator[State]:
+        if self._operators and (not isinstance(value, Node) or packet_of(value) not in self._operators):
+            failure.record(len(state.nodes), f"expected {_names(self._operators)}, found {_show(value)}", _node(value))
+            return
         for alternative in self.alternatives:
             yield from alternative.match(value, state, failure)
+
+    @cached_property
+    def _operators(self) -> frozenset[OpOverloadPacket]:
+        """What the value can only be; empty if an alternative fits values of any kind."""
+        each = [a.roots() for a in self.alternatives if isinstance(a, Call | Chain | Either)]
+        return frozenset().union(*each) if len(each) == len(self.alternatives) else frozenset()
 
     def roots(self) -> frozenset[OpOverloadPacket]:
         return frozenset().union(*(a.roots() for a in self.alternatives))
@@ -163,8 +178,8 @@ class Call(Pattern):
     name: str = ""
 
     def match(self, value: Any, state: State, failure: Failure) -> Iterator[State]:
-        wanted = " or ".join(str(p).removeprefix("aten.") for p in self.packets)
         if not isinstance(value, Node) or packet_of(value) not in self.packets:
+            wanted = _names(self.packets)
             failure.record(len(state.nodes), f"expected {wanted}, found {_show(value)}", _node(value))
             return
         bound = state.bind(self.name, value)
@@ -195,6 +210,66 @@ class Call(Pattern):
 
     def roots(self) -> frozenset[OpOverloadPacket]:
         return frozenset(self.packets)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One wrapper of a chain: which of them, the node, and the values bound in it."""
+
+    kind: str
+    node: Node
+    bound: Mapping[str, Any]
+
+
+_LONGEST_CHAIN = 8  # a sum has two sides to follow: without a limit the time doubles with every term
+_REST = AnyValue("rest of the chain")
+
+
+@dataclass(frozen=True)
+class Chain(Pattern):
+    """An inner pattern under any number of steps, in any order."""
+
+    inner: Pattern
+    name: str
+    steps: Mapping[str, Pattern]
+
+    def match(self, value: Any, state: State, failure: Failure) -> Iterator[State]:
+        yield from self._match_from(value, state, failure, ())
+
+    def _match_from(self, value: Any, state: State, failure: Failure, taken: tuple[Step, ...]) -> Iterator[State]:
+        packet = packet_of(value) if isinstance(value, Node) else None
+        if packet in self.inner.roots():
+            for found in self.inner.match(value, state, failure):
+                bound = found.bind(self.name, taken)
+                if bound is not None:
+                    yield bound
+        fitting = {k: s for k, s in self.steps.items() if packet in s.roots()} if len(taken) < _LONGEST_CHAIN else {}
+        for kind, step in fitting.items():
+            for found in step.match(value, State({}, state.nodes), failure):
+                of_step = {name: v for name, v in found.bound.items() if name != _REST.name}
+                below = State(state.bound, found.nodes)
+                steps = (*taken, Step(kind, value, of_step))
+                yield from self._match_from(found.bound[_REST.name], below, failure, steps)
+        if not fitting and packet not in self.inner.roots():
+            wanted = _names(self.inner.roots())
+            failure.record(len(state.nodes), f"expected {wanted}, found {_show(value)}", _node(value))
+
+    def roots(self) -> frozenset[OpOverloadPacket]:
+        return self.inner.roots().union(*(step.roots() for step in self.steps.values()))
+
+
+@dataclass(frozen=True)
+class Item(Pattern):
+    """One result of an operator that has several."""
+
+    inner: Pattern
+    index: int
+
+    def match(self, value: Any, state: State, failure: Failure) -> Iterator[State]:
+        if isinstance(value, Node) and value.target is operator.getitem and value.args[1] == self.index:
+            yield from self.inner.match(value.args[0], State(state.bound, (*state.nodes, value)), failure)
+        else:
+            failure.record(len(state.nodes), f"expected result {self.index}, found {_show(value)}", _node(value))
 
 
 def _match_all(wanted: list[Any], values: list[Any], state: State, failure: Failure) -> Iterator[State]:
@@ -243,6 +318,14 @@ class PatternFactory:
         """``wrap(inner)`` where it matches, else ``inner`` alone."""
         return Either((wrap(inner), inner))
 
+    def chain(self, inner: Pattern, name: str, **steps: Callable[[Pattern], Pattern]) -> Pattern:
+        """``inner`` under any number of ``steps``, in any order; each is an operator around its argument."""
+        return Chain(inner, name, {kind: wrap(_REST) for kind, wrap in steps.items()})
+
+    def item(self, inner: Pattern, index: int) -> Pattern:
+        """Result ``index`` of an operator that has several."""
+        return Item(inner, index)
+
 
 def _same(a: Any, b: Any) -> bool:
     if isinstance(a, Node) or isinstance(b, Node):
@@ -250,6 +333,10 @@ def _same(a: Any, b: Any) -> bool:
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
         return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
     return type(a) is type(b) and bool(a == b) if isinstance(a, bool) or isinstance(b, bool) else bool(a == b)
+
+
+def _names(packets: Iterable[OpOverloadPacket]) -> str:
+    return " or ".join(sorted(str(p).removeprefix("aten.") for p in packets))
 
 
 def _node(value: Any) -> Node | None:

@@ -15,7 +15,7 @@ from tests.small import apply, find, graph_of, module, traced
 from txgraph.ir import arguments
 from txgraph.passes.canonicalize.normalize_linear import NormalizeLinear
 from txgraph.passes.canonicalize.normalize_views import NormalizeViews
-from txgraph.rewrite import PassContext, explain_rule
+from txgraph.rewrite import PassContext, explain_pass
 
 RULE = NormalizeLinear()
 X, W, B = normal(2, 3, 4), normal(4, 5), normal(5)
@@ -112,7 +112,7 @@ def test_several() -> None:
 
 def why(function: Callable[..., Any], *inputs: Tensor, **constants: Tensor) -> list[str]:
     """Reasons of all near misses; a product may still match without what stands around it."""
-    _, misses = explain_rule(RULE, traced(function, *inputs, **constants), PassContext())
+    _, misses = explain_pass(RULE, traced(function, *inputs, **constants), PassContext())
     return [miss.reason for miss in misses]
 
 

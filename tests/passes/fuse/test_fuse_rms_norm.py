@@ -14,7 +14,7 @@ from tests.small import apply, find, graph_of, module, traced
 from txgraph.ir import arguments, interpret
 from txgraph.passes.fuse.fuse_layer_norm import FuseLayerNorm
 from txgraph.passes.fuse.fuse_rms_norm import FuseRmsNorm
-from txgraph.rewrite import PassContext, explain_rule
+from txgraph.rewrite import PassContext, explain_pass
 
 RULE = FuseRmsNorm()
 X, W = normal(2, 3, 8), normal(8)
@@ -134,7 +134,7 @@ def test_dynamic_sizes() -> None:
 
 def test_dynamic_last_axis() -> None:
     graph = graph_of(module(norm), X, dynamic_shapes=({2: Dim("E")},))
-    _, misses = explain_rule(RULE, graph, PassContext())
+    _, misses = explain_pass(RULE, graph, PassContext())
     assert misses[0].reason.endswith("expected floats with a fixed last axis")
     assert apply(RULE, graph)[1] == []
 
@@ -289,7 +289,7 @@ def test_weight_of_another_shape(shape: tuple[int, ...]) -> None:
     """The normalisation is fused, and the weight stays outside; the reason is that of the larger match."""
     w = normal(*shape)
     assert rewritten(RULE, scaled, X, w=w).count() == {"mul": 1, "rms_norm": 1}
-    _, misses = explain_rule(RULE, traced(scaled, X, w=w), PassContext())
+    _, misses = explain_pass(RULE, traced(scaled, X, w=w), PassContext())
     assert f"w is f32{list(shape)}, expected 8 elements of torch.float32" in [m.reason for m in misses]
 
 

@@ -131,7 +131,8 @@ def test_causal_for_sizes(name: str, s: int, t: int) -> None:
 @pytest.mark.parametrize("name", ["k <= q", "tril", "where, lowest"])
 def test_one_key_is_visible_to_all(name: str) -> None:
     assert judged(CAUSAL[name], k=K[:, :, :1], v=V[:, :, :1]) == "none"
-    assert judged(CAUSAL[name], Q[:, :, :1], K[:, :, :1], V[:, :, :1]) == "none"
+    # Of one key and one query the mask stays: without it torch's kernel would lose NaN.
+    assert judged(CAUSAL[name], Q[:, :, :1], K[:, :, :1], V[:, :, :1]) == "kept"
 
 
 @pytest.mark.parametrize("name", ["k <= q", "tril", "where, lowest"])
@@ -222,7 +223,7 @@ def test_causal_constants(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("shape", [(5, 1), (1, 5), (1, 1), (1, 1, 5, 1), (1, 1, 1, 5)], ids=str)
 def test_constants_with_one_row_or_column(shape: tuple[int, ...]) -> None:
     """A column of ones equals the triangle of its own shape, but stands for every key."""
-    assert judged_constant(torch.ones(shape, dtype=BOOL)) == "none"
+    assert judged_constant(torch.ones(shape, dtype=BOOL)) == ("kept" if shape == (1, 1) else "none")
     if shape[-1] == 5:
         assert judged_constant(torch.ones(shape, dtype=BOOL).tril()) == "kept"
 

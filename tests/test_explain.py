@@ -1,0 +1,90 @@
+"""Why a pass did what it did: asked of an optimized model, by the name of the pass."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import txgraph
+from tests.small import MLP, module
+from txgraph import PassContext, Pipeline
+from txgraph.explain import explain
+from txgraph.passes.canonicalize.remove_identities import RemoveIdentities
+
+X = torch.ones(3, 4)
+
+
+class Attention(nn.Module):
+    def forward(self, q: torch.Tensor, cap: torch.Tensor) -> torch.Tensor:
+        scores = q @ q.transpose(-2, -1) * 0.5
+        weights = (5 * torch.tanh(scores / 5)).softmax(-1)
+        seen = weights @ q
+        return (seen @ seen.transpose(-2, -1)).softmax(-1) @ seen + cap
+
+
+def optimized() -> txgraph.OptimizedModel:
+    inputs = (torch.ones(2, 2, 64, 4), torch.ones(4))
+    return txgraph.optimize(Attention(), args=inputs, backend="reference", verify="off")
+
+
+def test_rewrites_and_near_misses_with_their_source_lines() -> None:
+    fast = optimized()
+    before, after = str(fast.graph_before), str(fast.graph_after)
+    explanation = fast.explain("fuse-attention")
+    assert (str(fast.graph_before), str(fast.graph_after)) == (before, after)
+    first = Attention.forward.__code__.co_firstlineno
+    (rewrite,) = explanation.rewrites
+    assert rewrite.location == f"test_explain.py:{first + 4}"
+    nearest = explanation.near_misses[0]
+    assert nearest.reason == "the scores are capped by tanh, which the fused operator does not know"
+    assert nearest.location == f"test_explain.py:{first + 2}"
+    assert [m.nearness for m in explanation.near_misses] == sorted(
+        (m.nearness for m in explanation.near_misses), reverse=True
+    )
+    text = str(explanation)
+    assert text.startswith("fuse-attention: 1 rewrites, ")
+    assert f"missed     (test_explain.py:{first + 2}): the scores are capped by tanh" in text
+
+
+def test_passes_without_a_pattern_say_why_too() -> None:
+    small = Pipeline(tuple(txgraph.default_pipeline())).without("fuse-shared-input-linears")
+    small = small.append(txgraph.passes.fuse.fuse_shared_input_linears.FuseSharedInputLinears(max_bytes=100))
+    parts = {name: nn.Linear(8, 8) for name in "ab"}
+    model = module(lambda x: parts["a"](x) * parts["b"](x), **parts)
+    fast = txgraph.optimize(model, args=(torch.ones(2, 8),), backend="reference", passes=small, verify="off")
+    (miss,) = fast.explain("fuse-shared-input-linears").near_misses
+    assert miss.reason == "the joint weights have 512 bytes: too large a copy"
+    assert fast.report.to_dict()["rewrites"] == []
+
+
+def test_a_pass_that_is_not_there() -> None:
+    with pytest.raises(ValueError, match=r"no pass named 'fuse-everything' in this pipeline: it has \['normalize"):
+        optimized().explain("fuse-everything")
+
+
+def test_a_pass_that_stands_twice_is_explained_as_a_whole() -> None:
+    """A pass whose result was rolled back runs again on the graph as it was."""
+    model = module(lambda x: (x.exp() * 1).neg())
+    fast = txgraph.optimize(model, args=(X,), backend="reference", passes=Pipeline(()), verify="off")
+    twice = Pipeline((RemoveIdentities(), RemoveIdentities()))
+    graph, context = fast.graph_before, PassContext()
+    assert len(explain(twice, graph, context, "remove-identities").rewrites) == 1
+    assert len(explain(twice, graph, context, "remove-identities", skip={"remove-identities"}).rewrites) == 2
+
+
+def test_many_near_misses_are_cut_in_the_text_only() -> None:
+    def function(x: torch.Tensor) -> torch.Tensor:
+        for _ in range(14):
+            x = x * 2
+        return x
+
+    fast = txgraph.optimize(module(function), args=(X,), backend="reference", passes=Pipeline((RemoveIdentities(),)))
+    explanation = fast.explain("remove-identities")
+    assert len(explanation.near_misses) == 14
+    assert "and 4 more, further away" in str(explanation)
+
+
+def test_before_anything_is_compiled() -> None:
+    with pytest.raises(txgraph.TxgraphError):
+        txgraph.optimize(MLP(), backend="reference").explain("fuse-attention")

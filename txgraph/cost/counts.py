@@ -1,0 +1,140 @@
+"""What one operator costs, counted from types alone: floating-point operations, and bytes of memory.
+
+Symbolic sizes count as the sizes they had at capture; no guard is added.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Collection
+from math import prod
+from typing import Any
+
+import torch
+from torch._ops import OpOverload
+from torch.fx import Node
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
+
+from txgraph.cost.adapter import is_composite, run_on_meta, size_hint, tensors_of
+from txgraph.ir import arguments, packet_of
+from txgraph.ir.aliasing import is_view
+
+_aten = torch.ops.aten
+_mm_flops = flop_registry[_aten.mm]
+
+
+def _linear_activation_flops(
+    input_shape: torch.Size, weight_shape: torch.Size, *args: Any, out_shape: torch.Size, **kwargs: Any
+) -> int:
+    rows = (prod(input_shape[:-1]), input_shape[-1])
+    return int(_mm_flops(rows, (weight_shape[1], weight_shape[0]))) + prod(out_shape)
+
+
+# Formulas that torch's registry lacks, in its form: of the arguments' shapes.
+_FORMULAS: dict[Any, Any] = {
+    torch.ops.txgraph.linear_activation: _linear_activation_flops,
+    _aten.mv: lambda a, b, out_shape: _mm_flops(a, (*b, 1)),
+    _aten.dot: lambda a, b, out_shape: _mm_flops((1, *a), (*b, 1)),
+    _aten.addmv: lambda bias, a, b, out_shape, **kwargs: _mm_flops(a, (*b, 1)),
+    _aten._int_mm: lambda a, b, out_shape: _mm_flops(a, b),
+}
+_LOOKUPS = {_aten.embedding, _aten.index, _aten.index_select, _aten.gather, _aten.take, _aten.take_along_dim}
+_FILLS = {_aten.zeros_like, _aten.ones_like, _aten.full_like, _aten.empty_like}
+_FILLS |= {_aten.new_zeros, _aten.new_ones, _aten.new_full, _aten.new_empty}
+_UNTRACEABLE = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output}  # cannot run without data
+
+
+def flops(node: Node) -> int:
+    """Floating-point operations of an operator.
+
+    Matrix products and convolutions count 2 for each multiplication and addition (torch's flop registry), and
+    attention counts its two products. All others count one for each element of the largest tensor that they
+    read or write. Views, inputs and constants count nothing.
+    """
+    if is_free(node):
+        return 0
+    return _product_flops(node) or max([*_read_elements(node).values(), *map(_elements, tensors_of(node))])
+
+
+def bytes_moved(node: Node) -> int:
+    """Bytes that an operator reads from and writes to memory, if it runs as a kernel of its own.
+
+    A lookup (``embedding``, ``gather``) reads no more of its table than it gives back; an expanded axis is read once.
+    Views count nothing; a ``reshape`` that must copy is no view.
+    """
+    return 0 if is_free(node) else traffic([node])
+
+
+def is_free(node: Node) -> bool:
+    """Whether a node moves and computes nothing: inputs, constants, views, arithmetic on sizes, assertions."""
+    if node.op != "call_function" or node.target is operator.getitem or not tensors_of(node):
+        return True
+    if not isinstance(node.target, OpOverload) or not is_view(node):
+        return False
+    if not is_composite(node.target):
+        return True
+    read, made = run_on_meta(node)  # reshape, contiguous, to: a view where possible, else a copy
+    return all(any(each.untyped_storage() is source.untyped_storage() for source in read) for each in made)
+
+
+def memory_of(value: Node) -> Node:
+    """The node whose memory a value is: the value itself, or what it is a view of."""
+    while value.op == "call_function" and is_free(value) and value.args and isinstance(value.args[0], Node):
+        value = value.args[0]
+    return value
+
+
+def traffic(kernel: Collection[Node]) -> int:
+    """Bytes that operators read and write if they run as one kernel: those of values that cross its border."""
+    inside = set(kernel)
+    read: dict[Node, dict[Node, int]] = {}
+    for node in kernel:
+        for source, elements in _read_elements(node).items():
+            base = memory_of(source)
+            if base not in inside:
+                views = read.setdefault(base, {})
+                views[source] = max(views.get(source, 0), elements * tensors_of(source)[0].dtype.itemsize)
+    written = sum(_bytes(node) for node in kernel if _is_seen_outside(node, inside))
+    return written + sum(min(_bytes(base), sum(views.values())) for base, views in read.items())
+
+
+def _product_flops(node: Node) -> int:
+    """FLOPs of the matrix products that an operator is made of; 0 if there are none."""
+    packet, target = packet_of(node), node.target
+    if not isinstance(target, OpOverload) or _UNTRACEABLE & set(target.tags):
+        return 0
+    if packet not in _FORMULAS and packet not in flop_registry and not is_composite(target):
+        return 0
+    with FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter:
+        run_on_meta(node)
+    return int(counter.get_total_flops())
+
+
+def _read_elements(node: Node) -> dict[Node, int]:
+    """How many elements an operator reads of each value."""
+    if packet_of(node) in _FILLS:
+        return {}
+    read = {source: sum(map(_elements, tensors_of(source))) for source in node.all_input_nodes if tensors_of(source)}
+    if packet_of(node) in _LOOKUPS:
+        table = next(iter(arguments(node).values()))
+        read[table] = min(read[table], sum(map(_elements, tensors_of(node))))
+    return read
+
+
+def _elements(tensor: torch.Tensor) -> int:
+    """Elements that a tensor holds in memory: an expanded axis holds one."""
+    axes = zip(tensor.shape, tensor.stride(), strict=True)
+    return prod(size_hint(size) for size, stride in axes if size_hint(stride) != 0 or size_hint(size) == 0)
+
+
+def _bytes(node: Node) -> int:
+    return sum(_elements(tensor) * tensor.dtype.itemsize for tensor in tensors_of(node))
+
+
+def _is_seen_outside(node: Node, inside: Collection[Node]) -> bool:
+    """Whether a value must be written: an operator outside reads it, it is an output, or nothing uses it yet."""
+    readers = [user for user in node.users if user.op == "output" or tensors_of(user)]
+    for user in readers:
+        if user not in inside and (user.op == "output" or not is_free(user) or _is_seen_outside(user, inside)):
+            return True
+    return not readers

@@ -1,0 +1,62 @@
+"""Why a pass rewrote what it did, and what it almost rewrote."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from txgraph.ir import Graph
+from txgraph.pipeline import Pipeline
+from txgraph.rewrite import NearMiss, PassContext, Rewrite, explain_pass
+
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Where one pass rewrites a graph, and where it nearly does.
+
+    Attributes:
+        name: of the pass.
+        rewrites: the places that it rewrites.
+        near_misses: the others that it looked at, nearest first, each with the first condition that fails.
+    """
+
+    name: str
+    rewrites: tuple[Rewrite, ...]
+    near_misses: tuple[NearMiss, ...]
+
+    def __str__(self) -> str:
+        lines = [f"{self.name}: {len(self.rewrites)} rewrites, {len(self.near_misses)} near misses"]
+        lines += [f"  rewritten  {_place(r.module, r.location)}: {', '.join(r.removed)}" for r in self.rewrites]
+        for m in self.near_misses[:_SHOWN]:
+            lines.append(f"  missed     {_place(m.module, m.location)}: {m.reason} [{m.node.partition(' in ')[0]}]")
+        if len(self.near_misses) > _SHOWN:
+            lines.append(f"  and {len(self.near_misses) - _SHOWN} more, further away")
+        return "\n".join(lines)
+
+
+def explain(
+    pipeline: Pipeline, graph: Graph, context: PassContext, name: str, skip: Collection[str] = ()
+) -> Explanation:
+    """Run ``pipeline`` again up to the pass ``name`` (each of that name) and watch it; ``graph`` is not changed.
+
+    Passes named in ``skip`` are left out: those whose result was rolled back.
+
+    Raises:
+        ValueError: no pass of that name is in the pipeline; the names are listed.
+    """
+    last = len(pipeline) - 1 - pipeline.names[::-1].index(name) if name in pipeline.names else pipeline.index(name)
+    rewrites: list[Rewrite] = []
+    misses: list[NearMiss] = []
+    for each in tuple(pipeline)[: last + 1]:
+        if each.name == name:
+            found, misses = explain_pass(each, graph, context)
+            rewrites += found
+        if each.name not in skip:
+            graph, _ = Pipeline((each,)).run(graph, context)
+    return Explanation(name, tuple(rewrites), tuple(misses))
+
+
+def _place(module: str, location: str) -> str:
+    return " ".join(part for part in (module, f"({location})" if location else "") if part) or "(no source line)"
