@@ -98,7 +98,10 @@ def test_which_values_an_output_shares_memory_with() -> None:
     [
         (lambda x: x.exp().clone().sin(), False),
         (lambda x: x.exp().clone().t(), False),
-        (lambda x: x.exp().clone(), True),
+        (lambda x: x.exp().clone(), False),
+        (lambda x: x.exp()[:1].clone(), True),
+        (lambda x: x.exp().t().clone(memory_format=torch.contiguous_format), True),
+        (lambda x: (lambda y: (y, y.clone()))(x.exp()), True),
         (lambda x: x.clone().sin(), True),
         (lambda x: x.t().clone().sin(), True),
         (lambda x: (lambda y: (y, y.clone().t()))(x.exp()), True),

@@ -33,7 +33,7 @@ def owns_memory(value: Any) -> bool:
 
 def copy_is_needed(copied: Any, copy: Node) -> bool:
     """Whether outputs would get another layout, or share memory with an input, a constant or another output."""
-    if is_output(copy) or not owns_memory(copied):
+    if not owns_memory(copied) or (is_output(copy) and base_of(copied) is not copied):
         return True
     return reaches_output(copy) and (reaches_output(base_of(copied)) or strides(copied) != strides(copy))
 

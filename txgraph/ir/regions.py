@@ -373,10 +373,7 @@ class _Comparison:
         self._roles: dict[_Column, None] = {}
         self._place: dict[int, tuple[int, int]] = {}  # copy and number of the role
         self.different: set[int] = set()
-        inputs = self._follow(tuple(path.nodes[end] for end in ends))
-        for column in inputs:
-            if not self._is_input(column):
-                self.different |= self._differences(column)
+        self._compare(tuple(path.nodes[end] for end in ends))
 
     def copies(self) -> _Copies:
         """The copies, with the results that no copy needs itself but all have (the state of a cache)."""
@@ -402,19 +399,24 @@ class _Comparison:
         """The copy that needs a node first; -1 before the first copy, and the number of copies past the last."""
         return bisect_left(self._cuts, self._path.needed[n]) - 1
 
-    def _follow(self, column: _Column) -> list[_Column]:
-        """Find all roles; returns what they take."""
-        pending, inputs = [column], dict[_Column, None]()
-        while pending:
+    def _compare(self, column: _Column) -> None:
+        """Find the roles that lead to a column, and where copies differ; ends early if no two are equal."""
+        pending, later, seen = [column], list[_Column](), set[_Column]()
+        while pending and len(self.different) < len(self._ends) - 1:
             column = pending.pop()
-            if column in self._roles or column in inputs:
+            if column in seen:
                 continue
+            seen.add(column)
             if all(self._copy(n) == k for k, n in enumerate(column)) and self._is_operator(column):
                 self._add(column)
                 pending += _sources(self._flow, column)
-            else:
-                inputs[column] = None
-        return list(inputs)
+            elif self._copy(column[1]) == 0:
+                later.append(column)  # it may be handed on, if it turns out to be a role
+            elif not self._is_input(column):
+                self.different |= self._differences(column)
+        for column in later:
+            if not self._is_input(column):
+                self.different |= self._differences(column)
 
     def _add(self, column: _Column) -> None:
         self._place |= {n: (k, len(self._roles)) for k, n in enumerate(column)}

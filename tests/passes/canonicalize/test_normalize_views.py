@@ -123,7 +123,7 @@ def test_contiguous_copy_is_dropped() -> None:
 
 def test_contiguous_copy_that_stays() -> None:
     cases: list[Callable[[Tensor], Any]] = [
-        lambda x: contiguous(x + 1),  # it is an output
+        lambda x: contiguous((x + 1).transpose(0, 1)),  # it is an output, and of another layout
         lambda x: contiguous(x.transpose(0, 1)) * 2,  # of an input
         lambda x: (x + 1).transpose(0, 1).clone() * 2,  # keeps the strides: another pass's matter
         lambda x: (x + 1).transpose(0, 1).clone(memory_format=torch.preserve_format) * 2,

@@ -65,7 +65,7 @@ def test_adding_zero_to_floats_changes_minus_zero() -> None:
 @pytest.mark.parametrize(
     ("function", "x", "reason"),
     [
-        (lambda x: x.exp().clone(), X, SHARED),
+        (lambda x: x.exp()[0].clone(), X, SHARED),
         (lambda x: x.clone().neg(), X, SHARED),
         (lambda x: x.t().clone().neg(), X, SHARED),
         (lambda x: (x * 1, x.neg())[0], X, SHARED),
