@@ -6,6 +6,7 @@ from txgraph.passes.canonicalize.normalize_arithmetic import NormalizeArithmetic
 from txgraph.passes.canonicalize.normalize_linear import NormalizeLinear
 from txgraph.passes.canonicalize.normalize_matmul import NormalizeMatmul
 from txgraph.passes.canonicalize.normalize_views import NormalizeViews
+from txgraph.passes.canonicalize.remove_empty_pieces import RemoveEmptyPieces
 from txgraph.passes.canonicalize.remove_identities import RemoveIdentities
 from txgraph.passes.canonicalize.remove_pointless_views import RemovePointlessViews
 from txgraph.passes.fold.combine_constant_terms import CombineConstantTerms
@@ -41,6 +42,7 @@ def default_pipeline() -> Pipeline:
             NormalizeViews(),
             RemoveIdentities(),
             RemovePointlessViews(),
+            RemoveEmptyPieces(),
             NormalizeLinear(),
             EliminateCommonSubexpressions(),
             # What is not needed need not be optimized.

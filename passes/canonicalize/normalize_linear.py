@@ -1,8 +1,9 @@
 """Write a matrix product with a weight as linear.
 
-before:  reshape(addmm(b, reshape(x, [-1, K]), w), [..., N])   addmm(b, x, w)      x: [..., K]  w: [K, N]  b: [N]
-after:   linear(x, transpose(w), b)
-legal:   the flattened axes come back unchanged; alpha and beta are 1; b has one axis
+before:  reshape(addmm(b, reshape(x, [-1, K]), w), [..., N])   addmm(b, x, w)   matmul(x, w)
+after:   linear(x, transpose(w), b)                          x: [..., K]  w: [K, N]  b: [N]
+legal:   the flattened axes come back unchanged; alpha and beta are 1; b has one axis. Of matmul w is a constant of two
+         axes, or its transpose, and x has two or more
 pays:    nothing by itself: fusions and the choice of a GEMM then see one form (the weight is not copied)
 source:  the definition of torch.nn.functional.linear
 """
@@ -24,11 +25,18 @@ class NormalizeLinear(RewritePass):
     def pattern(self, p: PatternFactory) -> Pattern:
         b, w = p.any("b"), p.any("w")
         flattened = p.aten.addmm(b, p.aten.reshape(p.any("x"), p.any()), w)
-        return p.either(p.aten.reshape(flattened, p.any()), p.aten.addmm(b, p.any("x"), w))
+        weight = p.either(p.aten.transpose(p.const("wt"), p.any(), p.any()), p.const("w"))
+        return p.either(
+            p.aten.reshape(flattened, p.any()), p.aten.addmm(b, p.any("x"), w), p.aten.matmul(p.any("x"), weight)
+        )
 
     def check(self, match: Match) -> Accept | Reject:
-        x, out, bias = match.type("x"), type_of(match.root), match.type("b")
+        x, out = match.type("x"), type_of(match.root)
         assert out is not None, "schema: a tensor"
+        if "b" not in match.bound:
+            ranks = (x.rank, match.type("wt" if "wt" in match.bound else "w").rank)
+            return Accept() if ranks >= (2, 2) and ranks[1] == 2 else Reject(f"factors of {ranks} axes", match.root)
+        bias = match.type("b")
         if bias.rank != 1:
             return Reject(f"the added term is {bias}, not a bias of one axis", match.root)
         same_axes = x.rank == out.rank and all(map(same_size, x.shape[:-1], out.shape[:-1]))
@@ -38,4 +46,5 @@ class NormalizeLinear(RewritePass):
         return Accept()
 
     def rewrite(self, match: Match, g: GraphBuilder) -> Node:
-        return g.aten.linear(match["x"], g.aten.transpose.int(match["w"], 0, 1), match["b"])
+        weight = match["wt"] if "wt" in match.bound else g.aten.transpose.int(match["w"], 0, 1)
+        return g.aten.linear(match["x"], weight, match.get("b"))

@@ -36,6 +36,7 @@ class RemoveIdentities(RewritePass):
         return p.either(
             p.aten.dropout(x, p.any(), False),
             p.aten.clone(x, memory_format=p.any()),
+            p.aten.type_as(x, p.any()),
             p.aten.mul(x, 1),
             p.aten.div(x, 1),
             p.aten.add(x, 0, alpha=p.any("alpha")),

@@ -342,18 +342,31 @@ def test_a_region_ends_where_layers_change() -> None:
     assert found(chain(plain, plain, plain, other, other, other)) == [(3, PLAIN), (3, OTHER)]
 
 
-def test_a_region_ends_where_two_values_are_handed_on_and_layers_change() -> None:
+def test_a_region_with_two_values_handed_on_ends_where_layers_change() -> None:
     def model(x: Tensor, y: Tensor, ws: list[Tensor]) -> tuple[Tensor, Tensor]:
         for k, w in enumerate(ws):
-            y = (torch.relu if k < 3 else torch.tanh)(y + x @ w)
-            x = x * y
+            new = (torch.relu if k < 3 else torch.tanh)(x @ w)
+            x, y = x * new + y, new
         return x, y
 
     graph = with_weights(model, X, X, **weights(4, 4, count=6))
-    assert found(graph) == [(3, ["add", "matmul", "mul", "relu"]), (3, ["add", "matmul", "mul", "tanh"])]
+    assert found(graph) == [(3, PLAIN), (3, OTHER)]
     for region in find_regions(graph):
         assert [len(names) for names in region.outputs] == [2] * 3
         assert_outlined(graph, region, [X, X])
+
+
+def test_handing_on_crosswise_every_other_time_has_period_two() -> None:
+    def model(x: Tensor, y: Tensor, ws: list[Tensor]) -> Tensor:
+        for k, w in enumerate(ws):
+            x, y = x + torch.relu(x @ w) * y, y + torch.tanh(y @ w) * x
+            x, y = (x, y) if k % 2 else (y, x)
+        return x - y
+
+    graph = with_weights(model, X, X + 1, **weights(4, 4, count=6))
+    (region,) = assert_regions(graph)
+    assert sorted(operators(graph, region.instances[0])) == sorted(["add", "matmul", "mul", "relu", "tanh"])
+    assert_outlined(graph, region, [X, X + 1])
 
 
 def test_the_first_and_the_last_layer_may_differ() -> None:
@@ -394,7 +407,7 @@ def masked(masks: str) -> Graph:
     def model(x: Tensor, m: Tensor, ws: list[Tensor]) -> Tensor:
         given = {"a": m * 2, "b": m * 3}
         for mask, w in zip(masks, ws, strict=True):
-            x = plain(x + given[mask], w)
+            x = plain(x, w) + given[mask]
         return x
 
     return with_weights(model, X, MASK, **weights(4, 4, count=len(masks)))
@@ -411,7 +424,14 @@ def test_a_shared_value_stays_outside() -> None:
 
 @pytest.mark.parametrize(
     ("masks", "regions"),
-    [("ababab", [(3, 10)]), ("aaabbb", [(3, 5), (3, 5)]), ("abbb", [(3, 5)]), ("aaab", [(3, 5)]), ("abaa", [(2, 5)])],
+    [
+        ("ababab", [(3, 10)]),
+        ("aaabbb", [(3, 5), (3, 5)]),
+        ("abbb", [(3, 5)]),
+        ("aaab", [(3, 5)]),
+        ("abaa", [(2, 5)]),
+        ("aaabaaabaaabaa", [(3, 20), (2, 5)]),
+    ],
 )
 def test_layers_with_other_shared_values_differ(masks: str, regions: list[tuple[int, int]]) -> None:
     assert [(count, len(names)) for count, names in found(masked(masks))] == regions

@@ -401,7 +401,7 @@ class _Comparison:
 
     def _compare(self, column: _Column) -> None:
         """Find the roles that lead to a column, and where copies differ; ends early if no two are equal."""
-        pending, later, seen = [column], list[_Column](), set[_Column]()
+        pending, later, seen, unfit = [column], list[_Column](), set[_Column](), False
         while pending and len(self.different) < len(self._ends) - 1:
             column = pending.pop()
             if column in seen:
@@ -414,9 +414,13 @@ class _Comparison:
                 later.append(column)  # it may be handed on, if it turns out to be a role
             elif not self._is_input(column):
                 self.different |= self._differences(column)
+                unfit = True
         for column in later:
             if not self._is_input(column):
                 self.different |= self._differences(column)
+                unfit = True
+        if unfit and not self.different:
+            self.different.update(range(len(self._ends) - 1))  # nowhere to be named, so everywhere
 
     def _add(self, column: _Column) -> None:
         self._place |= {n: (k, len(self._roles)) for k, n in enumerate(column)}
@@ -445,23 +449,23 @@ class _Comparison:
         return all(self._place.get(n) == (k, role) for k, n in enumerate(column[1:]))
 
     def _is_own(self, column: _Column) -> bool:
-        """Whether every copy takes a value that no other copy takes, and that can be computed before all copies."""
-        past = len(self._ends)
-        return (
-            len(set(column)) == len(column)
-            and all(self._path.reached[n] < self._ends[0] for n in column[1:])
-            and all(self._copy(user) in (k, past) for k, n in enumerate(column) for user in self._flow.users[n])
+        """Whether each takes a value that is not needed by other copies, and that can be computed before all copies."""
+        unneeded = len(self._path.nodes)
+        return all(self._path.reached[n] < self._ends[0] for n in column[1:]) and all(
+            self._copy(user) == k or self._path.needed[user] == unneeded
+            for k, n in enumerate(column)
+            for user in self._flow.users[n]
         )
 
     def _differences(self, column: _Column) -> set[int]:
-        """Where a column that is no input differs from one copy to the next; everywhere if that cannot be said."""
+        """Where a column that is no input differs from one copy to the next, as far as can be said."""
         if len(set(column)) < len(column):  # where some copies share a value, those with another one differ
             uses = [("outside", n) for n in column]
         else:
             uses = [self._use(k, n) for k, n in enumerate(column)]
             if uses[1][0] == "handed on" and self._flow.types[column[0]] == self._flow.types[column[1]]:
                 uses[0] = uses[1]  # no copy hands it on to the first one
-        return {k for k, (a, b) in enumerate(pairwise(uses)) if a != b} or set(range(len(column) - 1))
+        return {k for k, (a, b) in enumerate(pairwise(uses)) if a != b}
 
     def _use(self, k: int, n: int) -> tuple[str, int]:
         """What a value is to the copy that takes it."""

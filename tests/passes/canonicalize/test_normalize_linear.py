@@ -168,7 +168,24 @@ def test_factors(name: str, value: float) -> None:
     assert reasons(RULE, function, X[0], w=W, b=B) == [f"addmm has {name}={value}"]
 
 
+@pytest.mark.parametrize("x", [X, X[0], normal(2, 1, 3, 4), normal(0, 4)], ids=lambda x: str(x.dim()))
+def test_products_with_a_weight(x: Tensor) -> None:
+    after = rewritten(RULE, lambda x, w: x @ w, x, w=W)
+    assert after.count() == {"linear": 1, "transpose": 1}
+    transposed = rewritten(RULE, lambda x, w: x @ w.t().transpose(0, 1).transpose(-1, -2), x, w=normal(5, 4))
+    assert transposed.count()["linear"] == 1
+
+
+def test_product_with_a_weight_that_is_transposed_already() -> None:
+    after = rewritten(RULE, lambda x, w: x @ w.transpose(0, 1), X, w=normal(5, 4))
+    assert after.count() == {"linear": 1}
+    assert arguments(find(after, "linear"))["weight"].op == "get_attr"
+
+
 def test_other_products_stay() -> None:
-    assert apply(RULE, traced(lambda x, w: x @ w, X, w=W))[1] == []
+    assert apply(RULE, traced(lambda x, w: x @ w, X, W))[1] == []
+    assert apply(RULE, traced(lambda x, w: x @ w, X, w=normal(2, 4, 5)))[1] == []
+    assert apply(RULE, traced(lambda x, w: x @ w, X[0, 0], w=W))[1] == []
+    assert apply(RULE, traced(lambda x, w: x @ w, X, w=W[:, 0]))[1] == []
     assert apply(RULE, traced(lambda x, w: torch.mm(x, w), X[0], w=W))[1] == []
     assert apply(RULE, traced(lambda x, w, b: torch.baddbmm(b, x, w), X, w=normal(2, 4, 5), b=B))[1] == []
