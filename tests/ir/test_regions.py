@@ -345,28 +345,28 @@ def test_a_region_ends_where_layers_change() -> None:
 def test_a_region_with_two_values_handed_on_ends_where_layers_change() -> None:
     def model(x: Tensor, y: Tensor, ws: list[Tensor]) -> tuple[Tensor, Tensor]:
         for k, w in enumerate(ws):
-            new = (torch.relu if k < 3 else torch.tanh)(x @ w)
-            x, y = x * new + y, new
+            new = (torch.relu if k < 3 else torch.tanh)(x)
+            x, y = (x @ w).sin().cos() * new + y, new
         return x, y
 
     graph = with_weights(model, X, X, **weights(4, 4, count=6))
-    assert found(graph) == [(3, PLAIN), (3, OTHER)]
+    assert found(graph) == [(3, sorted([*PLAIN, "sin", "cos"])), (3, sorted([*OTHER, "sin", "cos"]))]
     for region in find_regions(graph):
         assert [len(names) for names in region.outputs] == [2] * 3
         assert_outlined(graph, region, [X, X])
 
 
-def test_handing_on_crosswise_every_other_time_has_period_two() -> None:
+def test_layers_that_take_another_output_of_the_one_before_differ() -> None:
     def model(x: Tensor, y: Tensor, ws: list[Tensor]) -> Tensor:
         for k, w in enumerate(ws):
-            x, y = x + torch.relu(x @ w) * y, y + torch.tanh(y @ w) * x
-            x, y = (x, y) if k % 2 else (y, x)
-        return x - y
+            hidden = torch.relu(x @ w)
+            half = hidden * 0.5
+            x, y = x + half * y, (hidden if k % 2 else half)
+        return x
 
-    graph = with_weights(model, X, X + 1, **weights(4, 4, count=6))
-    (region,) = assert_regions(graph)
-    assert sorted(operators(graph, region.instances[0])) == sorted(["add", "matmul", "mul", "relu", "tanh"])
-    assert_outlined(graph, region, [X, X + 1])
+    graph = with_weights(model, X, X, **weights(4, 4, count=6))
+    assert found(graph) == [(3, sorted([*PLAIN, "mul"] * 2))]
+    assert_outlined(graph, find_regions(graph)[0], [X, X])
 
 
 def test_the_first_and_the_last_layer_may_differ() -> None:
@@ -435,6 +435,20 @@ def test_a_shared_value_stays_outside() -> None:
 )
 def test_layers_with_other_shared_values_differ(masks: str, regions: list[tuple[int, int]]) -> None:
     assert [(count, len(names)) for count, names in found(masked(masks))] == regions
+
+
+def test_regions_do_not_share_a_node() -> None:
+    """The second and the third layer use one transposed weight: it is in the first region, so not in a second."""
+
+    def model(x: Tensor, m: Tensor, ws: list[Tensor]) -> Tensor:
+        masks = [m * 2] * 2 + [m * 3] * 2
+        turned = [w.t() for w in ws]
+        turned.insert(2, turned[1])
+        for mask, w in zip(masks, turned, strict=True):
+            x = plain(x, w) + mask
+        return x
+
+    assert found(with_weights(model, X, MASK, **weights(4, 4, count=3))) == [(2, sorted([*PLAIN, "add", "t"]))]
 
 
 def test_a_layer_may_have_a_value_of_its_own() -> None:
