@@ -26,9 +26,16 @@ from torch.utils import _pytree as pytree
 import txgraph
 from tests.zoo import OPTIONS, ZOO, Architecture
 from tests.zoo.counts import Counts, in_graph
+from tests.zoo.onnxruntime import found_by_onnxruntime
 from txgraph.verify import check_gates, reference
 
 _NOTHING = Counts(0, 0, 0)
+_HEAD = " attentions, ONNX Runtime |"
+_PEER = (
+    "The last column: what the transformers optimizer of ONNX Runtime finds in the same model, exported by",
+    "torch.onnx.export (dynamo), by its own statistics, under the model type that finds the most.",
+    "",
+)
 STATIC_SHAPES = ((2, 12),)
 DYNAMIC_SHAPES = ((2, 12), (3, 9), (4, 11), (5, 7))
 
@@ -75,8 +82,10 @@ def _broken_gates(fast: txgraph.OptimizedModel, model: torch.nn.Module, inputs: 
     return broken if spec == truth.spec else [*broken, "the output has another structure than eager's"]
 
 
-def write_page(outcomes: dict[str, tuple[Outcome, Outcome]], backend: str) -> str:
-    """The Markdown page."""
+def write_page(
+    outcomes: dict[str, tuple[Outcome, Outcome]], backend: str, peer: dict[str, Counts | str] | None = None
+) -> str:
+    """The Markdown page; ``peer`` is what ONNX Runtime finds."""
     counts = Counter(o.verdict for pair in outcomes.values() for o in pair)
     lines = [
         "# Coverage",
@@ -88,17 +97,21 @@ def write_page(outcomes: dict[str, tuple[Outcome, Outcome]], backend: str) -> st
         "[verification.md](verification.md) on inputs that were not used to compile. *Fallback* is not a pass: right,",
         "but slower than asked. *Attentions*, *norms* (LayerNorm, RMSNorm) and *activations* (GELU, SiLU, ReLU): found",
         "as one operator / computed by the model; `nn.MultiheadAttention-weights` returns its weights, so that its",
-        "attention cannot be one operator.",
+        "attention cannot be one operator. *Operators*: before -> after, with dynamic sizes.",
         "",
+        *(_PEER if peer else ()),
         f"backend {backend}: {counts['pass']} pass, {counts['fallback']} fallback, {counts['wrong']} wrong",
         "",
-        "| architecture | static | dynamic | attentions | norms | activations | operators before -> after (dynamic) |",
-        "|---|---|---|---|---|---|---|",
+        f"| architecture | static | dynamic | attentions | norms | activations | operators |{_HEAD if peer else ''}",
+        f"|---|---|---|---|---|---|---|{'---|' if peer else ''}",
     ]
     for name, (static, dynamic) in outcomes.items():
         found, model = astuple(dynamic.found), astuple(ZOO[name].counts)
         parts = [f"{a}/{b}" for a, b in zip(found, model, strict=True)]
         row = [name, static.verdict, dynamic.verdict, *parts, f"{dynamic.before} -> {dynamic.after}"]
+        if peer:
+            theirs = peer[name]
+            row.append(theirs if isinstance(theirs, str) else f"{theirs.attentions}/{model[0]}")
         lines.append(f"| {' | '.join(row)} |")
     details = [
         f"- {name} ({kind}): {o.detail}"
@@ -114,6 +127,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backend", default="inductor")
     parser.add_argument("--write", type=Path)
+    parser.add_argument("--onnxruntime", action="store_true", help="also what its transformers optimizer finds")
     parser.add_argument("names", nargs="*", default=list(ZOO))
     options = parser.parse_args()
     console = Console()
@@ -122,7 +136,8 @@ def main() -> int:
         pair = tuple(judge(ZOO[name], options.backend, shapes) for shapes in (STATIC_SHAPES, DYNAMIC_SHAPES))
         outcomes[name] = (pair[0], pair[1])
         console.print(f"{name}: {pair[0].verdict}, {pair[1].verdict} {pair[0].detail} {pair[1].detail}", markup=False)
-    page = write_page(outcomes, options.backend)
+    peer = {name: found_by_onnxruntime(ZOO[name]) for name in outcomes} if options.onnxruntime else None
+    page = write_page(outcomes, options.backend, peer)
     if options.write:
         options.write.write_text(page)
     else:

@@ -406,7 +406,7 @@ def test_repr_shows_the_original_and_the_graphs() -> None:
 def test_graphs_and_code() -> None:
     fast = optimized(MLP(), args=(X,), passes=BITWISE)
     assert fast.graph_before.count() == {"clone": 1, "gelu": 1, "linear": 2, "mul": 1}
-    assert fast.graph_after.count() == {"gelu": 1, "linear": 2, "mul": 1}
+    assert fast.graph_after.count() == {"gelu": 1, "linear": 2}  # times one is nothing
     assert fast.code() == str(fast.graph_after)
     fast(torch.ones(3, 4))
     assert str(fast.graph_before).startswith("%0: f32[B, 4] = input x")

@@ -160,7 +160,7 @@ def t5() -> nn.Module:
 
 
 def local_and_global() -> nn.Module:
-    sizes = {"num_key_value_heads": 1, "head_dim": 8, "sliding_window": 4, "pad_token_id": 0}
+    sizes: dict[str, Any] = {"num_key_value_heads": 1, "head_dim": 8, "sliding_window": 4, "pad_token_id": 0}
     return Gemma2Model(Gemma2Config(num_hidden_layers=6, **sizes, **_ENCODER))
 
 
@@ -438,17 +438,18 @@ def test_layers_with_other_shared_values_differ(masks: str, regions: list[tuple[
 
 
 def test_regions_do_not_share_a_node() -> None:
-    """The second and the third layer use one transposed weight: it is in the first region, so not in a second."""
+    """Layers 2 and 3 use one transposed weight: it is in the first region, so layer 3 is not in the second."""
 
-    def model(x: Tensor, m: Tensor, ws: list[Tensor]) -> Tensor:
-        masks = [m * 2] * 2 + [m * 3] * 2
+    def model(x: Tensor, ws: list[Tensor]) -> Tensor:
         turned = [w.t() for w in ws]
-        turned.insert(2, turned[1])
-        for mask, w in zip(masks, turned, strict=True):
-            x = plain(x, w) + mask
+        turned.insert(3, turned[2])
+        for k, w in enumerate(turned):
+            x = x.sin().cos().sin() + (torch.relu if k < 3 else torch.tanh)(x @ w)
         return x
 
-    assert found(with_weights(model, X, MASK, **weights(4, 4, count=3))) == [(2, sorted([*PLAIN, "add", "t"]))]
+    graph = with_weights(model, X, **weights(4, 4, count=5))
+    both = ["add", "cos", "matmul", "sin", "sin", "t"]
+    assert found(graph) == [(3, sorted([*both, "relu"])), (2, sorted([*both, "tanh"]))]
 
 
 def test_a_layer_may_have_a_value_of_its_own() -> None:

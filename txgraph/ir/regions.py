@@ -401,7 +401,8 @@ class _Comparison:
 
     def _compare(self, column: _Column) -> None:
         """Find the roles that lead to a column, and where copies differ; ends early if no two are equal."""
-        pending, later, seen, unfit = [column], list[_Column](), set[_Column](), False
+        pending, seen = [column], set[_Column]()
+        later, unfit = list[_Column](), list[_Column]()
         while pending and len(self.different) < len(self._ends) - 1:
             column = pending.pop()
             if column in seen:
@@ -413,14 +414,12 @@ class _Comparison:
             elif self._copy(column[1]) == 0:
                 later.append(column)  # it may be handed on, if it turns out to be a role
             elif not self._is_input(column):
+                unfit.append(column)
                 self.different |= self._differences(column)
-                unfit = True
-        for column in later:
-            if not self._is_input(column):
-                self.different |= self._differences(column)
-                unfit = True
-        if unfit and not self.different:
-            self.different.update(range(len(self._ends) - 1))  # nowhere to be named, so everywhere
+        unfit += (late := [column for column in later if not self._is_input(column)])
+        self.different.update(*map(self._differences, late))
+        if not self.different:  # no two are told apart by their use, but they are not the same value
+            self.different.update(k for column in unfit for k, (a, b) in enumerate(pairwise(column)) if a != b)
 
     def _add(self, column: _Column) -> None:
         self._place |= {n: (k, len(self._roles)) for k, n in enumerate(column)}
@@ -458,14 +457,11 @@ class _Comparison:
         )
 
     def _differences(self, column: _Column) -> set[int]:
-        """Where a column that is no input differs from one copy to the next, as far as can be said."""
-        if len(set(column)) < len(column):  # where some copies share a value, those with another one differ
-            uses = [("outside", n) for n in column]
-        else:
-            uses = [self._use(k, n) for k, n in enumerate(column)]
-            if uses[1][0] == "handed on" and self._flow.types[column[0]] == self._flow.types[column[1]]:
-                uses[0] = uses[1]  # no copy hands it on to the first one
-        return {k for k, (a, b) in enumerate(pairwise(uses)) if a != b}
+        """Where the use of a column that is no input differs from one copy to the next."""
+        uses = [self._use(k, n) for k, n in enumerate(column)]
+        if uses[1][0] == "handed on" and self._flow.types[column[0]] == self._flow.types[column[1]]:
+            uses[0] = uses[1]  # no copy hands it on to the first one
+        return {k for k in range(len(column) - 1) if column[k] != column[k + 1] and uses[k] != uses[k + 1]}
 
     def _use(self, k: int, n: int) -> tuple[str, int]:
         """What a value is to the copy that takes it."""
