@@ -67,15 +67,15 @@ class BackendOptions:
         allow_fallback: run eager, and count it in ``report.fallbacks``, where a model cannot be
             captured or lowered; by default that is an error.
         max_graphs: graphs compiled for one model before a further new shape is an error.
+        inductor: settings for ``torch._inductor.config``, by their names there.
         hardware: the machine that rewrites are weighed for; by default the description that fits the target best.
             ``txgraph.cost.calibrate()`` measures this one.
-        inductor: settings for ``torch._inductor.config``, by their names there.
     """
 
     allow_fallback: bool = False
     max_graphs: int = 16
-    hardware: Hardware | None = None
     inductor: Mapping[str, Any] = field(default_factory=dict)
+    hardware: Hardware | None = None
 
     @classmethod
     def parse(cls, options: Mapping[str, Any] | BackendOptions | None) -> BackendOptions:
