@@ -176,6 +176,7 @@ def test_a_user_pass_that_breaks_the_spec_is_named_and_the_graph_before_it_survi
         ({"target": 3}, TypeError, "target must be a str or txgraph.Target"),
         ({"options": {"fast": True}}, ValueError, r"unknown options \['fast'\]"),
         ({"passes": []}, TypeError, "passes must be a txgraph.Pipeline"),
+        ({"options": {"hardware": "h100"}}, TypeError, r"must be a txgraph.cost.Hardware, got str"),
         ({"dynamic_shapes": {"input": {0: 2}}}, ValueError, "dynamic_shapes needs example inputs"),
     ],
 )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -9,6 +12,7 @@ from torch import nn
 import txgraph
 from tests.small import MLP, module
 from txgraph import PassContext, Pipeline
+from txgraph.cost import HARDWARE
 from txgraph.explain import explain
 from txgraph.passes.canonicalize.remove_identities import RemoveIdentities
 
@@ -88,3 +92,17 @@ def test_many_near_misses_are_cut_in_the_text_only() -> None:
 def test_before_anything_is_compiled() -> None:
     with pytest.raises(txgraph.TxgraphError):
         txgraph.optimize(MLP(), backend="reference").explain("fuse-attention")
+
+
+class OneKey(nn.Module):
+    def forward(self, q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return (q @ k.transpose(-2, -1) + mask).softmax(-1) @ k
+
+
+def test_a_rewrite_that_does_not_pay_names_the_hardware_it_was_weighed_for() -> None:
+    hardware = dataclasses.replace(HARDWARE["cpu-avx2"], name="a machine of mine", launch_seconds=1e-12)
+    inputs = (torch.ones(2, 3, 4, 64), torch.ones(2, 3, 1, 64), torch.zeros(4, 1))
+    fast = txgraph.optimize(OneKey(), args=inputs, backend="reference", verify="off", options={"hardware": hardware})
+    explanation = fast.explain("fuse-attention")
+    assert explanation.rewrites == ()
+    assert re.fullmatch(r"no gain: predicted -\d+\.\d\d µs on a machine of mine", explanation.near_misses[0].reason)

@@ -19,6 +19,7 @@ from txgraph.capture import CallSignature, FlatCall, dynamic_axes
 from txgraph.capture.guards import explain_mismatch
 from txgraph.capture.shapes import export_shapes
 from txgraph.compile import CompiledCall, compile_call
+from txgraph.cost import Hardware
 from txgraph.errors import BackendFailed, CaptureFailed, GuardFailed, TxgraphError, UnsupportedOp
 from txgraph.explain import Explanation, explain
 from txgraph.ir import Graph
@@ -103,6 +104,12 @@ def optimize(
         verify=verify,
         options=options,
     )
+    hardware = parsed.backend_options.hardware
+    if hardware is not None and not isinstance(hardware, Hardware):
+        raise TypeError(
+            f"options['hardware'] must be a txgraph.cost.Hardware, got {type(hardware).__name__}; "
+            f"take one of txgraph.cost.HARDWARE, or txgraph.cost.calibrate()"
+        )
     if backend not in backend_names():
         raise ValueError(f"unknown backend {backend!r}: expected one of {backend_names()}")
     optimized = OptimizedModel(model, default_pipeline() if passes is None else passes, parsed)
