@@ -98,6 +98,7 @@ def write_page(
         "but slower than asked. *Attentions*, *norms* (LayerNorm, RMSNorm) and *activations* (GELU, SiLU, ReLU): found",
         "as one operator / computed by the model; `nn.MultiheadAttention-weights` returns its weights, so that its",
         "attention cannot be one operator. *Operators*: before -> after, with dynamic sizes.",
+        "Activations that became part of a linear are not counted.",
         "",
         *(_PEER if peer else ()),
         f"backend {backend}: {counts['pass']} pass, {counts['fallback']} fallback, {counts['wrong']} wrong",
