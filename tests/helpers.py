@@ -11,6 +11,7 @@ from torch.fx import Node
 from tests.small import apply, bits, module, traced
 from txgraph import Pass, PassContext, RewritePass
 from txgraph.ir import ConstantStore, Graph, GraphBuilder, interpret, packet_of
+from txgraph.ir.known_values import KnownValues
 from txgraph.rewrite import Match, PatternFactory, Reject, explain_pass
 from txgraph.rewrite.pattern import Failure, State
 from txgraph.verify import check_gates, reference
@@ -94,7 +95,7 @@ def rejections(rule: RewritePass, function: Function, *inputs: torch.Tensor, **c
     found = []
     for root in (n for n in graph.calls() if packet_of(n) in pattern.roots()):
         for state in pattern.match(root, State(), Failure()):
-            verdict = rule.check(Match(root, state.nodes, state.bound, graph, context))
+            verdict = rule.check(Match(root, state.nodes, state.bound, graph, context, KnownValues(graph)))
             found += [verdict.reason] if isinstance(verdict, Reject) else []
     return found
 

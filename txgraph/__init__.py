@@ -24,7 +24,7 @@ from txgraph.options import BackendOptions, Target
 from txgraph.passes import default_pipeline
 from txgraph.pipeline import Pipeline
 from txgraph.report import Report
-from txgraph.rewrite import Accept, Match, Pass, PassContext, Reject, Rewrite, RewritePass
+from txgraph.rewrite import Accept, Match, NodePass, Pass, PassContext, Reject, Rewrite, RewritePass
 
 __version__ = "0.1.0"
 
@@ -37,6 +37,7 @@ __all__ = [
     "GuardFailed",
     "InvalidGraph",
     "Match",
+    "NodePass",
     "OptimizedModel",
     "Pass",
     "PassContext",

@@ -17,36 +17,25 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from txgraph.ir import Graph, GraphBuilder, arguments, packet_of, type_of
-from txgraph.rewrite import Pass, PassContext, Rewrite
+from txgraph.ir import GraphBuilder, arguments, packet_of, type_of
+from txgraph.rewrite import NodePass, PassContext
 
 _aten = torch.ops.aten
 _Named = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class NormalizeArithmetic(Pass):
+class NormalizeArithmetic(NodePass):
     """One operator for each kind of arithmetic."""
 
-    def run(self, graph: Graph, context: PassContext) -> list[Rewrite]:
-        rewrites = []
-        for node in graph.calls():
-            normal_form = _NORMAL_FORMS.get(node.target)
-            builder = GraphBuilder(graph, node, made_by=self.name)
-            new = normal_form(node, arguments(node), builder) if normal_form else None
-            if new is None:
-                continue
-            if type_of(new) == type_of(node):
-                rewrites.append(Rewrite.of(self.name, [node], builder.made))
-                node.replace_all_uses_with(new)
-                graph.fx.erase_node(node)
-            else:  # the number took part in the type
-                for made in reversed(builder.made):
-                    graph.fx.erase_node(made)
-        return rewrites
+    def rewrite(self, node: Node, g: GraphBuilder, context: PassContext) -> Node | None:
+        normal_form = _NORMAL_FORMS.get(node.target)
+        new = normal_form(arguments(node), g) if normal_form else None
+        same = new is not None and type_of(new) == type_of(node)  # else the number took part in the type
+        return new if same else None
 
 
-def _quotient(node: Node, named: _Named, g: GraphBuilder) -> Node | None:
+def _quotient(named: _Named, g: GraphBuilder) -> Node | None:
     x, divisor = named["self"], named["other"]
     if not isinstance(x, Node) or not _is_float(x):
         return None
@@ -59,7 +48,7 @@ def _quotient(node: Node, named: _Named, g: GraphBuilder) -> Node | None:
     return None
 
 
-def _difference(node: Node, named: _Named, g: GraphBuilder) -> Node | None:
+def _difference(named: _Named, g: GraphBuilder) -> Node | None:
     x, number = named["self"], named["other"]
     if not isinstance(number, int | float) or isinstance(number, bool) or named["alpha"] != 1:
         return None
@@ -67,7 +56,7 @@ def _difference(node: Node, named: _Named, g: GraphBuilder) -> Node | None:
     return g.aten.add.Tensor(x, -number) if dtype.is_signed and dtype is not torch.bool else None
 
 
-def _power(node: Node, named: _Named, g: GraphBuilder) -> Node | None:
+def _power(named: _Named, g: GraphBuilder) -> Node | None:
     x, exponent = named["self"], named["exponent"]
     if not _is_float(x):
         return None
@@ -76,30 +65,30 @@ def _power(node: Node, named: _Named, g: GraphBuilder) -> Node | None:
     return {0.5: g.aten.sqrt.default, -0.5: g.aten.rsqrt.default}.get(exponent, lambda _: None)(x)
 
 
-def _square(node: Node, named: _Named, g: GraphBuilder) -> Node | None:
+def _square(named: _Named, g: GraphBuilder) -> Node | None:
     return g.aten.mul.Tensor(named["self"], named["self"]) if _is_float(named["self"]) else None
 
 
-def _reciprocal(node: Node, named: _Named, g: GraphBuilder) -> Node | None:
+def _reciprocal(named: _Named, g: GraphBuilder) -> Node | None:
     root = named["self"]
     if _is_call(root, _aten.sqrt.default) and len(root.users) == 1 and _is_float(root.args[0]):
         return g.aten.rsqrt.default(root.args[0])
     return None
 
 
-def _choice(node: Node, named: _Named, g: GraphBuilder) -> Node | None:
+def _choice(named: _Named, g: GraphBuilder) -> Node | None:
     keep, x, number = named["condition"], named["self"], _number(named["other"])
     if number is None or not isinstance(x, Node):
         return None
     return g.aten.masked_fill.Scalar(x, g.aten.logical_not.default(keep), number)
 
 
-def _filled(node: Node, named: _Named, g: GraphBuilder) -> Node | None:
+def _filled(named: _Named, g: GraphBuilder) -> Node | None:
     number = _number(named["value"])
     return None if number is None else g.aten.masked_fill.Scalar(named["self"], named["mask"], number)
 
 
-_NORMAL_FORMS: dict[Any, Callable[[Node, _Named, GraphBuilder], Node | None]] = {
+_NORMAL_FORMS: dict[Any, Callable[[_Named, GraphBuilder], Node | None]] = {
     _aten.div.Tensor: _quotient,
     _aten.sub.Tensor: _difference,
     _aten.pow.Tensor_Scalar: _power,

@@ -17,27 +17,19 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from txgraph.ir import Graph, GraphBuilder, arguments, type_of
-from txgraph.rewrite import Pass, PassContext, Rewrite
+from txgraph.ir import GraphBuilder, arguments, type_of
+from txgraph.rewrite import NodePass, PassContext
 
 _aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
-class NormalizeMatmul(Pass):
+class NormalizeMatmul(NodePass):
     """One operator for each product of matrices."""
 
-    def run(self, graph: Graph, context: PassContext) -> list[Rewrite]:
-        rewrites = []
-        for node in graph.calls():
-            normal_form = _NORMAL_FORMS.get(node.target)
-            builder = GraphBuilder(graph, node, made_by=self.name)
-            new = normal_form(arguments(node), builder) if normal_form else None
-            if new is not None:
-                rewrites.append(Rewrite.of(self.name, [node], builder.made))
-                node.replace_all_uses_with(new)
-                graph.fx.erase_node(node)
-        return rewrites
+    def rewrite(self, node: Node, g: GraphBuilder, context: PassContext) -> Node | None:
+        normal_form = _NORMAL_FORMS.get(node.target)
+        return normal_form(arguments(node), g) if normal_form else None
 
 
 def _product(named: dict[str, Any], g: GraphBuilder) -> Node:

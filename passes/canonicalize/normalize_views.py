@@ -16,41 +16,28 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from txgraph.ir import Graph, GraphBuilder, arguments, type_of
+from txgraph.ir import GraphBuilder, arguments, type_of
 from txgraph.ir.aliasing import copy_is_needed
-from txgraph.rewrite import Pass, PassContext, Rewrite
+from txgraph.rewrite import NodePass, PassContext
 
 _aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
-class NormalizeViews(Pass):
+class NormalizeViews(NodePass):
     """One operator for each kind of view."""
 
-    def run(self, graph: Graph, context: PassContext) -> list[Rewrite]:
-        rewrites = []
-        for node in graph.calls():
-            builder = GraphBuilder(graph, node, made_by=self.name)
-            new = _normal_form(node, builder)
-            if new is not None:
-                rewrites.append(Rewrite.of(self.name, [node], builder.made))
-                node.replace_all_uses_with(new)
-                graph.fx.erase_node(node)
-        return rewrites
-
-
-def _normal_form(node: Node, g: GraphBuilder) -> Node | None:
-    """The node in normal form; ``None`` if it is in it already."""
-    if node.target in (_aten.view.default, _aten._unsafe_view.default):
-        return g.aten.reshape(*node.args)
-    order = _order(node)
-    if order is not None:
-        return _permuted(node, order, g)
-    if node.target is _aten.clone.default and arguments(node)["memory_format"] is torch.contiguous_format:
-        source = node.args[0]
-        if isinstance(source, Node) and not copy_is_needed(source, node):
-            return source
-    return None
+    def rewrite(self, node: Node, g: GraphBuilder, context: PassContext) -> Node | None:
+        if node.target in (_aten.view.default, _aten._unsafe_view.default):
+            return g.aten.reshape(*node.args)
+        order = _order(node)
+        if order is not None:
+            return _permuted(node, order, g)
+        if node.target is _aten.clone.default and arguments(node)["memory_format"] is torch.contiguous_format:
+            source = node.args[0]
+            if isinstance(source, Node) and not copy_is_needed(source, node):
+                return source
+        return None
 
 
 def _order(node: Any) -> list[int] | None:

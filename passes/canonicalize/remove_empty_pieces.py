@@ -15,38 +15,29 @@ from dataclasses import dataclass
 import torch
 from torch.fx import Node
 
-from txgraph.ir import Graph, GraphBuilder, arguments, type_of
+from txgraph.ir import GraphBuilder, arguments, type_of
 from txgraph.ir.aliasing import copy_is_needed
-from txgraph.rewrite import Pass, PassContext, Rewrite
+from txgraph.rewrite import NodePass, PassContext, Reject
 
 
 @dataclass(frozen=True)
-class RemoveEmptyPieces(Pass):
+class RemoveEmptyPieces(NodePass):
     """Leave out the pieces that add nothing."""
 
-    def run(self, graph: Graph, context: PassContext) -> list[Rewrite]:
-        rewrites = []
-        for node in graph.calls():
-            if node.target is not torch.ops.aten.cat.default:
-                continue
-            named = arguments(node)
-            kept = [piece for piece in named["tensors"] if not _is_empty(piece, named["dim"])]
-            if len(kept) == len(named["tensors"]) or not kept:
-                continue
-            if any(type_of(piece).dtype != type_of(node).dtype for piece in kept):  # type: ignore[union-attr]
-                context.decline(self, node, "the empty pieces take part in the dtype of the result")
-                continue
-            builder = GraphBuilder(graph, node, made_by=self.name)
-            if len(kept) > 1:
-                new = builder.aten.cat.default(kept, named["dim"])
-            elif copy_is_needed(kept[0], node):
-                new = builder.aten.clone.default(kept[0], memory_format=torch.contiguous_format)
-            else:
-                new = kept[0]
-            rewrites.append(Rewrite.of(self.name, [node], builder.made))
-            node.replace_all_uses_with(new)
-            graph.fx.erase_node(node)
-        return rewrites
+    def rewrite(self, node: Node, g: GraphBuilder, context: PassContext) -> Node | Reject | None:
+        if node.target is not torch.ops.aten.cat.default:
+            return None
+        named = arguments(node)
+        kept: list[Node] = [piece for piece in named["tensors"] if not _is_empty(piece, named["dim"])]
+        if len(kept) == len(named["tensors"]) or not kept:
+            return None
+        if any(type_of(piece).dtype != type_of(node).dtype for piece in kept):  # type: ignore[union-attr]
+            return Reject("the empty pieces take part in the dtype of the result")
+        if len(kept) > 1:
+            return g.aten.cat.default(kept, named["dim"])
+        if copy_is_needed(kept[0], node):
+            return g.aten.clone.default(kept[0], memory_format=torch.contiguous_format)
+        return kept[0]
 
 
 def _is_empty(piece: Node, axis: int) -> bool:

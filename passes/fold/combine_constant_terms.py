@@ -28,7 +28,7 @@ import torch
 from torch.fx import Node
 
 from txgraph.ir import Graph, GraphBuilder, arguments, same_size, type_of
-from txgraph.rewrite import Accept, Pass, PassContext, Reject, Rewrite
+from txgraph.rewrite import Accept, Pass, PassContext, Reject, Rewrite, replace
 
 _ADD, _MUL = torch.ops.aten.add.Tensor, torch.ops.aten.mul.Tensor
 _LARGEST_RATIO = {torch.float64: 4.0, torch.float32: 4.0}  # by dtype; 2 in 16 bits, where the gates have t = 1
@@ -117,11 +117,7 @@ class CombineConstantTerms(Pass):
             constant = total.item()
         new = builder.aten.add.Tensor if first.node.target is _ADD else builder.aten.mul.Tensor
         value = new(first.value, constant)
-        record = Rewrite.of(self.name, [term.node for term in terms], builder.made)
-        for term in terms:
-            term.node.replace_all_uses_with(value if term is first else term.value)
-            graph.fx.erase_node(term.node)
-        return record
+        return replace(self.name, {t.node: value if t is first else t.value for t in terms}, builder.made)
 
 
 def _is_link(value: object) -> bool:
@@ -130,14 +126,13 @@ def _is_link(value: object) -> bool:
 
 def _constant_terms(graph: Graph, root: Node, seen: set[Node]) -> Iterator[_Term]:
     """The constants of the chain that ends in ``root``; a sum is also followed through terms that are not constant."""
-    mutated = {m.target for m in graph.mutations}
     pending = [root]
     while pending:
         node = pending.pop()
         seen.add(node)
         sides = {side: arguments(node)[side] for side in ("self", "other")}
         constant = [s for s, v in sides.items() if not isinstance(v, Node) or v.op == "get_attr"]
-        if any(isinstance(sides[s], bool) or getattr(sides[s], "target", None) in mutated for s in constant):
+        if any(isinstance(sides[s], bool) or _is_written(graph, sides[s]) for s in constant):
             continue
         if len(constant) == 1:
             yield _Term(node, constant[0])
@@ -146,6 +141,10 @@ def _constant_terms(graph: Graph, root: Node, seen: set[Node]) -> Iterator[_Term
         for side, value in sides.items():
             if side not in constant and _is_link(value) and value.target is root.target and len(value.users) == 1:
                 pending.append(value)
+
+
+def _is_written(graph: Graph, constant: object) -> bool:
+    return isinstance(constant, Node) and graph.is_written(constant.target)
 
 
 def _tensor(graph: Graph, term: _Term) -> torch.Tensor:

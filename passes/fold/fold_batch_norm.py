@@ -19,8 +19,8 @@ import torch
 from torch.fx import Node
 
 from txgraph.ir import Graph, GraphBuilder, arguments, packet_of, type_of
-from txgraph.passes.fold.fold_scale_into_linear import obstacle, rounded, times
-from txgraph.rewrite import Pass, PassContext, Rewrite
+from txgraph.passes.fold.new_weights import rounded, times, why_not_replaced
+from txgraph.rewrite import Pass, PassContext, Rewrite, replace
 
 _aten = torch.ops.aten
 _PRODUCERS = (_aten.linear, _aten.conv1d, _aten.conv2d, _aten.conv3d)
@@ -55,12 +55,7 @@ class FoldBatchNorm(Pass):
         named["weight"] = builder.constant(f"{sources[0]}_folded", weight, sources)
         named["bias"] = builder.constant(f"{producer.name}_bias_folded", bias, sources)
         new = builder.call(producer.target, *named.values())
-        record = Rewrite.of(self.name, [*results, norm, producer], builder.made)
-        for result in results:
-            result.replace_all_uses_with(new)
-        for node in (*results, norm, producer):
-            graph.fx.erase_node(node)
-        return record
+        return replace(self.name, dict.fromkeys(results, new), builder.made, [norm, producer])
 
 
 def _constants(norm: Node) -> list[Node]:
@@ -87,7 +82,7 @@ def _problem(graph: Graph, norm: Node) -> str:
         return f"the second axis of {result} is not the one that %{producer.name} makes"
     if weight.dtype not in (torch.float32, torch.float64):
         return f"a folded weight would be rounded to {weight.dtype}"
-    return obstacle(graph, _constants(norm), _constants(norm)[0], [producer])
+    return why_not_replaced(graph, _constants(norm), _constants(norm)[0], [producer])
 
 
 def _folded(graph: Graph, norm: Node) -> tuple[torch.Tensor | str, torch.Tensor | str]:

@@ -11,24 +11,16 @@ source:  Aho, Lam, Sethi, Ullman 2006, section 9.4
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch._ops import OpOverload
 from torch.fx import Node
 
-from txgraph.ir import Graph, GraphBuilder, is_impure
+from txgraph.ir import Graph, GraphBuilder
 from txgraph.ir.aliasing import is_view, reaches_output
-from txgraph.rewrite import Pass, PassContext, Rewrite
-
-_METADATA_ONLY = {  # use only the shape, dtype and device of their tensor argument
-    torch.ops.aten.new_ones.default,
-    torch.ops.aten.new_zeros.default,
-    torch.ops.aten.new_full.default,
-    torch.ops.aten.ones_like.default,
-    torch.ops.aten.zeros_like.default,
-    torch.ops.aten.full_like.default,
-}
+from txgraph.ir.known_values import KnownValues, value_inputs
+from txgraph.rewrite import Pass, PassContext, Rewrite, replace
 
 
 @dataclass(frozen=True)
@@ -42,73 +34,50 @@ class FoldConstants(Pass):
     max_bytes: int = 1 << 20
 
     def run(self, graph: Graph, context: PassContext) -> list[Rewrite]:
-        mutated = {m.target for m in graph.mutations if m.kind == "buffer"}
-        made_from: dict[Node, frozenset[str]] = {}
-        for node in graph.nodes:
-            if node.op == "get_attr" and node.target not in mutated:
-                made_from[node] = frozenset({str(node.target)})
-            elif _is_foldable(node) and all(n in made_from for n in _value_inputs(node)):
-                made_from[node] = frozenset().union(*(made_from[n] for n in _value_inputs(node)))
+        known = KnownValues(graph)
+        calls = [node for node in graph.calls() if node in known and not is_view(node) and not reaches_output(node)]
+        wanted = [n for n in calls if any(u not in known or is_view(u) or reaches_output(u) for u in n.users)]
         rewrites = []
-        for node in list(made_from):
-            wanted = any(user not in made_from or is_view(user) or reaches_output(user) for user in node.users)
-            if node.op != "call_function" or is_view(node) or not wanted or reaches_output(node):
-                continue
-            if self._fits(graph, node, made_from[node]):
-                rewrites.append(self._fold(graph, node, made_from[node]))
+        for node in wanted:
+            needed = _expression(node)
+            sources = sorted({str(n.target) for n in needed if n.op == "get_attr"})
+            if self._fits(graph, node, sources):
+                g = GraphBuilder(graph, node, made_by=self.name)
+                constant = g.constant(f"folded_{node.name}", _evaluate(graph, needed), sources)
+                rewrites.append(replace(self.name, {node: constant}, g.made))
         return rewrites
 
-    def _fits(self, graph: Graph, node: Node, sources: frozenset[str]) -> bool:
+    def _fits(self, graph: Graph, node: Node, sources: list[str]) -> bool:
         size: int = node.meta["val"].numel() * node.meta["val"].element_size()
         return size <= max(self.max_bytes, sum(_nbytes(graph.constants[s]) for s in sources))
-
-    def _fold(self, graph: Graph, node: Node, sources: frozenset[str]) -> Rewrite:
-        value = _evaluate(graph, node)
-        builder = GraphBuilder(graph, node, made_by=self.name)
-        constant = builder.constant(f"folded_{node.name}", value, sorted(sources))
-        record = Rewrite.of(self.name, [node], [constant])
-        node.replace_all_uses_with(constant)
-        graph.fx.erase_node(node)
-        return record
-
-
-def _is_foldable(node: Node) -> bool:
-    if node.op != "call_function" or not isinstance(node.target, OpOverload) or is_impure(node):
-        return False
-    value = node.meta["val"]
-    if not isinstance(value, torch.Tensor):
-        return False
-    # str: a symbolic size is never folded, nor is its hint looked at
-    return all(isinstance(size, int) for size in value.shape) and all(
-        isinstance(size, int) for n in node.all_input_nodes for size in getattr(n.meta["val"], "shape", ())
-    )
-
-
-def _value_inputs(node: Node) -> list[Node]:
-    return [] if node.target in _METADATA_ONLY else node.all_input_nodes
 
 
 def _nbytes(tensor: torch.Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def _evaluate(graph: Graph, wanted: Node) -> torch.Tensor:
-    """The value of a constant node, in eager; each node of its expression is run once."""
+def _expression(wanted: Node) -> list[Node]:
+    """The nodes that a value is computed from, and itself as the last, in topological order."""
     needed, pending = set[Node](), [wanted]
     while pending:
         node = pending.pop()
         if node not in needed:
             needed.add(node)
-            pending += _value_inputs(node)
+            pending += value_inputs(node)
+    return sorted(needed)
+
+
+def _evaluate(graph: Graph, expression: Sequence[Node]) -> torch.Tensor:
+    """The value of the last node, in eager; each node is run once."""
     known: dict[Node, torch.Tensor] = {}
     with torch.no_grad():
-        for node in (n for n in graph.nodes if n in needed):
+        for node in expression:
             if node.op == "get_attr":
                 known[node] = graph.constants[str(node.target)]
                 continue
             args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda n: known[n] if n in known else _like(n))
             known[node] = node.target(*args, **kwargs)  # type: ignore[operator]  # an operator
-    return known[wanted].clone()
+    return known[expression[-1]].clone()
 
 
 def _like(node: Node) -> torch.Tensor:

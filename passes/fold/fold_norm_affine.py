@@ -18,8 +18,8 @@ import torch
 from torch.fx import Node
 
 from txgraph.ir import Graph, GraphBuilder, arguments
-from txgraph.passes.fold.fold_scale_into_linear import obstacle, rounded, times
-from txgraph.rewrite import Pass, PassContext, Rewrite
+from txgraph.passes.fold.new_weights import rounded, times, why_not_replaced
+from txgraph.rewrite import Pass, PassContext, Rewrite, replace
 
 _NORMS = (torch.ops.aten.layer_norm.default, torch.ops.aten.rms_norm.default)
 _AFFINE = ("weight", "bias")
@@ -50,7 +50,7 @@ class FoldNormAffine(Pass):
         builder = GraphBuilder(graph, norm, made_by=self.name)
         plain_arguments = (None if name in _AFFINE else value for name, value in arguments(norm).items())
         plain = builder.call(norm.target, *plain_arguments)  # type: ignore[arg-type]  # an operator
-        made = builder.made
+        made, linears = builder.made, {}
         for reader, values in folded.items():
             builder = GraphBuilder(graph, reader, like=[norm, reader], made_by=self.name)
             _, weight, bias = arguments(reader).values()
@@ -59,12 +59,9 @@ class FoldNormAffine(Pass):
             for name, value in values.items():
                 names = [str(n.target) for n in sources[name] if n is not None]
                 held[name] = builder.constant(f"{names[0]}_folded", value, names)
-            reader.replace_all_uses_with(builder.aten.linear(plain, held["weight"], held["bias"]))
+            linears[reader] = builder.aten.linear(plain, held["weight"], held["bias"])
             made = [*made, *builder.made]
-        record = Rewrite.of(self.name, [norm, *folded], made)
-        for node in (*folded, norm):
-            graph.fx.erase_node(node)
-        return record
+        return replace(self.name, linears, made, [norm])
 
 
 def _folded(graph: Graph, norm: Node, reader: Node) -> dict[str, torch.Tensor] | str:
@@ -72,12 +69,12 @@ def _folded(graph: Graph, norm: Node, reader: Node) -> dict[str, torch.Tensor] |
     if reader.target is not torch.ops.aten.linear.default or arguments(reader)["input"] is not norm:
         return f"%{reader.name} uses the norm, and is no linear of it"
     nodes = [arguments(norm)["weight"], arguments(norm).get("bias"), *map(arguments(reader).get, _AFFINE)]
-    problem = obstacle(graph, [n for n in nodes if n is not None], nodes[2], [reader])
+    problem = why_not_replaced(graph, [n for n in nodes if n is not None], nodes[2], [reader])
     if problem:
         return problem
     scale, shift, weight, bias = map(graph.constant, nodes)
-    assert scale is not None, "no obstacle: a constant"
-    assert weight is not None, "no obstacle: a constant"
+    assert scale is not None, "can be replaced: a constant"
+    assert weight is not None, "can be replaced: a constant"
     if scale.ndim != 1 or weight.ndim != 2:
         return f"the norm's weight has {scale.ndim} axes and the linear's {weight.ndim}, expected 1 and 2"
     if weight.dtype not in (torch.float32, torch.float64):

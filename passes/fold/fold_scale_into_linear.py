@@ -14,13 +14,14 @@ source:  Jacob et al. 2018, section 3.2 (there for batch normalisation)
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch.fx import Node
 
-from txgraph.ir import Graph, GraphBuilder, same_size, type_of
+from txgraph.ir import GraphBuilder, same_size, type_of
+from txgraph.passes.fold.new_weights import rounded, times, why_not_replaced
 from txgraph.rewrite import Accept, Match, Pattern, PatternFactory, Reject, RewritePass
 
 
@@ -48,7 +49,7 @@ class FoldScaleIntoLinear(RewritePass):
             return Reject(f"c is {c}, expected one element or {size} along the last axis", match["z"])
         if v is not None and (v.rank != 1 or not same_size(v.shape[0], size) or v.dtype != w.dtype):
             return Reject(f"v is {v}, expected {size} elements of {w.dtype}", match["z"])
-        problem = obstacle(match.graph, _used(match), match["w"] if v is None else None, match.nodes)
+        problem = why_not_replaced(match.graph, _used(match), match["w"] if v is None else None, match.nodes)
         if problem:
             return Reject(problem, match.root)
         if "c" in match.bound and not bool(_factor(match).isfinite().all()):
@@ -93,37 +94,3 @@ def _folded(match: Match) -> dict[str, torch.Tensor | str]:
     if "x" not in match.bound:
         return {"w": times(w, factor)}
     return {"w": times(w, factor[..., None])} | ({} if b is None else {"b": times(b, factor)})
-
-
-def obstacle(graph: Graph, used: Iterable[Node], replaced: Node | None, inside: Collection[Node]) -> str:
-    """Why the values ``used`` cannot be folded, or the weight ``replaced`` has users not ``inside``; else empty."""
-    mutated = {m.target for m in graph.mutations}
-    for node in used:
-        if node.op != "get_attr":
-            return f"%{node.name} is not a constant"
-        if node.target in mutated:
-            return f"{node.target} is changed by each call"
-    name = replaced.target if replaced is not None else None
-    for user in (user for n in graph.nodes if n.op == "get_attr" and n.target == name for user in n.users):
-        if user not in inside:
-            return f"{name} is also used by %{user.name}"
-    return ""
-
-
-def times(values: torch.Tensor, factor: torch.Tensor) -> torch.Tensor | str:
-    """The product, computed in float64 and rounded once to the dtype of ``values``; or why it cannot be a constant."""
-    product = rounded(values.double() * factor.double(), values.dtype)
-    if isinstance(product, str):
-        return product
-    vanishing = (product.abs() < torch.finfo(product.dtype).smallest_normal) & (values != 0) & (factor != 0)
-    return f"a folded value is subnormal in {product.dtype}" if bool(vanishing.any()) else product
-
-
-def rounded(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor | str:
-    """Float64 values rounded to ``dtype``; or why they cannot be constants of it."""
-    result = values.to(dtype)
-    if not bool(result.isfinite().all()):
-        return f"a folded value is not finite in {dtype}"
-    if dtype.itemsize < 4 and not bool((result.double() == values).all()):
-        return f"a folded value would be rounded to {dtype}"
-    return result

@@ -20,7 +20,7 @@ from torch.fx import Node
 
 from txgraph.ir import Graph, GraphBuilder, arguments
 from txgraph.ir.aliasing import reaches_output
-from txgraph.rewrite import Pass, PassContext, Rewrite
+from txgraph.rewrite import Pass, PassContext, Rewrite, replace
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,7 @@ class FuseSharedInputLinears(Pass):
         for at, node in enumerate(group):
             if reaches_output(node):  # the caller may view it, write to it, or keep it without the others
                 pieces[at] = builder.aten.clone(pieces[at], memory_format=torch.contiguous_format)
-        record = Rewrite.of(self.name, group, builder.made)
-        for node, piece in zip(group, pieces, strict=True):
-            node.replace_all_uses_with(piece)
-            graph.fx.erase_node(node)
-        return record
+        return replace(self.name, dict(zip(group, pieces, strict=True)), builder.made)
 
 
 def _owned_weight(graph: Graph, node: Node) -> torch.Tensor | None:
@@ -81,11 +77,8 @@ def _owned_weight(graph: Graph, node: Node) -> torch.Tensor | None:
     if node.target is not torch.ops.aten.linear.default:
         return None
     named = arguments(node)
-    mutated = {m.target for m in graph.mutations}
-    held = [v for v in (named["weight"], named["bias"]) if v is not None]
-    if any(graph.constant(v) is None or str(v.target) in mutated for v in held):
+    weight, bias = graph.frozen(named["weight"]), graph.frozen(named["bias"])
+    if weight is None or weight.ndim != 2:
         return None
-    weight, bias = graph.constant(named["weight"]), graph.constant(named["bias"])
-    assert weight is not None, "held by the graph"
-    whole = weight.ndim == 2 and (bias is None or bias.shape == weight.shape[:1])
+    whole = named["bias"] is None or (bias is not None and bias.shape == weight.shape[:1])
     return weight if whole else None

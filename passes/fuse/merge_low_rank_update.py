@@ -21,6 +21,7 @@ import torch
 from torch.fx import Node
 
 from txgraph.ir import GraphBuilder, TensorType, type_of
+from txgraph.passes.fold.new_weights import rounded, why_not_replaced
 from txgraph.rewrite import Accept, Match, Pattern, PatternFactory, Reject, RewritePass
 
 
@@ -46,27 +47,27 @@ class MergeLowRankUpdate(RewritePass):
             return Reject(f"the weight is {weight}, expected two axes", match["W"])
         if weight.dtype not in (torch.float32, torch.float64):
             return Reject(f"the weight is {weight}: merged and rounded to 16 bits it is worse than eager", match["W"])
-        mutated = {m.target for m in match.graph.mutations}
         for update in _updates(match):
             refused = _check_update(update, match, weight)
             if refused is not None:
                 return refused
-            changed = next((n for n in (match["W"], update["A"], update["B"]) if n.target in mutated), None)
-            if changed is not None:
-                return Reject(f"each call changes the weight {changed.target}", changed)
+            problem = why_not_replaced(match.graph, (match["W"], update["A"], update["B"]), None, ())
+            if problem:
+                return Reject(problem, update["A"])
         merged_bytes = match.graph.constants[match["W"].target].nbytes
         if merged_bytes > self.max_bytes:
             return Reject(f"the merged weight has {merged_bytes} bytes, the limit is {self.max_bytes}", match["W"])
-        if not bool(_merged(match).isfinite().all()):
-            return Reject("the merged weight is not finite", match["W"])
-        return Accept()
+        merged = _merged(match)
+        return Reject(merged, match["W"]) if isinstance(merged, str) else Accept()
 
     def gain(self, match: Match, made: Sequence[Node]) -> float | None:
         return match.seconds_saved(made)
 
     def rewrite(self, match: Match, g: GraphBuilder) -> Node:
         held = [match["W"], *(update[name] for update in _updates(match) for name in "AB")]
-        weight = g.constant(f"{match['W'].target}_merged", _merged(match), [str(n.target) for n in held])
+        merged = _merged(match)
+        assert isinstance(merged, torch.Tensor), "checked"
+        weight = g.constant(f"{match['W'].target}_merged", merged, [str(n.target) for n in held])
         return g.aten.linear(match["x"], weight, match["b"])
 
 
@@ -106,8 +107,8 @@ def _check_update(update: Mapping[str, Any], match: Match, weight: TensorType) -
     return None
 
 
-def _merged(match: Match) -> torch.Tensor:
-    """The weight with all updates, computed in float64 and rounded once."""
+def _merged(match: Match) -> torch.Tensor | str:
+    """The weight with all updates, computed in float64 and rounded once; or why it cannot be a constant."""
     weight = match.graph.constants[match["W"].target]
     total = (weight.t() if "transposed" in match.bound else weight).detach().double()
     for update in _updates(match):
@@ -115,4 +116,4 @@ def _merged(match: Match) -> torch.Tensor:
         for scale in _scales(update):
             b = b * scale
         total = total + b @ a
-    return total.to(weight.dtype).contiguous()
+    return rounded(total.contiguous(), weight.dtype)

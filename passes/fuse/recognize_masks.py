@@ -21,7 +21,7 @@ from torch.fx import Node
 from txgraph.ir import Graph, GraphBuilder, arguments, type_of
 from txgraph.ir.index_expressions import IndexExpressions, is_causal
 from txgraph.passes.fuse.attention_scores import may_lose_nan
-from txgraph.rewrite import Pass, PassContext, Rewrite
+from txgraph.rewrite import Pass, PassContext, Rewrite, replace
 
 _attention = torch.ops.aten.scaled_dot_product_attention
 
@@ -64,10 +64,7 @@ class RecognizeMasks(Pass):
         new = builder.aten.scaled_dot_product_attention(
             named["query"], named["key"], named["value"], None, named["dropout_p"], causal, **options
         )
-        record = Rewrite.of(self.name, [node], [new])
-        node.replace_all_uses_with(new)
-        graph.fx.erase_node(node)
-        return record
+        return replace(self.name, {node: new}, builder.made)
 
 
 def _is_one_number(mask: Node) -> bool:

@@ -21,7 +21,7 @@ from torch._ops import OpOverload
 from torch.fx import Node
 
 from txgraph.ir import Graph, GraphBuilder, TensorType, arguments, is_random, op_name, same_size, type_of
-from txgraph.rewrite import Pass, PassContext, Rewrite
+from txgraph.rewrite import Pass, PassContext, Rewrite, replace
 
 _aten = torch.ops.aten
 _SELECTIONS = (_aten.select.int, _aten.slice.Tensor, _aten.narrow.default, _aten.index_select.default)
@@ -51,10 +51,7 @@ class MoveSelectionsUp(Pass):
                 continue
             builder = GraphBuilder(graph, selection, like=[selection, producer], made_by=self.name)
             above, result = _moved(selection, producer, builder)
-            rewrites.append(Rewrite.of(self.name, [producer, selection], builder.made))
-            selection.replace_all_uses_with(result)
-            graph.fx.erase_node(selection)
-            graph.fx.erase_node(producer)
+            rewrites.append(replace(self.name, {selection: result}, builder.made, [producer]))
             for each in above:
                 heappush(pending, each)
         for selection, reason in declined.items():

@@ -8,6 +8,7 @@ from torch import nn
 
 from tests.small import find, graph_of, module
 from txgraph import Match, PassContext
+from txgraph.ir.known_values import KnownValues
 from txgraph.rewrite import NearMiss
 
 X = torch.ones(2, 4)
@@ -22,7 +23,7 @@ def match() -> Match:
     graph = graph_of(model, X)
     add, mul = find(graph, "add"), find(graph, "mul")
     bound = {"x": graph.inputs[0], "w": mul.args[1], "one": 1}
-    return Match(add, (add, mul), bound, graph, PassContext())
+    return Match(add, (add, mul), bound, graph, PassContext(), KnownValues(graph))
 
 
 def test_values(match: Match) -> None:

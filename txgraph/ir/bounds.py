@@ -43,7 +43,6 @@ class ValueBounds:
     def __init__(self, graph: Graph, products: float = math.inf) -> None:
         self._graph = graph
         self.products = products
-        self._mutated = {m.target for m in graph.mutations}
         self._known: dict[Node, _Interval] = {}
         self._depth = 0
         self.used: set[str] = set()
@@ -71,7 +70,7 @@ class ValueBounds:
 
     def _constant(self, name: str) -> _Interval:
         tensor = self._graph.constants[name]
-        if name in self._mutated or tensor.numel() == 0 or tensor.is_complex() or bool(tensor.isnan().any()):
+        if self._graph.is_written(name) or tensor.numel() == 0 or tensor.is_complex() or bool(tensor.isnan().any()):
             return _UNKNOWN
         self.used.add(name)
         return (float(tensor.min()), float(tensor.max()))

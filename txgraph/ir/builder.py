@@ -89,6 +89,11 @@ class GraphBuilder:
         self._mark(node)
         return node
 
+    def discard(self) -> None:
+        """Remove what was made; nothing may use it."""
+        while self.made:
+            self.graph.fx.erase_node(self.made.pop())
+
     def _mark(self, node: Node) -> None:
         self.made.append(node)
         origin = self._like[-1]

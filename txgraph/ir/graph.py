@@ -80,6 +80,15 @@ class Graph:
             return self.constants[str(value.target)]
         return None
 
+    def frozen(self, value: object) -> torch.Tensor | None:
+        """The tensor behind a ``get_attr`` node that no call writes to; ``None`` for anything else."""
+        tensor = self.constant(value)
+        return None if tensor is None or self.is_written(value.target) else tensor  # type: ignore[attr-defined]
+
+    def is_written(self, name: object) -> bool:
+        """Whether each call writes to the constant of that name."""
+        return any(m.target == name and m.kind == "buffer" for m in self.mutations)
+
     def lowest(self, size: int | torch.SymInt) -> int:
         """The lowest value that a size can take; 0 where that is not known."""
         if isinstance(size, int):

@@ -65,7 +65,6 @@ class IndexExpressions:
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
-        self._mutated = {m.target for m in graph.mutations}
         self._known: dict[Node, Expression | None] = {}
         self.used: set[str] = set()
 
@@ -105,7 +104,7 @@ class IndexExpressions:
     def _constant(self, name: str) -> Expression | None:
         """One value, an arange along the last axis, or a triangle of one value and another elsewhere."""
         tensor = self._graph.constants[name]
-        if tensor.numel() == 0 or tensor.is_complex() or name in self._mutated:
+        if tensor.numel() == 0 or tensor.is_complex() or self._graph.is_written(name):
             return None
         formula, first = None, tensor.flatten()[0]
         if bool((tensor == first).all()):

@@ -111,6 +111,11 @@ def packet_of(node: Node) -> OpOverloadPacket | None:
     return node.target.overloadpacket if isinstance(node.target, OpOverload) else None
 
 
+def operator_of(node: Node) -> Any:
+    """What a node calls: the operator without its overload, or a Python function such as ``operator.getitem``."""
+    return packet_of(node) or node.target
+
+
 def op_name(node: Node) -> str:
     """Short name of the operator: ``linear``, ``txgraph::linear_activation``, ``getitem``."""
     if isinstance(node.target, OpOverload):

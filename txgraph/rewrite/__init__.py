@@ -1,6 +1,6 @@
 """Rewriting: patterns, matches, reasons, and the driver that applies one rule to a graph."""
 
-from txgraph.rewrite.base import Accept, Pass, PassContext, Reject, Rewrite, RewritePass
+from txgraph.rewrite.base import Accept, NodePass, Pass, PassContext, Reject, Rewrite, RewritePass, replace
 from txgraph.rewrite.driver import apply_rule, explain_pass
 from txgraph.rewrite.match import Match, NearMiss
 from txgraph.rewrite.pattern import Pattern, PatternFactory
@@ -9,6 +9,7 @@ __all__ = [
     "Accept",
     "Match",
     "NearMiss",
+    "NodePass",
     "Pass",
     "PassContext",
     "Pattern",
@@ -18,4 +19,5 @@ __all__ = [
     "RewritePass",
     "apply_rule",
     "explain_pass",
+    "replace",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch.fx import Node
@@ -24,19 +24,17 @@ class PassContext:
         target: the device that code will be generated for.
         fused_activations: activations that the backend computes for free at the end of a linear.
         cost: predicts seconds on the target.
-        explains: somebody wants to know why rewrites were not applied.
-        near_misses: why they were not, if so; filled by the passes.
+        near_misses: why rewrites were not applied, if somebody wants to know; filled by the passes.
     """
 
     target: Target = Target("cpu")
     fused_activations: frozenset[str] = frozenset()
     cost: CostModel = field(default_factory=lambda: CostModel(hardware_of(Target("cpu")), fuses_elementwise=True))
-    explains: bool = False
-    near_misses: list[NearMiss] = field(default_factory=list, compare=False)
+    near_misses: list[NearMiss] | None = field(default=None, compare=False)
 
     def decline(self, each: Pass, root: Node, reason: str, node: Node | None = None) -> None:
         """Note why a pass does not rewrite at ``root``: a condition that fails at ``node``."""
-        if self.explains:
+        if self.near_misses is not None:
             self.near_misses.append(NearMiss.at(each.name, root, reason, node))
 
 
@@ -78,6 +76,28 @@ class Rewrite:
         return cls(rule, names, tuple(n.name for n in made), origin.module, origin.location)
 
 
+def replace(rule: str, values: Mapping[Node, Node], made: Sequence[Node] = (), inner: Iterable[Node] = ()) -> Rewrite:
+    """Put new values in the places of old ones, and erase what then has no use.
+
+    Args:
+        rule: name of the pass.
+        values: the new value of each node that is replaced; it may be one that is replaced itself.
+        made: the nodes that were made for it.
+        inner: further nodes that go with those replaced, each before what it uses; those used elsewhere stay.
+    """
+    removed = (*values, *inner)
+    record = Rewrite.of(rule, removed, made)
+    for old, new in values.items():
+        while new in values:
+            new = values[new]
+        old.replace_all_uses_with(new)
+    kept = set(values.values()) - values.keys()  # a value may be handed on by the very node that it replaces
+    for node in removed:
+        if not node.users and node not in kept:
+            node.graph.erase_node(node)
+    return record
+
+
 class Pass(ABC):
     """A rewriting of the whole graph. A pass holds no state; its fields are its options."""
 
@@ -89,6 +109,31 @@ class Pass(ABC):
     @abstractmethod
     def run(self, graph: Graph, context: PassContext) -> list[Rewrite]:
         """Rewrite ``graph`` in place (it is the pass's own copy); an empty list says nothing changed."""
+
+
+class NodePass(Pass):
+    """A pass that looks at one operator at a time, and gives some of them another form."""
+
+    @abstractmethod
+    def rewrite(self, node: Node, g: GraphBuilder, context: PassContext) -> Node | Reject | None:
+        """The value that replaces ``node``; why there is none, or ``None`` where nobody would expect one.
+
+        New nodes are made with ``g``; those made for nothing are removed.
+        """
+
+    def run(self, graph: Graph, context: PassContext) -> list[Rewrite]:
+        """Look at every operator once, in their order."""
+        rewrites = []
+        for node in graph.calls():
+            g = GraphBuilder(graph, node, made_by=self.name)
+            new = self.rewrite(node, g, context)
+            if isinstance(new, Node):
+                rewrites.append(replace(self.name, {node: new}, g.made))
+                continue
+            g.discard()
+            if new is not None:
+                context.decline(self, node, new.reason, new.node)
+        return rewrites
 
 
 class RewritePass(Pass):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
-from dataclasses import replace
 
 from torch.fx import Node
 
 from txgraph.errors import PassFailed
-from txgraph.ir import Graph, GraphBuilder, describe, packet_of, type_of
-from txgraph.rewrite.base import Accept, Pass, PassContext, Reject, Rewrite, RewritePass
+from txgraph.ir import Graph, GraphBuilder, describe, operator_of, type_of
+from txgraph.ir.known_values import KnownValues
+from txgraph.rewrite.base import Accept, Pass, PassContext, Reject, Rewrite, RewritePass, replace
 from txgraph.rewrite.match import Match, NearMiss
 from txgraph.rewrite.pattern import Failure, Pattern, PatternFactory, State
 
@@ -30,7 +31,8 @@ def apply_rule(rule: RewritePass, graph: Graph, context: PassContext) -> list[Re
         rewrites += applied
         if not applied:
             rewritten = {name for rewrite in rewrites for name in rewrite.removed}
-            context.near_misses.extend(miss for root, miss in misses.items() if root not in rewritten)
+            if context.near_misses is not None:
+                context.near_misses.extend(miss for root, miss in misses.items() if root not in rewritten)
             return rewrites
     raise PassFailed(
         f"pass {rule.name} does not converge: it still rewrites after {MAX_SWEEPS} sweeps, "
@@ -41,7 +43,7 @@ def apply_rule(rule: RewritePass, graph: Graph, context: PassContext) -> list[Re
 def explain_pass(each: Pass, graph: Graph, context: PassContext) -> tuple[list[Rewrite], list[NearMiss]]:
     """What a pass would rewrite in ``graph``, and its near misses, nearest first; nothing is changed."""
     misses: list[NearMiss] = []
-    rewrites = each.run(graph.copy(), replace(context, near_misses=misses, explains=True))
+    rewrites = each.run(graph.copy(), dataclasses.replace(context, near_misses=misses))
     return rewrites, sorted(misses, key=lambda miss: miss.nearness, reverse=True)
 
 
@@ -49,20 +51,19 @@ def _sweep(
     rule: RewritePass, pattern: Pattern, graph: Graph, context: PassContext, misses: dict[str, NearMiss]
 ) -> list[Rewrite]:
     """Try every node once; the first near miss of each is kept, when the graph was nearest to the user's."""
-    roots = pattern.roots()
-    erased: set[Node] = set()
+    roots, known = pattern.roots(), KnownValues(graph)
     applied = []
     for node in reversed(graph.calls()):  # users first: the largest match wins
-        if node in erased or packet_of(node) not in roots:
+        if not node.users or operator_of(node) not in roots:  # without users it was part of a match before
             continue
         failure = Failure()
-        for match in _matches(rule, pattern, node, graph, context, failure):
-            rewrite = _replace(rule, match, graph, erased, failure)
+        for match in _matches(rule, pattern, node, graph, context, known, failure):
+            rewrite = _apply(rule, match, graph, failure)
             if rewrite is not None:
                 applied.append(rewrite)
                 break
         else:
-            if context.explains and node.name not in misses:
+            if context.near_misses is not None and node.name not in misses:
                 misses[node.name] = NearMiss.at(
                     rule.name, node, failure.reason, failure.node, failure.complete, failure.depth
                 )
@@ -70,11 +71,17 @@ def _sweep(
 
 
 def _matches(
-    rule: RewritePass, pattern: Pattern, root: Node, graph: Graph, context: PassContext, failure: Failure
+    rule: RewritePass,
+    pattern: Pattern,
+    root: Node,
+    graph: Graph,
+    context: PassContext,
+    known: KnownValues,
+    failure: Failure,
 ) -> Iterator[Match]:
     """The legal matches at ``root``; why the others are not is recorded."""
     for state in pattern.match(root, State(), failure):
-        match = Match(root, state.nodes, state.bound, graph, context)
+        match = Match(root, state.nodes, state.bound, graph, context, known)
         verdict = _used_outside(match) or rule.check(match)
         if isinstance(verdict, Accept):
             yield match
@@ -94,25 +101,18 @@ def _used_outside(match: Match) -> Reject | None:
     return None
 
 
-def _replace(rule: RewritePass, match: Match, graph: Graph, erased: set[Node], failure: Failure) -> Rewrite | None:
+def _apply(rule: RewritePass, match: Match, graph: Graph, failure: Failure) -> Rewrite | None:
     """Put the new value in the place of the old one; ``None`` if the rule's gain says that it does not pay."""
     builder = GraphBuilder(graph, match.root, like=match.nodes[::-1], made_by=rule.name)
     value = rule.rewrite(match, builder)
     _check_replacement(rule, match, value, graph)
     gain = rule.gain(match, builder.made)
     if gain is not None and gain <= 0:
-        for node in reversed(builder.made):
-            graph.fx.erase_node(node)
+        builder.discard()
         reason = f"no gain: predicted {gain * 1e6:.2f} µs on {match.context.cost.hardware.name}"
         failure.record(len(match.nodes), reason, match.root, complete=True)
         return None
-    record = Rewrite.of(rule.name, match.nodes, builder.made)
-    match.root.replace_all_uses_with(value)
-    for node in match.nodes:
-        if node not in erased and not node.users and node is not value:
-            graph.fx.erase_node(node)
-            erased.add(node)
-    return record
+    return replace(rule.name, {match.root: value}, builder.made, match.nodes[1:])
 
 
 def _check_replacement(rule: RewritePass, match: Match, value: object, graph: Graph) -> None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.fx import Node
 
-from txgraph.ir import Graph, TensorType, describe, is_impure, is_symbolic, provenance_of, type_of
+from txgraph.ir import Graph, TensorType, describe, provenance_of, type_of
+from txgraph.ir.known_values import KnownValues
 
 if TYPE_CHECKING:
     from txgraph.rewrite.base import PassContext
@@ -25,6 +26,7 @@ class Match:
         bound: the values bound to the pattern's names.
         graph: the graph that the nodes belong to; a rule only reads it.
         context: the target and what the backend profits from.
+        known: which values are known before any call.
     """
 
     root: Node
@@ -32,6 +34,7 @@ class Match:
     bound: Mapping[str, Any]
     graph: Graph
     context: PassContext
+    known: KnownValues
 
     def __getitem__(self, name: str) -> Any:
         return self.bound[name]
@@ -57,7 +60,7 @@ class Match:
         What depends on constants alone is computed once, when constants are folded, and costs nothing.
         """
         cost = self.context.cost
-        before, after = ([n for n in nodes if not _is_constant(n)] for nodes in (self.nodes, made))
+        before, after = ([n for n in nodes if n not in self.known] for nodes in (self.nodes, made))
         return cost.seconds(before) - cost.seconds(after)
 
     def constant(self, name: str) -> torch.Tensor:
@@ -71,18 +74,6 @@ class Match:
             raise TypeError(f"{name!r} is bound to {self.bound[name]!r}, which is not a constant")
         self.graph.constants.observe([str(self.bound[name].target)])
         return tensor
-
-
-_LOOKED_UP = 12
-
-
-def _is_constant(node: Node, depth: int = 0) -> bool:
-    """Whether a value is seen to depend on constants alone, as far as a few operators up tell."""
-    if node.op != "call_function":
-        return node.op == "get_attr"
-    if depth == _LOOKED_UP or is_symbolic(node) or is_impure(node):
-        return False
-    return all(_is_constant(source, depth + 1) for source in node.all_input_nodes)
 
 
 @dataclass(frozen=True)

@@ -16,17 +16,19 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import getitem
 from typing import Any
 
 import torch
 from torch._ops import OpOverload, OpOverloadPacket
 from torch.fx import Node
 
-from txgraph.ir import arguments, describe, op_name, packet_of
+from txgraph.ir import arguments, describe, op_name, operator_of, packet_of
+
+Operator = OpOverloadPacket | Callable[..., Any]
 
 _aten = torch.ops.aten
 COMMUTATIVE: frozenset[OpOverload] = frozenset(
@@ -83,8 +85,8 @@ class Pattern:
         """All ways in which ``value`` matches, given what ``state`` has bound."""
         raise NotImplementedError
 
-    def roots(self) -> frozenset[OpOverloadPacket]:
-        """The operators that the pattern's outermost node can be."""
+    def roots(self) -> frozenset[Operator]:
+        """What the pattern's outermost node can call (:func:`txgraph.ir.operator_of`)."""
         raise ValueError(f"{type(self).__name__} cannot be the outermost pattern of a rule: start with an operator")
 
 
@@ -152,19 +154,19 @@ class Either(Pattern):
     alternatives: tuple[Pattern, ...]
 
     def match(self, value: Any, state: State, failure: Failure) -> Iterator[State]:
-        if self._operators and (not isinstance(value, Node) or packet_of(value) not in self._operators):
+        if self._operators and (not isinstance(value, Node) or operator_of(value) not in self._operators):
             failure.record(len(state.nodes), f"expected {_names(self._operators)}, found {_show(value)}", _node(value))
             return
         for alternative in self.alternatives:
             yield from alternative.match(value, state, failure)
 
     @cached_property
-    def _operators(self) -> frozenset[OpOverloadPacket]:
+    def _operators(self) -> frozenset[Operator]:
         """What the value can only be; empty if an alternative fits values of any kind."""
-        each = [a.roots() for a in self.alternatives if isinstance(a, Call | Chain | Either)]
+        each = [a.roots() for a in self.alternatives if isinstance(a, Call | Chain | Either | Item)]
         return frozenset().union(*each) if len(each) == len(self.alternatives) else frozenset()
 
-    def roots(self) -> frozenset[OpOverloadPacket]:
+    def roots(self) -> frozenset[Operator]:
         return frozenset().union(*(a.roots() for a in self.alternatives))
 
 
@@ -208,7 +210,7 @@ class Call(Pattern):
             swapped = [values[1], values[0], *values[2:]]
             yield from _match_all(list(wanted.values()), swapped, state, failure)
 
-    def roots(self) -> frozenset[OpOverloadPacket]:
+    def roots(self) -> frozenset[Operator]:
         return frozenset(self.packets)
 
 
@@ -237,24 +239,24 @@ class Chain(Pattern):
         yield from self._match_from(value, state, failure, ())
 
     def _match_from(self, value: Any, state: State, failure: Failure, taken: tuple[Step, ...]) -> Iterator[State]:
-        packet = packet_of(value) if isinstance(value, Node) else None
-        if packet in self.inner.roots():
+        operator = operator_of(value) if isinstance(value, Node) else None
+        if operator in self.inner.roots():
             for found in self.inner.match(value, state, failure):
                 bound = found.bind(self.name, taken)
                 if bound is not None:
                     yield bound
-        fitting = {k: s for k, s in self.steps.items() if packet in s.roots()} if len(taken) < _LONGEST_CHAIN else {}
+        fitting = {k: s for k, s in self.steps.items() if operator in s.roots()} if len(taken) < _LONGEST_CHAIN else {}
         for kind, step in fitting.items():
             for found in step.match(value, State({}, state.nodes), failure):
                 of_step = {name: v for name, v in found.bound.items() if name != _REST.name}
                 below = State(state.bound, found.nodes)
                 steps = (*taken, Step(kind, value, of_step))
                 yield from self._match_from(found.bound[_REST.name], below, failure, steps)
-        if not fitting and packet not in self.inner.roots():
+        if not fitting and operator not in self.inner.roots():
             wanted = _names(self.inner.roots())
             failure.record(len(state.nodes), f"expected {wanted}, found {_show(value)}", _node(value))
 
-    def roots(self) -> frozenset[OpOverloadPacket]:
+    def roots(self) -> frozenset[Operator]:
         return self.inner.roots().union(*(step.roots() for step in self.steps.values()))
 
 
@@ -266,10 +268,13 @@ class Item(Pattern):
     index: int
 
     def match(self, value: Any, state: State, failure: Failure) -> Iterator[State]:
-        if isinstance(value, Node) and value.target is operator.getitem and value.args[1] == self.index:
+        if isinstance(value, Node) and value.target is getitem and value.args[1] == self.index:
             yield from self.inner.match(value.args[0], State(state.bound, (*state.nodes, value)), failure)
         else:
             failure.record(len(state.nodes), f"expected result {self.index}, found {_show(value)}", _node(value))
+
+    def roots(self) -> frozenset[Operator]:
+        return frozenset({getitem})
 
 
 def _match_all(wanted: list[Any], values: list[Any], state: State, failure: Failure) -> Iterator[State]:
@@ -335,8 +340,9 @@ def _same(a: Any, b: Any) -> bool:
     return type(a) is type(b) and bool(a == b) if isinstance(a, bool) or isinstance(b, bool) else bool(a == b)
 
 
-def _names(packets: Iterable[OpOverloadPacket]) -> str:
-    return " or ".join(sorted(str(p).removeprefix("aten.") for p in packets))
+def _names(packets: Iterable[Operator]) -> str:
+    names = [str(p) if isinstance(p, OpOverloadPacket) else p.__name__ for p in packets]
+    return " or ".join(sorted(name.removeprefix("aten.") for name in names))
 
 
 def _node(value: Any) -> Node | None:

@@ -229,7 +229,7 @@ def test_dynamic_sizes() -> None:
 def test_what_it_records() -> None:
     after, (rewrite,) = apply(RULE, traced(layer, X, s=S, t=T, w=W, c=C))
     assert rewrite.rule == "fold-norm-affine"
-    assert rewrite.removed == ("layer_norm", "linear")
+    assert rewrite.removed == ("linear", "layer_norm")
     assert set(rewrite.made) == {n.name for n in after.nodes} - {"x", "output"}
 
 

@@ -331,8 +331,8 @@ def test_scales_and_weights_that_are_not_finite() -> None:
     for value in (float("inf"), float("nan")):
         for name in HELD:
             broken = HELD | {name: HELD[name].index_fill(0, torch.tensor(1), value)}
-            assert "merged weight is not finite" in reasons(RULE, adapted, X, **broken)[0]
-    assert "merged weight is not finite" in reasons(RULE, adapted, X, w=W, a=A * 1e20, b=B * 1e20)[0]
+            assert "a folded value is not finite" in reasons(RULE, adapted, X, **broken)[0]
+    assert "a folded value is not finite" in reasons(RULE, adapted, X, w=W, a=A * 1e20, b=B * 1e20)[0]
 
 
 def test_larger_than_allowed() -> None:
