@@ -69,6 +69,10 @@ _PER_CORE = (
     "Bandwidth: Little's law for 32 cache lines of 64 bytes in flight (prefetched) at 80 ns, at most that of 8 "
     "channels of {memory}. Launch: the order of one eager operator call, 2 us."
 )
+_TILES = (
+    "bfloat16: 1024, int8: 2048 operations a cycle (a tile product of 16 x 16 x 32 in 16 cycles; PyTorch's recipe on "
+    "AMX) x 2.5 GHz. "
+)
 _LAUNCH = "Launch: the order of magnitude of a kernel launch, 5 us; not measured."
 
 
@@ -80,43 +84,27 @@ def _gpu(name: str, float32: float, float64: float, half: float, bandwidth: floa
     return Hardware(name, dense, bandwidth, launch_seconds=5e-6, source=f"{source} {_LAUNCH}")
 
 
+def _cpu(name: str, lanes: int, memory: str = "DDR4", megatransfers: int = 3200, amx: bool = False) -> Hardware:
+    """One core with two units of so many float32 lanes; eight channels of memory, of 8 bytes each, for all cores."""
+    peaks = {torch.float32: 2 * lanes * 2 * _CLOCK}
+    if amx:
+        peaks |= {torch.bfloat16: 1024 * _CLOCK, torch.int8: 2048 * _CLOCK}
+    source = f"One core, {32 * lanes}-bit vectors. float32: 2 units x {lanes} lanes x 2 FLOPs (FMA) x 2.5 GHz. "
+    return Hardware(
+        name,
+        peaks,
+        bandwidth=_CORE_BANDWIDTH,
+        launch_seconds=2e-6,
+        source=source + (_TILES if amx else "") + _PER_CORE.format(memory=f"{memory}-{megatransfers}"),
+        bandwidth_limit=8 * 8 * megatransfers * 1e6,
+    )
+
+
 _DESCRIBED = (
-    Hardware(
-        "cpu-128-bit",
-        {torch.float32: 2 * 4 * 2 * _CLOCK},
-        bandwidth=_CORE_BANDWIDTH,
-        launch_seconds=2e-6,
-        source="One core with 128-bit vectors (NEON, SSE). float32: 2 units x 4 lanes x 2 FLOPs (FMA) x 2.5 GHz. "
-        + _PER_CORE.format(memory="DDR4-3200"),
-        bandwidth_limit=8 * 8 * 3200e6,
-    ),
-    Hardware(
-        "cpu-avx2",
-        {torch.float32: 2 * 8 * 2 * _CLOCK},
-        bandwidth=_CORE_BANDWIDTH,
-        launch_seconds=2e-6,
-        source="One core. float32: 2 units x 8 lanes x 2 FLOPs (FMA) x 2.5 GHz. "
-        + _PER_CORE.format(memory="DDR4-3200"),
-        bandwidth_limit=8 * 8 * 3200e6,
-    ),
-    Hardware(
-        "cpu-avx512",
-        {torch.float32: 2 * 16 * 2 * _CLOCK},
-        bandwidth=_CORE_BANDWIDTH,
-        launch_seconds=2e-6,
-        source="One core. float32: 2 units x 16 lanes x 2 FLOPs (FMA) x 2.5 GHz. "
-        + _PER_CORE.format(memory="DDR4-3200"),
-        bandwidth_limit=8 * 8 * 3200e6,
-    ),
-    Hardware(
-        "cpu-amx",
-        {torch.float32: 2 * 16 * 2 * _CLOCK, torch.bfloat16: 1024 * _CLOCK, torch.int8: 2048 * _CLOCK},
-        bandwidth=_CORE_BANDWIDTH,
-        launch_seconds=2e-6,
-        source="One core. float32: as AVX-512. bfloat16: 1024, int8: 2048 operations a cycle (a tile product of "
-        "16 x 16 x 32 in 16 cycles; PyTorch's recipe on AMX) x 2.5 GHz. " + _PER_CORE.format(memory="DDR5-4800"),
-        bandwidth_limit=8 * 8 * 4800e6,
-    ),
+    _cpu("cpu-128-bit", 4),
+    _cpu("cpu-avx2", 8),
+    _cpu("cpu-avx512", 16),
+    _cpu("cpu-amx", 16, "DDR5", 4800, amx=True),
     _gpu("a100", 19.5e12, 19.5e12, 312e12, 2.039e12, "NVIDIA A100 datasheet, 80 GB SXM, dense, float32 without TF32."),
     _gpu("h100", 67e12, 67e12, 989.5e12, 3.35e12, "NVIDIA H100 datasheet, 80 GB SXM, dense, float32 without TF32."),
     _gpu("h200", 67e12, 67e12, 989.5e12, 4.8e12, "NVIDIA H200 datasheet, 141 GB SXM, dense, float32 without TF32."),
