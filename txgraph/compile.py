@@ -16,7 +16,7 @@ from txgraph.backends import Backend, Compiled, choose_backend
 from txgraph.backends.reference import ReferenceBackend
 from txgraph.capture import InputGuard, ModelState, capture
 from txgraph.cost import CostModel, hardware_of
-from txgraph.errors import UnsupportedOp
+from txgraph.errors import GuardFailed, UnsupportedOp
 from txgraph.ir import Graph, type_of
 from txgraph.options import CompileOptions, Target
 from txgraph.pipeline import PassRecord, Pipeline
@@ -35,7 +35,7 @@ class CompiledCall:
         structure: of the calls it answers. guard, state: what it assumed of inputs and model.
         before, after: the captured graph, and the one that was lowered.
         context: what the passes knew.
-        run: takes the tensors of a call, gives all outputs: mutated values first.
+        compiled: takes the tensors of a call, gives all outputs: mutated values first.
     """
 
     structure: tuple[Any, ...]
@@ -47,6 +47,40 @@ class CompiledCall:
     compiled: Compiled
     out_spec: pytree.TreeSpec
     report: GraphReport
+
+    def __call__(self, tensors: Sequence[torch.Tensor]) -> Any:
+        """Run, write mutated values back, and put the outputs together.
+
+        Raises:
+            GuardFailed: an input requires grad, or shares memory with one that the model writes to.
+        """
+        if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+            raise GuardFailed("an input requires grad: call the optimized model under torch.no_grad()")
+        graph = self.after
+        if any(m.kind == "input" for m in graph.mutations) and _overlap(tensors):
+            raise GuardFailed(
+                "the model writes to an input, and two inputs of this call share memory: pass a clone of one of them"
+            )
+        with torch.no_grad():
+            outputs = self.compiled.run([t if t.is_contiguous() else t.contiguous() for t in tensors])
+            if graph.mutations:
+                names = [n.name for n in graph.inputs]
+                for mutation, value in zip(graph.mutations, outputs, strict=False):
+                    written = (
+                        graph.constants[mutation.target]
+                        if mutation.kind == "buffer"
+                        else tensors[names.index(mutation.target)]
+                    )
+                    written.copy_(value)
+                outputs = outputs[len(graph.mutations) :]
+        if self.out_spec.is_leaf():
+            return outputs[0]
+        return pytree.tree_unflatten(outputs, self.out_spec)
+
+
+def _overlap(tensors: Sequence[torch.Tensor]) -> bool:
+    """Whether two tensors share a storage."""
+    return len({t.untyped_storage().data_ptr() for t in tensors if t.numel()}) < sum(t.numel() > 0 for t in tensors)
 
 
 def compile_call(

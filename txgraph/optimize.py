@@ -153,7 +153,7 @@ class OptimizedModel(nn.Module):
         call = self._signature.flatten(args, kwargs)
         compiled = self._fitting(call)
         if compiled is not None and not compiled.state.change():
-            return _run(compiled, call.tensors)
+            return compiled(call.tensors)
         return self._compile_and_run(args, kwargs, call)
 
     def compile_ahead(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic_shapes: Any = None) -> None:
@@ -269,7 +269,7 @@ class OptimizedModel(nn.Module):
             )
         with _COMPILING:
             compiled = self._compiled_for(args, kwargs, call)
-        return self._original(*args, **kwargs) if compiled is None else _run(compiled, call.tensors)
+        return self._original(*args, **kwargs) if compiled is None else compiled(call.tensors)
 
     def _compiled_for(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], call: FlatCall) -> CompiledCall | None:
         """A compiled graph for the call, made now if need be; ``None`` if it runs in eager."""
@@ -345,37 +345,6 @@ class OptimizedModel(nn.Module):
             raise ValueError(f"dynamic_shapes names {unknown}, but the example inputs are {sorted(kwargs)}")
         extra = self._signature.without_parameter(kwargs)
         return {name: named.get(name) for name in kwargs if name not in extra}
-
-
-def _run(compiled: CompiledCall, tensors: list[torch.Tensor]) -> Any:
-    """Run a compiled graph, write mutated values back and put the outputs together."""
-    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-        raise GuardFailed("an input requires grad: call the optimized model under torch.no_grad()")
-    graph = compiled.after
-    if any(m.kind == "input" for m in graph.mutations) and _overlap(tensors):
-        raise GuardFailed(
-            "the model writes to an input, and two inputs of this call share memory: pass a clone of one of them"
-        )
-    with torch.no_grad():
-        outputs = compiled.compiled.run([t if t.is_contiguous() else t.contiguous() for t in tensors])
-        if graph.mutations:
-            names = [n.name for n in graph.inputs]
-            for mutation, value in zip(graph.mutations, outputs, strict=False):
-                written = (
-                    graph.constants[mutation.target]
-                    if mutation.kind == "buffer"
-                    else tensors[names.index(mutation.target)]
-                )
-                written.copy_(value)
-            outputs = outputs[len(graph.mutations) :]
-    if compiled.out_spec.is_leaf():
-        return outputs[0]
-    return pytree.tree_unflatten(outputs, compiled.out_spec)
-
-
-def _overlap(tensors: list[torch.Tensor]) -> bool:
-    """Whether two tensors share a storage."""
-    return len({t.untyped_storage().data_ptr() for t in tensors if t.numel()}) < sum(t.numel() > 0 for t in tensors)
 
 
 def _check_weights(model: nn.Module) -> None:

@@ -92,26 +92,33 @@ class Pipeline:
     ) -> tuple[Graph, list[PassRecord]]:
         """Run all passes; ``graph`` itself is not changed.
 
-        Each pass works on its own copy, which must keep the IR's spec and be accepted by ``between``.
+        Passes work on a copy, which must keep the IR's spec and be accepted by ``between``; a pass that changes
+        nothing leaves it to the next.
 
         Raises:
             PassFailed: a pass raised or broke the spec. Its ``graph`` is the last good graph.
         """
         records = []
+        candidate: Graph | None = None
         for each in self.passes:
             started = time.perf_counter()
-            candidate = graph.copy()
+            if candidate is None:
+                candidate = graph.copy()
+                untouched = candidate.snapshot()
             rewrites = tuple(_run(each, candidate, graph, context))
-            seconds = time.perf_counter() - started
             if not rewrites:
-                records.append(PassRecord(each.name, "unchanged", seconds=seconds))
+                if candidate.snapshot() != untouched:
+                    candidate = None  # whatever the pass did, it does not stand by it
+                records.append(PassRecord(each.name, "unchanged", seconds=time.perf_counter() - started))
                 continue
+            seconds = time.perf_counter() - started
             reason = between(each.name, graph, candidate)
             status = "rolled back" if reason else "applied"
             records.append(PassRecord(each.name, status, rewrites, seconds, reason))
             log.info("%s: %d rewrites, %s %s", each.name, len(rewrites), status, reason)
             if not reason:
                 graph = candidate
+            candidate = None
         return graph, records
 
     def index(self, name: str) -> int:

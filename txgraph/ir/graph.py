@@ -108,6 +108,11 @@ class Graph:
             mapping[node].meta = copy.copy(node.meta)
         return Graph(fresh, self.constants.copy(), self.mutations, self.symbols, self.ranges)
 
+    def snapshot(self) -> tuple[object, ...]:
+        """Equal as long as no node, argument or constant of this graph is changed."""
+        nodes = [(n, n.target, n.args, n.kwargs) for n in self.fx.nodes]
+        return nodes, {name: id(tensor) for name, tensor in self.constants.tensors.items()}, self.mutations
+
     def eliminate_dead_code(self) -> list[str]:
         """Remove nodes without effect on any output, and constants nothing names; returns the node names."""
         removed = []

@@ -65,17 +65,25 @@ class State:
 
 @dataclass
 class Failure:
-    """The failure that came nearest to a match: the whole pattern fitted, or else the most nodes did."""
+    """The failure that came nearest to a match: the whole pattern fitted, or else the most nodes did.
+
+    Most failures are never read: a reason that takes time to write is given as a function.
+    """
 
     depth: int = -1
-    reason: str = ""
+    why: str | Callable[[], str] = ""
     node: Node | None = None
     complete: bool = False
 
-    def record(self, depth: int, reason: str, node: Node | None, complete: bool = False) -> None:
+    def record(self, depth: int, why: str | Callable[[], str], node: Node | None, complete: bool = False) -> None:
         """Keep the reason if it came nearer than the one kept so far; ``complete``: the whole pattern fitted."""
         if (complete, depth) > (self.complete, self.depth):
-            self.depth, self.reason, self.node, self.complete = depth, reason, node, complete
+            self.depth, self.why, self.node, self.complete = depth, why, node, complete
+
+    @property
+    def reason(self) -> str:
+        """The first condition that failed."""
+        return self.why if isinstance(self.why, str) else self.why()
 
 
 class Pattern:
@@ -116,7 +124,9 @@ class Constant(Pattern):
             if bound is not None:
                 yield bound
                 return
-        failure.record(len(state.nodes), f"expected a constant{_as(self.name)}, found {_show(value)}", _node(value))
+        failure.record(
+            len(state.nodes), lambda: f"expected a constant{_as(self.name)}, found {_show(value)}", _node(value)
+        )
 
 
 @dataclass(frozen=True)
@@ -131,7 +141,9 @@ class Number(Pattern):
             if bound is not None:
                 yield bound
                 return
-        failure.record(len(state.nodes), f"expected a number{_as(self.name)}, found {_show(value)}", _node(value))
+        failure.record(
+            len(state.nodes), lambda: f"expected a number{_as(self.name)}, found {_show(value)}", _node(value)
+        )
 
 
 @dataclass(frozen=True)
@@ -144,7 +156,7 @@ class Literal(Pattern):
         if not isinstance(value, Node) and _same(self.value, value):
             yield state
         else:
-            failure.record(len(state.nodes), f"expected {self.value!r}, found {_show(value)}", _node(value))
+            failure.record(len(state.nodes), lambda: f"expected {self.value!r}, found {_show(value)}", _node(value))
 
 
 @dataclass(frozen=True)
@@ -155,7 +167,9 @@ class Either(Pattern):
 
     def match(self, value: Any, state: State, failure: Failure) -> Iterator[State]:
         if self._operators and (not isinstance(value, Node) or operator_of(value) not in self._operators):
-            failure.record(len(state.nodes), f"expected {_names(self._operators)}, found {_show(value)}", _node(value))
+            failure.record(
+                len(state.nodes), lambda: f"expected {_names(self._operators)}, found {_show(value)}", _node(value)
+            )
             return
         for alternative in self.alternatives:
             yield from alternative.match(value, state, failure)
@@ -181,8 +195,9 @@ class Call(Pattern):
 
     def match(self, value: Any, state: State, failure: Failure) -> Iterator[State]:
         if not isinstance(value, Node) or packet_of(value) not in self.packets:
-            wanted = _names(self.packets)
-            failure.record(len(state.nodes), f"expected {wanted}, found {_show(value)}", _node(value))
+            failure.record(
+                len(state.nodes), lambda: f"expected {_names(self.packets)}, found {_show(value)}", _node(value)
+            )
             return
         bound = state.bind(self.name, value)
         if bound is None:
@@ -198,12 +213,11 @@ class Call(Pattern):
             failure.record(len(state.nodes), f"{op_name(node)} has no such arguments", node)
             return
         wanted = {**dict(zip(names, self.args, strict=False)), **self.kwargs}
-        for argument in schema:
-            default = argument.default_value if argument.has_default_value() else None
-            if argument.name not in wanted and not _same(given[argument.name], default):
-                found = _show(given[argument.name])
-                failure.record(len(state.nodes), f"{op_name(node)} has {argument.name}={found}", node)
-                return
+        unexpected = [a.name for a in schema if a.name not in wanted and not _same(given[a.name], _default(a))]
+        if unexpected:
+            name = unexpected[0]
+            failure.record(len(state.nodes), lambda: f"{op_name(node)} has {name}={_show(given[name])}", node)
+            return
         values = [given[name] for name in wanted]
         yield from _match_all(list(wanted.values()), values, state, failure)
         if node.target in COMMUTATIVE and len(values) >= 2:
@@ -253,8 +267,9 @@ class Chain(Pattern):
                 steps = (*taken, Step(kind, value, of_step))
                 yield from self._match_from(found.bound[_REST.name], below, failure, steps)
         if not fitting and operator not in self.inner.roots():
-            wanted = _names(self.inner.roots())
-            failure.record(len(state.nodes), f"expected {wanted}, found {_show(value)}", _node(value))
+            failure.record(
+                len(state.nodes), lambda: f"expected {_names(self.inner.roots())}, found {_show(value)}", _node(value)
+            )
 
     def roots(self) -> frozenset[Operator]:
         return self.inner.roots().union(*(step.roots() for step in self.steps.values()))
@@ -271,7 +286,9 @@ class Item(Pattern):
         if isinstance(value, Node) and value.target is getitem and value.args[1] == self.index:
             yield from self.inner.match(value.args[0], State(state.bound, (*state.nodes, value)), failure)
         else:
-            failure.record(len(state.nodes), f"expected result {self.index}, found {_show(value)}", _node(value))
+            failure.record(
+                len(state.nodes), lambda: f"expected result {self.index}, found {_show(value)}", _node(value)
+            )
 
     def roots(self) -> frozenset[Operator]:
         return frozenset({getitem})
@@ -338,6 +355,10 @@ def _same(a: Any, b: Any) -> bool:
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
         return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
     return type(a) is type(b) and bool(a == b) if isinstance(a, bool) or isinstance(b, bool) else bool(a == b)
+
+
+def _default(argument: torch.Argument) -> Any:
+    return argument.default_value if argument.has_default_value() else None
 
 
 def _names(packets: Iterable[Operator]) -> str:
