@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch.export import Dim
 from torch.fx import Node
 
-from tests.small import apply, bits, module, traced
+from tests.small import apply, bits, graph_of, module, traced
 from txgraph import Pass, PassContext, RewritePass
 from txgraph.ir import ConstantStore, Graph, GraphBuilder, interpret, packet_of
 from txgraph.ir.known_values import KnownValues
@@ -24,6 +26,21 @@ def normal(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Seeded normal numbers; equal for equal shapes."""
     generator = torch.Generator().manual_seed(sum(size * 7**at for at, size in enumerate(shape)))
     return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+LAYOUTS = {  # [2, 3, 8] without being contiguous
+    "transposed": normal(3, 2, 8).transpose(0, 1),
+    "expanded": normal(1, 1, 8).expand(2, 3, 8),
+    "sliced": normal(5, 4, 17)[1::2, 1:, 1::2],
+}
+EDGES: tuple[Callable[[torch.Tensor], torch.Tensor], ...] = (  # of values with two axes or more
+    lambda x: x * 0,
+    lambda x: x * -0.0,
+    lambda x: x * 1e30,
+    lambda x: x * 1e-40,
+    *(lambda x, value=value: x.index_fill(-2, torch.tensor(1), value) for value in (math.nan, math.inf, -math.inf)),
+    *(lambda x, value=value: x.index_fill(-1, torch.tensor(1), value) for value in (math.nan, math.inf, -math.inf)),
+)
 
 
 def rewritten(
@@ -86,6 +103,24 @@ def reasons(
     assert not matches, matches
     assert not apply(rule, graph, context)[1], "rewritten, though nothing matches"
     return [miss.reason for miss in misses]
+
+
+def only_reason(rule: Pass, graph: Graph) -> str:
+    """Why a pass does not rewrite the only place that it looks at."""
+    rewrites, misses = explain_pass(rule, graph, PassContext())
+    assert not rewrites
+    assert not apply(rule, graph)[1]
+    (miss,) = misses
+    return miss.reason
+
+
+def assert_any_sizes(rule: Pass, function: Function, operator: str) -> None:
+    """Of a function of [B, S, 8] whose first axes vary, the pass makes one operator, right for other sizes, too."""
+    sizes = ({0: Dim("B"), 1: Dim("S")},)
+    after, _ = apply(rule, graph_of(module(function), normal(2, 3, 8), dynamic_shapes=sizes))
+    assert after.count() == {operator: 1}
+    for b, s in ((2, 3), (5, 2), (4, 17)):
+        assert_numbers(after, function, normal(b, s, 8))
 
 
 def rejections(rule: RewritePass, function: Function, *inputs: torch.Tensor, **constants: torch.Tensor) -> list[str]:

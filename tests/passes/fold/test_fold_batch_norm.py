@@ -12,11 +12,10 @@ from torch import nn
 from torch.export import Dim
 
 import txgraph
-from tests.helpers import normal, rewritten
+from tests.helpers import normal, only_reason, rewritten
 from tests.small import apply, bits, graph_of, traced
-from txgraph.ir import Graph, arguments, interpret, op_name
+from txgraph.ir import arguments, interpret, op_name
 from txgraph.passes.fold.fold_batch_norm import FoldBatchNorm
-from txgraph.rewrite import explain_pass
 from txgraph.verify import check_gates, reference
 
 RULE = FoldBatchNorm()
@@ -45,15 +44,7 @@ def linear(x: Tensor, w: Tensor, b: Tensor, s: Tensor, t: Tensor, m: Tensor, v: 
 
 def declined(function: Callable[..., Any], *inputs: Tensor, **constants: Tensor) -> str:
     """Why the only norm stays."""
-    return why(traced(function, *inputs, **constants))
-
-
-def why(graph: Graph) -> str:
-    rewrites, misses = explain_pass(RULE, graph, txgraph.PassContext())
-    assert not rewrites
-    assert not apply(RULE, graph)[1]
-    (miss,) = misses
-    return miss.reason
+    return only_reason(RULE, traced(function, *inputs, **constants))
 
 
 def randomized(model: nn.Sequential, dtype: torch.dtype = torch.float32) -> nn.Sequential:
@@ -282,7 +273,7 @@ class Adapting(nn.Module):
 def test_constant_that_each_call_changes(changed: str) -> None:
     graph = graph_of(Adapting(changed), X)
     assert [m.target for m in graph.mutations] == [changed]
-    assert why(graph) == f"{changed} is changed by each call"
+    assert only_reason(RULE, graph) == f"{changed} is changed by each call"
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)

@@ -12,11 +12,10 @@ from torch import nn
 from torch.export import Dim
 
 import txgraph
-from tests.helpers import assert_numbers, normal, rewritten
+from tests.helpers import assert_numbers, normal, only_reason, rewritten
 from tests.small import apply, bits, find, graph_of, module, traced
 from txgraph.ir import Graph, arguments, interpret, op_name
 from txgraph.passes.fold.fold_norm_affine import FoldNormAffine
-from txgraph.rewrite import explain_pass
 
 RULE = FoldNormAffine()
 X, W, C = normal(2, 3, 8), normal(5, 8), normal(5)  # the linear's
@@ -36,15 +35,7 @@ def rms(x: Tensor, s: Tensor, w: Tensor, c: Tensor) -> Tensor:
 
 def declined(function: Callable[..., Any], *inputs: Tensor, **constants: Tensor) -> str:
     """Why the only norm keeps its affine part."""
-    return why(traced(function, *inputs, **constants))
-
-
-def why(graph: Graph) -> str:
-    rewrites, misses = explain_pass(RULE, graph, txgraph.PassContext())
-    assert not rewrites
-    assert not apply(RULE, graph)[1]
-    (miss,) = misses
-    return miss.reason
+    return only_reason(RULE, traced(function, *inputs, **constants))
 
 
 def held(graph: Graph, name: str) -> Tensor:
@@ -315,7 +306,7 @@ class Adapting(nn.Module):
 def test_constant_that_each_call_changes(changed: str) -> None:
     graph = graph_of(Adapting(changed), X)
     assert [m.target for m in graph.mutations] == [changed]
-    assert why(graph) == f"{changed} is changed by each call"
+    assert only_reason(RULE, graph) == f"{changed} is changed by each call"
 
 
 def test_norm_over_two_axes() -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from torch.export import Dim
 
 import txgraph
-from tests.helpers import FLOATS, assert_numbers, normal, reasons, rewritten
+from tests.helpers import EDGES, FLOATS, assert_numbers, normal, reasons, rewritten
 from tests.small import apply, bits, find, graph_of, module, traced
 from txgraph.ir import arguments
 from txgraph.passes.fold.fold_scale_into_linear import FoldScaleIntoLinear
@@ -225,18 +225,6 @@ def test_other_factors_in_32_and_64_bits(dtype: torch.dtype, factor: float) -> N
 def test_terms_in_every_dtype(dtype: torch.dtype) -> None:
     x, w, v = normal(16, 64).to(dtype), normal(32, 64).to(dtype), normal(32).to(dtype)
     assert rewritten(RULE, lambda x, w, v: F.linear(x, w) + v, x, w=w, v=v).count() == {"linear": 1}
-
-
-EDGES: list[Callable[[Tensor], Tensor]] = [
-    lambda x: x * 0,
-    lambda x: x * -0.0,
-    lambda x: x * 1e30,
-    lambda x: x * 1e-40,
-    lambda x: x.index_fill(-2, torch.tensor(1), float("nan")),
-    lambda x: x.index_fill(-2, torch.tensor(1), float("inf")),
-    lambda x: x.index_fill(-1, torch.tensor(1), float("inf")),
-    lambda x: x.index_fill(-1, torch.tensor(1), float("-inf")),
-]
 
 
 @pytest.mark.parametrize("edge", EDGES)

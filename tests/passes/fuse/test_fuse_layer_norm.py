@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.export import Dim
 
-from tests.helpers import FLOATS, assert_numbers, normal, reasons, rewritten
+from tests.helpers import FLOATS, LAYOUTS, assert_any_sizes, assert_numbers, normal, reasons, rewritten
 from tests.small import apply, find, graph_of, module, traced
 from txgraph.ir import arguments, interpret
 from txgraph.passes.fuse.fuse_layer_norm import FuseLayerNorm
@@ -146,23 +146,14 @@ def test_float16_that_overflows_when_squared() -> None:
     torch.testing.assert_close(fused.double(), norm(x.double()), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("layout", ["transposed", "expanded", "sliced"])
-def test_inputs_of_any_layout(layout: str) -> None:
-    x = {
-        "transposed": normal(3, 2, 8).transpose(0, 1),
-        "expanded": normal(1, 1, 8).expand(2, 3, 8),
-        "sliced": normal(5, 4, 17)[1::2, 1:, 1::2],
-    }[layout]
+@pytest.mark.parametrize("x", LAYOUTS.values(), ids=LAYOUTS.keys())
+def test_inputs_of_any_layout(x: Tensor) -> None:
     after, _ = apply(RULE, traced(norm, X))
     assert_numbers(after, norm, x)
 
 
 def test_dynamic_sizes() -> None:
-    model = module(norm)
-    after, _ = apply(RULE, graph_of(model, X, dynamic_shapes=({0: Dim("B"), 1: Dim("S")},)))
-    assert after.count() == {"layer_norm": 1}
-    for b, s in ((2, 3), (5, 2), (4, 17)):
-        assert_numbers(after, norm, normal(b, s, 8))
+    assert_any_sizes(RULE, norm, "layer_norm")
 
 
 def test_dynamic_last_axis() -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from torch.export import Dim
 
 import txgraph
-from tests.helpers import FLOATS, assert_numbers, normal, rewritten
+from tests.helpers import EDGES, FLOATS, assert_numbers, normal, rewritten
 from tests.small import apply, bits, find, graph_of, module, traced
 from txgraph.ir import arguments, interpret, op_name
 from txgraph.passes.canonicalize.remove_identities import RemoveIdentities
@@ -140,17 +140,6 @@ def test_sizes_of_zero() -> None:
     function = lambda x, a, b: (F.linear(x, a), F.linear(x, b))  # noqa: E731
     assert rewritten(RULE, function, X, a=normal(0, 8), b=normal(4, 8)).count()["linear"] == 1
     assert rewritten(RULE, function, X[..., :0], a=normal(3, 0), b=normal(4, 0)).count()["linear"] == 1
-
-
-EDGES: list[Callable[[Tensor], Tensor]] = [
-    lambda x: x * 0,
-    lambda x: x * -0.0,
-    lambda x: x * 1e30,
-    lambda x: x * 1e-40,
-    lambda x: x.index_fill(-2, torch.tensor(1), float("nan")),
-    lambda x: x.index_fill(-2, torch.tensor(1), float("inf")),
-    lambda x: x.index_fill(-2, torch.tensor(1), float("-inf")),
-]
 
 
 @pytest.mark.parametrize("edge", EDGES)

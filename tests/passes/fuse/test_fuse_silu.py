@@ -7,10 +7,9 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.export import Dim
 
-from tests.helpers import FLOATS, assert_numbers, normal, reasons, rejections, rewritten
-from tests.small import apply, graph_of, module, traced
+from tests.helpers import FLOATS, LAYOUTS, assert_any_sizes, assert_numbers, normal, reasons, rejections, rewritten
+from tests.small import apply, traced
 from txgraph.passes.fuse.fuse_silu import FuseSilu
 
 RULE = FuseSilu()
@@ -58,22 +57,14 @@ def test_edge_values(value: float, dtype: torch.dtype) -> None:
         assert rewritten(RULE, swish, x.to(dtype)).count() == {"silu": 1}
 
 
-@pytest.mark.parametrize("layout", ["transposed", "expanded", "sliced"])
-def test_inputs_of_any_layout(layout: str) -> None:
-    x = {
-        "transposed": normal(3, 2, 8).transpose(0, 1),
-        "expanded": normal(1, 1, 8).expand(2, 3, 8),
-        "sliced": normal(5, 4, 17)[1::2, 1:, 1::2],
-    }[layout]
+@pytest.mark.parametrize("x", LAYOUTS.values(), ids=LAYOUTS.keys())
+def test_inputs_of_any_layout(x: Tensor) -> None:
     after, _ = apply(RULE, traced(swish, X))
     assert_numbers(after, swish, x)
 
 
 def test_dynamic_sizes() -> None:
-    after, _ = apply(RULE, graph_of(module(swish), X, dynamic_shapes=({0: Dim("B"), 1: Dim("S")},)))
-    assert after.count() == {"silu": 1}
-    for b, s in ((2, 3), (5, 2), (4, 17)):
-        assert_numbers(after, swish, normal(b, s, 8))
+    assert_any_sizes(RULE, swish, "silu")
 
 
 def test_several_and_what_they_record() -> None:
