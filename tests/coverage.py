@@ -7,8 +7,8 @@ were not seen when it was compiled:
 * fallback: right, but something ran slower than asked (counted apart from pass);
 * wrong: a gate is broken, or it raised.
 
-Beside the verdicts stands how much is found: attentions, norms and activations that are one operator, of those that the
-model computes in eager (``tests/zoo/counts.py``).
+Beside the verdicts stands how much is found: attentions, joint projections, norms and activations that are one
+operator, of those that the model computes in eager (``tests/zoo/counts.py``).
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from tests.zoo.counts import Counts, in_graph
 from tests.zoo.onnxruntime import found_by_onnxruntime
 from txgraph.verify import check_gates, reference
 
-_NOTHING = Counts(0, 0, 0)
+_NOTHING = Counts(0, 0, 0, 0)
+_COLUMNS = ("architecture", "static", "dynamic", "attentions", "projections", "norms", "activations", "operators")
 _HEAD = " attentions, ONNX Runtime |"
 _PEER = (
     "The last column: what the transformers optimizer of ONNX Runtime finds in the same model, exported by",
@@ -95,16 +96,17 @@ def write_page(
         "Small configurations with random weights (`tests/zoo`), in the attention implementations that transformers",
         "has of each. *Static*: one shape. *Dynamic*: four shapes, answered by two graphs. Judged by the gates of",
         "[verification.md](verification.md) on inputs that were not used to compile. *Fallback* is not a pass: right,",
-        "but slower than asked. *Attentions*, *norms* (LayerNorm, RMSNorm) and *activations* (GELU, SiLU, ReLU): found",
-        "as one operator / computed by the model; `nn.MultiheadAttention-weights` returns its weights, so that its",
-        "attention cannot be one operator. *Operators*: before -> after, with dynamic sizes.",
-        "Activations that became part of a linear are not counted.",
+        "but slower than asked. *Attentions*, *norms* (LayerNorm, RMSNorm) and *activations* (GELU, SiLU, ReLU), alone",
+        "or as part of a linear: found as one operator / computed by the model; `nn.MultiheadAttention-weights` gives",
+        "its weights back, so that its attention cannot be one operator. *Projections*: values that one joint linear",
+        "reads / that several linears of the model read, such as query, key and value. *Operators*: before -> after,",
+        "with dynamic sizes.",
         "",
         *(_PEER if peer else ()),
         f"backend {backend}: {counts['pass']} pass, {counts['fallback']} fallback, {counts['wrong']} wrong",
         "",
-        f"| architecture | static | dynamic | attentions | norms | activations | operators |{_HEAD if peer else ''}",
-        f"|---|---|---|---|---|---|---|{'---|' if peer else ''}",
+        f"| {' | '.join(_COLUMNS)} |{_HEAD if peer else ''}",
+        f"|{'---|' * len(_COLUMNS)}{'---|' if peer else ''}",
     ]
     for name, (static, dynamic) in outcomes.items():
         found, model = astuple(dynamic.found), astuple(ZOO[name].counts)

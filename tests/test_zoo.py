@@ -95,14 +95,23 @@ def test_every_norm_is_one_operator(architecture: Architecture) -> None:
 @pytest.mark.parametrize(
     ("name", "counts"),
     [
-        ("bert-sdpa", Counts(attentions=2, norms=5, activations=2)),
-        ("bert-eager", Counts(attentions=2, norms=5, activations=2)),
-        ("clip-eager", Counts(attentions=2, norms=7, activations=2)),  # GELU is not one operator of ATen here
-        ("mixtral-sdpa", Counts(attentions=1, norms=3, activations=1)),  # routers have a softmax, too
-        ("t5-eager", Counts(attentions=6, norms=12, activations=4)),  # RMSNorm is not one operator of ATen here
-        ("wav2vec2-masked-sdpa", Counts(attentions=1, norms=6, activations=4)),  # layers are named after norms
-        ("nn.Transformer", Counts(attentions=6, norms=12, activations=4)),  # activations are no modules
-        ("nn.MultiheadAttention-weights", Counts(attentions=1, norms=0, activations=0)),
+        ("bert-sdpa", Counts(attentions=2, projections=2, norms=5, activations=2)),
+        ("bert-eager", Counts(attentions=2, projections=2, norms=5, activations=2)),
+        (
+            "clip-eager",
+            Counts(attentions=2, projections=2, norms=7, activations=2),
+        ),  # GELU is not one operator of ATen here
+        ("mixtral-sdpa", Counts(attentions=1, projections=1, norms=3, activations=1)),  # routers have a softmax, too
+        (
+            "t5-eager",
+            Counts(attentions=6, projections=5, norms=12, activations=4),
+        ),  # RMSNorm is not one operator of ATen here
+        (
+            "wav2vec2-masked-sdpa",
+            Counts(attentions=1, projections=1, norms=6, activations=4),
+        ),  # layers are named after norms
+        ("nn.Transformer", Counts(attentions=6, projections=0, norms=12, activations=4)),  # activations are no modules
+        ("nn.MultiheadAttention-weights", Counts(attentions=1, projections=0, norms=0, activations=0)),
     ],
 )
 def test_what_a_model_has_is_counted_in_eager(name: str, counts: Counts) -> None:

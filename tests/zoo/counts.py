@@ -1,8 +1,9 @@
-"""How many attentions, norms and activations a model computes in one forward, and how many are one operator of a graph.
+"""What a model computes in one forward, and how much of that is one operator of a graph.
 
 The model's are counted in eager, so that what a pass should find does not rest on the pass's own idea of it. A norm
 or an activation is a call of a module that has the name of one, or of ATen's operator outside of such a module. An
-attention is a softmax of three axes or more (routers of experts have two), or a fused operator.
+attention is a softmax of three axes or more (routers of experts have two), or a fused operator. A joint projection is a
+value that several linear modules read, such as query, key and value do.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from txgraph.ir import Graph, arguments, op_name
+from txgraph.ir import Graph, arguments, op_name, provenance_of
 
 _aten = torch.ops.aten
 _ATTENTIONS = (
@@ -35,10 +36,12 @@ class Counts:
     """How often each of them is computed.
 
     Attributes:
+        projections: values that several linears read; in a graph: that one linear reads in the place of several.
         norms: LayerNorms and RMSNorms. activations: GELUs in all their forms, SiLUs and ReLUs.
     """
 
     attentions: int
+    projections: int
     norms: int
     activations: int
 
@@ -48,9 +51,12 @@ def in_graph(graph: Graph) -> Counts:
     seen: Counter[str] = Counter()
     for node in graph.calls():
         name = op_name(node)
-        seen[arguments(node)["activation"] if name == "linear_activation" else name] += 1
+        seen[arguments(node)["activation"] if name == "txgraph::linear_activation" else name] += 1
+        joined = "fuse-shared-input-linears" in provenance_of(node).passes
+        seen["joint linear"] += joined and name in ("linear", "txgraph::linear_activation")
     return Counts(
         seen["scaled_dot_product_attention"],
+        seen["joint linear"],
         seen["layer_norm"] + seen["rms_norm"],
         sum(seen[name] for name in ("gelu", "gelu_tanh", "silu", "relu")),
     )
@@ -65,13 +71,16 @@ def in_eager(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Counts:
         if kind and not any(module.children()):  # a whole layer may be named after its norms
             hooks.append(module.register_forward_pre_hook(lambda *_, kind=kind: counter.enter(kind)))
             hooks.append(module.register_forward_hook(lambda *_, kind=kind: counter.leave(kind)))
+        if isinstance(module, nn.Linear):
+            hooks.append(module.register_forward_pre_hook(lambda _, args: counter.project(args[0])))
     try:
         with counter:  # with autograd: torch's own layers have a fast path without, which calls no modules
             model(**inputs)
     finally:
         for hook in hooks:
             hook.remove()
-    return Counts(counter.seen["attention"], counter.seen["norm"], counter.seen["activation"])
+    projections = sum(readers > 1 for readers in counter.readers.values())
+    return Counts(counter.seen["attention"], projections, counter.seen["norm"], counter.seen["activation"])
 
 
 def _kind(name: str) -> str:
@@ -88,7 +97,9 @@ class _Counter(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.seen: Counter[str] = Counter()
+        self.readers: Counter[tuple[int, int]] = Counter()  # linears that read a value, by where it is
         self._inside: Counter[str] = Counter()
+        self._alive: list[torch.Tensor] = []  # so that no two values have one place
 
     def enter(self, kind: str) -> None:
         self.seen[kind] += not self._inside[kind]
@@ -96,6 +107,10 @@ class _Counter(TorchDispatchMode):
 
     def leave(self, kind: str) -> None:
         self._inside[kind] -= 1
+
+    def project(self, value: torch.Tensor) -> None:
+        self.readers[value.data_ptr(), value.numel()] += 1
+        self._alive.append(value)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         packet = func.overloadpacket

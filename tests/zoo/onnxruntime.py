@@ -56,5 +56,6 @@ def found_by_onnxruntime(architecture: Architecture) -> Counts | str:
             except Exception:  # a model type that does not fit may fail in any way
                 continue
             numbers = optimized.get_fused_operator_statistics()
-            found.append(Counts(*(sum(numbers.get(op, 0) for op in ops) for ops in (ATTENTIONS, NORMS, ACTIVATIONS))))
+            each = [sum(numbers.get(op, 0) for op in ops) for ops in (ATTENTIONS, NORMS, ACTIVATIONS)]
+            found.append(Counts(each[0], 0, *each[1:]))  # its attention joins the projections: it has no count of them
     return max(found, key=lambda counts: (counts.attentions, counts.norms)) if found else "no model type fits"
