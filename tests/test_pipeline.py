@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from tests.small import MLP, find, graph_of, traced
-from txgraph import InvalidGraph, Pass, PassContext, PassFailed, Pipeline, Rewrite, RewritePass, default_pipeline
-from txgraph.ir import Graph, GraphBuilder, interpret
+from tests.zoo import ZOO
+from txgraph import (
+    InvalidGraph,
+    Pass,
+    PassContext,
+    PassFailed,
+    Pipeline,
+    Rewrite,
+    RewritePass,
+    default_pipeline,
+    rewrite,
+)
+from txgraph.ir import Graph, GraphBuilder, interpret, op_name
+from txgraph.ir.ops import ACTIVATIONS
 from txgraph.passes.fold.eliminate_dead_code import EliminateDeadCode
+from txgraph.pipeline import BetweenPasses
 
 X = torch.linspace(-1, 1, 8).reshape(2, 4)
 CONTEXT = PassContext()
@@ -164,9 +181,9 @@ def test_the_hook_rolls_back_one_pass_and_later_ones_still_run() -> None:
     graph = traced(lambda x: x.sin() + x.neg(), X)
     calls: list[tuple[str, str, str]] = []
 
-    def between(name: str, before: Graph, after: Graph) -> str:
-        calls.append((name, str(before), str(after)))
-        return "not good" if name == "bad" else ""
+    def between(each: Pass, before: Graph, after: Graph, rewrites: Sequence[Rewrite]) -> str:
+        calls.append((each.name, str(before), str(after)))
+        return "not good" if each.name == "bad" else ""
 
     pipeline = Pipeline(
         (
@@ -189,6 +206,54 @@ def test_the_hook_rolls_back_one_pass_and_later_ones_still_run() -> None:
     assert calls[0][2] == calls[1][1] == calls[2][1]
     assert "exp" in calls[1][2]
     assert "exp" not in calls[2][2]
+
+
+class Everywhere(Pass):
+    """sin -> cos, at every place; asks whether it may, or does not."""
+
+    def __init__(self, asks: bool) -> None:
+        self.asks = asks
+
+    def run(self, graph: Graph, context: PassContext) -> list[Rewrite]:
+        rewrites = []
+        for node in [n for n in graph.calls() if op_name(n) == "sin"]:
+            if not self.asks or context.permits(self, node):
+                new = GraphBuilder(graph, node).aten.cos(node.args[0])
+                rewrites.append(rewrite.replace(self.name, {node: new}))
+        return rewrites
+
+
+def not_at(*roots: str) -> BetweenPasses:
+    def between(each: Pass, before: Graph, after: Graph, rewrites: Sequence[Rewrite]) -> dict[str, str]:
+        return {r.root: f"not at {r.root}" for r in rewrites if r.root in roots}
+
+    return between
+
+
+def test_the_hook_takes_out_single_rewrites() -> None:
+    graph = traced(lambda x: (x.sin(), x.neg().sin(), x.abs().sin()), X)
+    first, second, third = (n.name for n in graph.calls() if op_name(n) == "sin")
+    after, (record,) = Pipeline((Everywhere(asks=True),)).run(graph, CONTEXT, not_at(first, third))
+    assert record.status == "applied"
+    assert record.vetoed == {first: f"not at {first}", third: f"not at {third}"}
+    assert [r.root for r in record.rewrites] == [second]
+    assert after.count() == {"abs": 1, "cos": 1, "neg": 1, "sin": 2}
+    assert CONTEXT.vetoes == {}, "a veto holds for this run of this pass"
+
+
+def test_a_pass_without_any_rewrite_left_is_unchanged() -> None:
+    graph = traced(lambda x: x.sin(), X)
+    after, (record,) = Pipeline((Everywhere(asks=True),)).run(graph, CONTEXT, not_at("sin_default", "sin"))
+    assert (record.status, record.rewrites, len(record.vetoed)) == ("unchanged", (), 1)
+    assert after.count() == {"sin": 1}
+
+
+def test_a_pass_that_does_not_ask_is_rolled_back() -> None:
+    graph = traced(lambda x: (x.sin(), x.neg().sin()), X)
+    root = next(n.name for n in graph.calls() if op_name(n) == "sin")
+    after, (record,) = Pipeline((Everywhere(asks=False),)).run(graph, CONTEXT, not_at(root))
+    assert (record.status, record.reason) == ("rolled back", f"it cannot leave out single rewrites: not at {root}")
+    assert after.count() == {"neg": 1, "sin": 2}
 
 
 # -- failing -------------------------------------------------------------------------------------------------------
@@ -289,3 +354,76 @@ def test_the_default_pipeline_on_a_small_network_changes_what_it_says() -> None:
     again, records = default_pipeline().run(after, CONTEXT)
     assert {r.status for r in records} == {"unchanged"}
     assert str(again) == str(after)
+
+
+# -- vetoes --------------------------------------------------------------------------------------------------------
+
+
+class Mixed(nn.Module):
+    """Something for the passes that transformers give little to do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.norm = nn.Conv1d(8, 8, 1), nn.BatchNorm1d(8)
+        self.up, self.down, self.out = nn.Linear(8, 2, bias=False), nn.Linear(2, 8, bias=False), nn.Linear(8, 8)
+        self.eval()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norm(self.conv(x.transpose(1, 2))).transpose(1, 2)
+        y = self.out(y) + self.down(self.up(y)) * 0.5
+        heads = [
+            torch.softmax(q @ k.transpose(-2, -1) / 2, -1) @ v
+            for q, k, v in zip(*(part.split(4, -1) for part in (y, y.sin(), y.cos())), strict=True)
+        ]
+        y = torch.cat([torch.cat(heads, -1), y[:, :0]], 1)
+        z = (y - y.amax(-1, True)).exp()
+        y = (z / z.sum(-1, True) + 1.0 + 2.0) @ x.transpose(1, 2) @ x
+        y = (y * torch.sigmoid(y)) @ torch.ones(8, 8)
+        y = y * 0.5 * (1 + torch.erf(y / 2**0.5))
+        d = y - y.mean(-1, True)
+        y = d / (d.pow(2).mean(-1, True) + 1e-5).sqrt()
+        y = y * torch.rsqrt(y.pow(2).mean(-1, True) + 1e-6)
+        y = F.scaled_dot_product_attention(y, y, y)
+        return torch.einsum("bsd,btd->bst", self.out(y * 2.0), y).tanh()[:, 0]
+
+
+EVERY_PASS = default_pipeline()
+
+
+@functools.cache
+def graphs_with_rewrites() -> dict[str, list[tuple[Pass, Graph]]]:
+    """For each pass of the default pipeline, graphs in which it rewrites something."""
+    found: dict[str, list[tuple[Pass, Graph]]] = {}
+    for name in ("bert-eager", "gpt2-unmasked-eager", "llama-unmasked-eager"):
+        collect(ZOO[name].model(), ZOO[name].inputs(2, 12), found)
+    collect(Mixed(), {"x": torch.randn(2, 40, 8)}, found)
+    dead = traced(lambda x: x.sin(), X)
+    GraphBuilder(dead, dead.output).aten.cos(dead.inputs[0])
+    found["eliminate-dead-code"] = [(EliminateDeadCode(), dead)]
+    return found
+
+
+def collect(model: nn.Module, inputs: dict[str, torch.Tensor], found: dict[str, list[tuple[Pass, Graph]]]) -> None:
+    graph = graph_of(model, **inputs)
+    for each in EVERY_PASS:
+        after, (record,) = Pipeline((each,)).run(graph, GENEROUS)
+        if record.rewrites:
+            found.setdefault(each.name, []).append((each, graph))
+        graph = after
+
+
+GENEROUS = PassContext(fused_activations=frozenset(ACTIVATIONS), weighs=False)
+
+
+@pytest.mark.parametrize("name", dict.fromkeys(EVERY_PASS.names))
+def test_every_pass_leaves_out_what_is_vetoed(name: str) -> None:
+    assert name in graphs_with_rewrites(), "give the test a graph in which it rewrites something"
+    for each, graph in graphs_with_rewrites()[name]:
+        _, (record,) = Pipeline((each,)).run(graph, GENEROUS)
+        vetoed = record.rewrites[0].root
+        misses: list[rewrite.NearMiss] = []
+        context = dataclasses.replace(GENEROUS, vetoes={(name, vetoed): "by order"}, near_misses=misses)
+        rewrites = each.run(graph.copy(), context)
+        assert vetoed not in [r.root for r in rewrites]
+        assert [(m.root, m.reason) for m in misses if m.reason == "by order"] == [(vetoed, "by order")]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,10 +19,11 @@ from txgraph.capture import InputGuard, ModelState, capture
 from txgraph.cost import CostModel, hardware_of
 from txgraph.errors import GuardFailed, UnsupportedOp
 from txgraph.ir import Graph, type_of
+from txgraph.measure import RewriteTimer
 from txgraph.options import CompileOptions, Target
 from txgraph.pipeline import PassRecord, Pipeline
 from txgraph.report import Fallback, GraphReport, Report
-from txgraph.rewrite import PassContext
+from txgraph.rewrite import Pass, PassContext, Rewrite
 from txgraph.verify import Verifier
 
 log = logging.getLogger(__name__)
@@ -110,10 +112,22 @@ def compile_call(
         verifier.check_capture(before)
     hardware = options.backend_options.hardware or hardware_of(target)
     cost = CostModel(hardware, backend.fuses_elementwise)
-    context = PassContext(target, backend.fused_activations(target), cost)
+    timer = RewriteTimer(backend, target, options.backend_options) if options.measure == "rewrites" else None
+    context = PassContext(target, backend.fused_activations(target), cost, weighs=timer is None)
+
+    def between_passes(each: Pass, before: Graph, after: Graph, rewrites: Sequence[Rewrite]) -> str | Mapping[str, str]:
+        if timer is not None:
+            with clock("measure"):
+                slower = timer.slower(each, before, after, rewrites)
+            if slower:
+                return slower
+        with clock("verify"):
+            return verifier.between_passes(each.name, before, after)
+
     with clock("passes"):
-        after, records = pipeline.run(before, context, verifier.between_passes)
-    between = sum(v.seconds for v in verifier.records if v.stage != "capture")
+        after, records = pipeline.run(before, context, between_passes)
+    vetoes = {(record.name, root): reason for record in records for root, reason in record.vetoed.items()}
+    context = replace(context, vetoes=vetoes)
     with clock("lower"):
         compiled = _lower(backend, after, target, options)
     with clock("verify"):
@@ -131,13 +145,13 @@ def compile_call(
             after, records = before, [_rolled_back(r, broken) for r in records]
             compiled = backend.lower(after, target, options.backend_options)
             verifier.check_backend(compiled.run, "backend reference")
-    clock.move("passes", "verify", between)
     graph_report = GraphReport(
         tuple(f"{n.target}: {t.format(before.symbols)}" for n in before.inputs if (t := type_of(n)) is not None),
         len(before.calls()),
         len(after.calls()),
         records,
         verifier.records,
+        timer.measurements if timer is not None else [],
         backend.name,
         compiled.choices,
         clock.seconds(),
@@ -161,29 +175,23 @@ def _rolled_back(record: PassRecord, reason: str) -> PassRecord:
 
 
 class _Clock:
-    """Adds up seconds by stage."""
+    """Adds up seconds by stage; a stage inside of another counts for itself only."""
 
     def __init__(self) -> None:
         self._stages: dict[str, float] = {}
         self._started = time.perf_counter()
-        self._running: tuple[str, float] | None = None
+        self._inside = [0.0]  # seconds of the stages inside of each one that is running
 
-    def __call__(self, stage: str) -> _Clock:
-        self._running = (stage, time.perf_counter())
-        return self
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *exception: object) -> None:
-        assert self._running is not None, "entered through __call__"
-        stage, started = self._running
-        self._stages[stage] = self._stages.get(stage, 0.0) + time.perf_counter() - started
-
-    def move(self, source: str, to: str, seconds: float) -> None:
-        """Count ``seconds`` under another stage."""
-        self._stages[source] -= seconds
-        self._stages[to] += seconds
+    @contextlib.contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        started = time.perf_counter()
+        self._inside.append(0.0)
+        try:
+            yield
+        finally:
+            seconds = time.perf_counter() - started
+            self._stages[stage] = self._stages.get(stage, 0.0) + seconds - self._inside.pop()
+            self._inside[-1] += seconds
 
     def seconds(self) -> dict[str, float]:
         """Seconds by stage, and in total."""

@@ -53,6 +53,7 @@ def optimize(
     budget: object | None = None,
     calibration: object | None = None,
     verify: str = "passes",
+    measure: str = "off",
     options: Mapping[str, Any] | BackendOptions | None = None,
 ) -> OptimizedModel:
     """Make a faster drop-in replacement of ``model`` for inference, checked against it by numbers.
@@ -72,6 +73,8 @@ def optimize(
         budget, calibration: for lossy rewrites; nothing lossy happens without them.
         verify: ``"passes"`` checks the capture, each pass that changed something and the compiled
             result against eager and float64; ``"final"`` only the capture and the result; ``"off"`` nothing.
+        measure: ``"off"`` trusts the cost model's predictions; ``"rewrites"`` compiles and times each kind of rewrite
+            by itself, before and after, and keeps those that are no slower. Takes seconds for each kind.
         options: see :class:`txgraph.options.BackendOptions`.
 
     Returns:
@@ -102,6 +105,7 @@ def optimize(
         budget=budget,
         calibration=calibration,
         verify=verify,
+        measure=measure,
         options=options,
     )
     hardware = parsed.backend_options.hardware

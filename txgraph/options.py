@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from txgraph.cost import Hardware
 
 VerifyLevel = Literal["off", "final", "passes", "rewrites"]
+MeasureLevel = Literal["off", "rewrites"]
 
 _TARGET = re.compile(r"^(?P<kind>cpu|cuda)(:(?P<detail>sm_\d+[a-z]?|\d+))?$")
 
@@ -102,6 +103,7 @@ class CompileOptions:
     backend: str = "auto"
     target: Target | None = None
     verify: VerifyLevel = "passes"
+    measure: MeasureLevel = "off"
     backend_options: BackendOptions = field(default_factory=BackendOptions)
 
     @classmethod
@@ -114,6 +116,7 @@ class CompileOptions:
         budget: object | None,
         calibration: object | None,
         verify: str,
+        measure: str,
         options: Mapping[str, Any] | BackendOptions | None,
     ) -> CompileOptions:
         """Check the arguments of ``optimize``; nothing is silently ignored.
@@ -134,6 +137,8 @@ class CompileOptions:
             raise ValueError(f"unknown verify {verify!r}: expected one of {get_args(VerifyLevel)}")
         if verify == "rewrites":
             raise NotImplementedError('verify="rewrites" is not available yet; use verify="passes"')
+        if measure not in get_args(MeasureLevel):
+            raise ValueError(f"unknown measure {measure!r}: expected one of {get_args(MeasureLevel)}")
         if backend == "tvm":
             raise NotImplementedError('backend="tvm" is not available yet; use backend="inductor"')
         if target is not None and not isinstance(target, Target | str):
@@ -142,5 +147,6 @@ class CompileOptions:
             backend=backend,
             target=Target.parse(target) if isinstance(target, str) else target,
             verify=verify,  # type: ignore[arg-type]  # narrowed by get_args above
+            measure=measure,  # type: ignore[arg-type]  # likewise
             backend_options=BackendOptions.parse(options),
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -24,6 +24,7 @@ class PassRecord:
         rewrites: what it rewrote; kept also when it was rolled back.
         seconds: time in the pass itself; the hook's time is its own.
         reason: why it was rolled back.
+        vetoed: rewrites that the hook took out, by their roots, with the reasons.
     """
 
     name: str
@@ -31,16 +32,20 @@ class PassRecord:
     rewrites: tuple[Rewrite, ...] = ()
     seconds: float = 0.0
     reason: str = ""
+    vetoed: Mapping[str, str] = field(default_factory=dict)
 
 
 class BetweenPasses(Protocol):
     """The one hook: called with the graph before and after each pass that changed something."""
 
-    def __call__(self, name: str, before: Graph, after: Graph) -> str:
-        """An empty text accepts ``after``; a reason rolls the pass back."""
+    def __call__(self, each: Pass, before: Graph, after: Graph, rewrites: Sequence[Rewrite]) -> str | Mapping[str, str]:
+        """An empty text accepts ``after``; a reason rolls the pass back.
+
+        Reasons by the roots of rewrites have the pass run again without these rewrites.
+        """
 
 
-def accept_all(name: str, before: Graph, after: Graph) -> str:
+def accept_all(each: Pass, before: Graph, after: Graph, rewrites: Sequence[Rewrite]) -> str:
     """The hook that accepts everything."""
     return ""
 
@@ -112,11 +117,10 @@ class Pipeline:
                 records.append(PassRecord(each.name, "unchanged", seconds=time.perf_counter() - started))
                 continue
             seconds = time.perf_counter() - started
-            reason = between(each.name, graph, candidate)
-            status = "rolled back" if reason else "applied"
-            records.append(PassRecord(each.name, status, rewrites, seconds, reason))
-            log.info("%s: %d rewrites, %s %s", each.name, len(rewrites), status, reason)
-            if not reason:
+            candidate, record = _judge(each, graph, candidate, rewrites, context, between)
+            records.append(replace(record, seconds=seconds))
+            log.info("%s: %d rewrites, %s %s", each.name, len(record.rewrites), record.status, record.reason)
+            if record.status == "applied":
                 graph = candidate
             candidate = None
         return graph, records
@@ -147,6 +151,32 @@ def _run(each: Pass, candidate: Graph, before: Graph, context: PassContext) -> l
     except Exception as error:  # whatever a user's pass raises is reported under the pass's name
         raise PassFailed(f"pass {each.name} raised {type(error).__name__}: {error}", graph=before) from error
     return rewrites
+
+
+def _judge(
+    each: Pass,
+    graph: Graph,
+    candidate: Graph,
+    rewrites: tuple[Rewrite, ...],
+    context: PassContext,
+    between: BetweenPasses,
+) -> tuple[Graph, PassRecord]:
+    """Ask the hook; where it takes out rewrites, run the pass again without them, and ask again."""
+    vetoed: dict[str, str] = {}
+    verdict = between(each, graph, candidate, rewrites)
+    while not isinstance(verdict, str):
+        if not verdict:
+            verdict = ""
+        elif not verdict.keys() - vetoed.keys():
+            verdict = f"it cannot leave out single rewrites: {next(iter(verdict.values()))}"
+        else:
+            vetoed |= verdict
+            vetoes = {**context.vetoes, **{(each.name, root): reason for root, reason in vetoed.items()}}
+            candidate = graph.copy()
+            rewrites = tuple(_run(each, candidate, graph, replace(context, vetoes=vetoes)))
+            verdict = between(each, graph, candidate, rewrites) if rewrites else ""
+    status = "rolled back" if verdict else "applied" if rewrites else "unchanged"
+    return candidate, PassRecord(each.name, status, rewrites, reason=verdict, vetoed=vetoed)
 
 
 def _pass(value: object) -> Pass:

@@ -13,6 +13,36 @@ from rich.table import Table
 from txgraph.pipeline import PassRecord
 from txgraph.verify import StageRecord
 
+MARGIN = 0.03  # what timing may be off: a rewrite that is measured to be slower by no more is kept
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One kind of rewrite, measured.
+
+    Attributes:
+        rule: name of the pass. root: of the first place. places: where the graph has it.
+        before, after: seconds of what it removes, and of what it makes; best of several runs.
+        problem: why it could not be measured, if so: it is then kept.
+    """
+
+    rule: str
+    root: str
+    before: float = 0.0
+    after: float = 0.0
+    problem: str = ""
+    places: int = 1
+
+    @property
+    def pays(self) -> bool:
+        """Whether it is kept."""
+        return bool(self.problem) or self.after <= self.before * (1 + MARGIN)
+
+    def __str__(self) -> str:
+        if self.problem:
+            return f"not measured: {self.problem}"
+        return f"measured {self.after * 1e6:.1f} µs instead of {self.before * 1e6:.1f} µs"
+
 
 @dataclass
 class GraphReport:
@@ -22,8 +52,9 @@ class GraphReport:
         inputs: names and types of its inputs, such as ``input_ids: i64[B, S]``.
         nodes_before, nodes_after: operator nodes.
         passes: in the order they ran. verification: the stages that were judged.
+        measurements: kinds of rewrites that were measured.
         backend: what lowered it. choices: what the backend decided by measurement.
-        seconds: by stage: capture, passes, verify, lower, total.
+        seconds: by stage: capture, passes, measure, verify, lower, total.
     """
 
     inputs: tuple[str, ...]
@@ -31,6 +62,7 @@ class GraphReport:
     nodes_after: int = 0
     passes: list[PassRecord] = field(default_factory=list)
     verification: list[StageRecord] = field(default_factory=list)
+    measurements: list[Measurement] = field(default_factory=list)
     backend: str = ""
     choices: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -65,7 +97,7 @@ class Report:
         """The report as plain data (dicts, lists, strings, numbers).
 
         Keys: ``model``, ``backend``, ``verify``, ``graphs``, ``passes``, ``rewrites``,
-        ``verification``, ``fallbacks``, ``notes``, ``seconds``. Entries of passes, rewrites and
+        ``verification``, ``measurements``, ``fallbacks``, ``notes``, ``seconds``. Entries of passes, rewrites and
         verification carry the index of their graph.
         """
         return {
@@ -91,6 +123,7 @@ class Report:
                     "rewrites": len(p.rewrites),
                     "seconds": p.seconds,
                     "reason": p.reason,
+                    "left_out": dict(p.vetoed),
                 }
                 for at, g in enumerate(self.graphs)
                 for p in g.passes
@@ -106,11 +139,14 @@ class Report:
                 for at, g in enumerate(self.graphs)
                 for v in g.verification
             ],
+            "measurements": [
+                {"graph": at, "pays": m.pays, **asdict(m)} for at, g in enumerate(self.graphs) for m in g.measurements
+            ],
             "fallbacks": [asdict(f) for f in self.fallbacks],
             "notes": list(self.notes),
             "seconds": {
                 stage: sum(g.seconds.get(stage, 0.0) for g in self.graphs)
-                for stage in ("capture", "passes", "verify", "lower", "total")
+                for stage in ("capture", "passes", "measure", "verify", "lower", "total")
             },
         }
 
@@ -152,6 +188,9 @@ def _print_graph(console: Console, at: int, graph: GraphReport) -> None:
     unchanged = [p.name for p in graph.passes if p.status == "unchanged"]
     if unchanged:
         console.print(f"  unchanged: {', '.join(unchanged)}")
+    for m in graph.measurements:
+        kept = "kept" if m.pays else "left out"
+        console.print(f"  {m.rule} at %{m.root} (x{m.places}): {m}, {kept}", markup=False)
     for what, choice in graph.choices.items():
         console.print(f"  {what}: {choice}", markup=False)
 

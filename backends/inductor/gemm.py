@@ -8,8 +8,6 @@ why:     torch's linear calls MKL, which is the slower GEMM on some processors b
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +15,7 @@ import torch.nn.functional as F
 from torch.fx import Node
 
 from txgraph.backends.inductor.adapter import onednn_linear
+from txgraph.cost import best_seconds
 from txgraph.ir import Graph, GraphBuilder, arguments, type_of
 from txgraph.ir.ops import ACTIVATIONS, linear_activation
 
@@ -126,27 +125,13 @@ def _measure(shape: GemmShape, graph: Graph, node: Node) -> str:
     x = torch.randn(shape.m, shape.k)
     activation = ACTIVATIONS.get(shape.activation, torch.Tensor.contiguous)
     with torch.no_grad():
-        ours, theirs = _time(
+        ours, theirs = best_seconds(
             lambda: _linear_onednn(x, weight, bias, shape.activation),
             lambda: activation(F.linear(x, weight, bias)),
+            seconds=MEASURED_SECONDS,
         )
     name = "oneDNN" if ours < theirs else "aten"
     return f"{name} ({ours * 1e6:.0f} µs oneDNN, {theirs * 1e6:.0f} µs aten)"
-
-
-def _time(*functions: Callable[[], object]) -> list[float]:
-    """Best seconds of each, measured in turn so that a noisy moment hits all of them."""
-    best = [float("inf")] * len(functions)
-    for function in functions:
-        function()
-    stop = time.perf_counter() + MEASURED_SECONDS
-    while True:
-        for at, function in enumerate(functions):
-            started = time.perf_counter()
-            function()
-            best[at] = min(best[at], time.perf_counter() - started)
-        if time.perf_counter() > stop:
-            return best
 
 
 def _replace(graph: Graph, node: Node, activation: str) -> None:

@@ -61,6 +61,10 @@ class CombineConstantTerms(Pass):
 
     max_bytes: int = 1 << 20
 
+    @property
+    def pays(self) -> bool:
+        return True
+
     def run(self, graph: Graph, context: PassContext) -> list[Rewrite]:
         order = {node: at for at, node in enumerate(graph.nodes)}
         rewrites: list[Rewrite] = []
@@ -74,7 +78,7 @@ class CombineConstantTerms(Pass):
             verdict = self._check(graph, terms)
             if isinstance(verdict, Reject):
                 context.decline(self, root, verdict.reason, verdict.node)
-            else:
+            elif context.permits(self, terms[0].node):
                 rewrites.append(self._combine(graph, terms))
         return rewrites
 

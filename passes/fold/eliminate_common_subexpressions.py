@@ -30,7 +30,7 @@ class EliminateCommonSubexpressions(Pass):
             if node.op not in ("call_function", "get_attr") or is_impure(node):
                 continue
             kept = first.setdefault((node.target, _key(node.args), _key(node.kwargs)), node)
-            if kept is node or (reaches_output(node) and reaches_output(kept)):
+            if kept is node or (reaches_output(node) and reaches_output(kept)) or not context.permits(self, node):
                 continue
             if node.op == "call_function":
                 rewrites.append(Rewrite.of(self.name, [node]))

@@ -22,7 +22,7 @@ class EliminateDeadCode(Pass):
     def run(self, graph: Graph, context: PassContext) -> list[Rewrite]:
         rewrites = []
         for node in reversed(graph.calls()):
-            if not node.users and not is_impure(node):
+            if not node.users and not is_impure(node) and context.permits(self, node):
                 rewrites.append(Rewrite.of(self.name, [node]))
                 graph.fx.erase_node(node)
         return rewrites

@@ -30,6 +30,10 @@ _PRODUCERS = (_aten.linear, _aten.conv1d, _aten.conv2d, _aten.conv3d)
 class FoldBatchNorm(Pass):
     """No normalisation at run time by statistics that are known before."""
 
+    @property
+    def pays(self) -> bool:
+        return True
+
     def run(self, graph: Graph, context: PassContext) -> list[Rewrite]:
         rewrites = []
         for norm in graph.calls():
@@ -44,7 +48,7 @@ class FoldBatchNorm(Pass):
                 context.decline(self, norm, weight)
             elif isinstance(bias, str):
                 context.decline(self, norm, bias)
-            else:
+            elif context.permits(self, next(iter(norm.users))):
                 rewrites.append(self._fold(graph, norm, weight, bias))
         return rewrites
 

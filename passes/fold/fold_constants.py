@@ -41,7 +41,7 @@ class FoldConstants(Pass):
         for node in wanted:
             needed = _expression(node)
             sources = sorted({str(n.target) for n in needed if n.op == "get_attr"})
-            if self._fits(graph, node, sources):
+            if self._fits(graph, node, sources) and context.permits(self, node):
                 g = GraphBuilder(graph, node, made_by=self.name)
                 constant = g.constant(f"folded_{node.name}", _evaluate(graph, needed), sources)
                 rewrites.append(replace(self.name, {node: constant}, g.made))

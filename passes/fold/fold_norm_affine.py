@@ -29,10 +29,14 @@ _AFFINE = ("weight", "bias")
 class FoldNormAffine(Pass):
     """Leave nothing but the normalisation to a norm whose readers can do the rest."""
 
+    @property
+    def pays(self) -> bool:
+        return True
+
     def run(self, graph: Graph, context: PassContext) -> list[Rewrite]:
         rewrites = []
         for norm in graph.calls():
-            if norm.target not in _NORMS or arguments(norm)["weight"] is None:
+            if norm.target not in _NORMS or arguments(norm)["weight"] is None or not norm.users:
                 continue
             folded: dict[Node, dict[str, torch.Tensor]] = {}
             for reader in norm.users:
@@ -41,7 +45,7 @@ class FoldNormAffine(Pass):
                     context.decline(self, norm, values, reader)
                     break
                 folded[reader] = values
-            else:
+            if folded.keys() == norm.users.keys() and context.permits(self, next(iter(folded))):
                 rewrites.append(self._fold(graph, norm, folded))
         return rewrites
 

@@ -21,6 +21,10 @@ from txgraph.rewrite import Accept, Match, Pattern, PatternFactory, Reject, Rewr
 class FuseLinearActivation(RewritePass):
     """linear + relu, gelu, silu, tanh or sigmoid."""
 
+    @property
+    def pays(self) -> bool:
+        return True
+
     def pattern(self, p: PatternFactory) -> Pattern:
         linear = p.aten.linear(p.any("x"), p.const("w"), p.any("b"))
         plain = (p.aten.relu, p.aten.silu, p.aten.tanh, p.aten.sigmoid)

@@ -33,6 +33,10 @@ class FuseSharedInputLinears(Pass):
 
     max_bytes: int = 256 << 20
 
+    @property
+    def pays(self) -> bool:
+        return True
+
     def run(self, graph: Graph, context: PassContext) -> list[Rewrite]:
         groups: dict[tuple[object, torch.dtype], list[Node]] = defaultdict(list)
         joint_bytes: dict[tuple[object, torch.dtype], int] = defaultdict(int)
@@ -45,7 +49,7 @@ class FuseSharedInputLinears(Pass):
         for key, group in groups.items():
             if len(group) > 1 and joint_bytes[key] > self.max_bytes:
                 context.decline(self, group[0], f"the joint weights have {joint_bytes[key]} bytes: too large a copy")
-            elif len(group) > 1:
+            elif len(group) > 1 and context.permits(self, group[0]):
                 rewrites.append(self._join(graph, group))
         return rewrites
 

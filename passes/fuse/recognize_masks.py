@@ -30,6 +30,10 @@ _attention = torch.ops.aten.scaled_dot_product_attention
 class RecognizeMasks(Pass):
     """Replace masks that are known for every input by the flag, or by nothing."""
 
+    @property
+    def pays(self) -> bool:
+        return True
+
     def run(self, graph: Graph, context: PassContext) -> list[Rewrite]:
         expressions = IndexExpressions(graph)
         rewrites = []
@@ -46,7 +50,8 @@ class RecognizeMasks(Pass):
                     self, node, "with few keys the kernel would lose the NaN of a query without a mask", mask
                 )
             elif kind == "trivial" or (kind == "causal" and scalable):
-                rewrites.append(self._replace(graph, node, causal=kind == "causal"))
+                if context.permits(self, node):
+                    rewrites.append(self._replace(graph, node, causal=kind == "causal"))
             elif kind == "causal":
                 context.decline(self, node, "the scale is not positive")
             elif formula is None:

@@ -49,6 +49,8 @@ class MoveSelectionsUp(Pass):
             if reason:
                 declined[selection] = reason
                 continue
+            if not context.permits(self, selection):
+                continue
             builder = GraphBuilder(graph, selection, like=[selection, producer], made_by=self.name)
             above, result = _moved(selection, producer, builder)
             rewrites.append(replace(self.name, {selection: result}, builder.made, [producer]))

@@ -4,5 +4,6 @@ from txgraph.cost.calibrate import calibrate
 from txgraph.cost.counts import bytes_moved, flops
 from txgraph.cost.hardware import HARDWARE, Hardware, hardware_of
 from txgraph.cost.model import CostModel
+from txgraph.cost.timing import best_seconds
 
-__all__ = ["HARDWARE", "CostModel", "Hardware", "bytes_moved", "calibrate", "flops", "hardware_of"]
+__all__ = ["HARDWARE", "CostModel", "Hardware", "best_seconds", "bytes_moved", "calibrate", "flops", "hardware_of"]

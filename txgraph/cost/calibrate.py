@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import platform
-import time
 from collections.abc import Callable
 from functools import partial
 
 import torch
 
 from txgraph.cost.hardware import Hardware
+from txgraph.cost.timing import best_seconds
 
 _SIZE = 1024  # of a square matrix: 2 GFLOP a product
 _COPIED = 2**27  # bytes: more than most caches hold
 _CALLS = 1000  # of the smallest operator
-_SECONDS = 0.5  # spent on each of the four measurements, or two runs
+_SECONDS = 0.5  # spent on each of the four measurements
 
 
 def calibrate(threads: int | None = None) -> Hardware:
@@ -36,11 +36,11 @@ def _measure(threads: int) -> Hardware:
     peaks = {}
     for dtype in (torch.float32, torch.bfloat16):
         a, b = torch.randn(2, _SIZE, _SIZE).to(dtype)
-        peaks[dtype] = 2 * _SIZE**3 / _best_seconds(partial(torch.mm, a, b))
+        peaks[dtype] = 2 * _SIZE**3 / _seconds(partial(torch.mm, a, b))
     source, copy = torch.zeros(2, _COPIED, dtype=torch.uint8)
-    bandwidth = 2 * _COPIED / _best_seconds(lambda: copy.copy_(source))
+    bandwidth = 2 * _COPIED / _seconds(lambda: copy.copy_(source))
     small = torch.zeros(1)
-    launch_seconds = _best_seconds(lambda: [torch.add(small, small) for _ in range(_CALLS)]) / _CALLS
+    launch_seconds = _seconds(lambda: [torch.add(small, small) for _ in range(_CALLS)]) / _CALLS
     return Hardware(
         name="measured",
         flops=peaks,
@@ -53,12 +53,5 @@ def _measure(threads: int) -> Hardware:
     )
 
 
-def _best_seconds(function: Callable[[], object]) -> float:
-    """The shortest of several runs, after one that is not counted."""
-    function()
-    best, end = float("inf"), time.perf_counter() + _SECONDS
-    while best == float("inf") or time.perf_counter() < end:
-        start = time.perf_counter()
-        function()
-        best = min(best, time.perf_counter() - start)
-    return best
+def _seconds(function: Callable[[], object]) -> float:
+    return best_seconds(function, seconds=_SECONDS)[0]

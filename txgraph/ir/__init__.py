@@ -28,6 +28,7 @@ from txgraph.ir.node import (
 )
 from txgraph.ir.regions import Region, find_regions, outline
 from txgraph.ir.spec import check_spec
+from txgraph.ir.subgraph import extract
 
 __all__ = [
     "DTYPE_NAMES",
@@ -41,6 +42,7 @@ __all__ = [
     "arguments",
     "check_spec",
     "describe",
+    "extract",
     "find_regions",
     "interpret",
     "is_impure",

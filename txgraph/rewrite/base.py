@@ -24,13 +24,28 @@ class PassContext:
         target: the device that code will be generated for.
         fused_activations: activations that the backend computes for free at the end of a linear.
         cost: predicts seconds on the target.
+        weighs: rewrites with no predicted gain are declined; not if they are measured instead.
+        vetoes: rewrites that must not be made, by the name of the pass and of the root, with the reason.
         near_misses: why rewrites were not applied, if somebody wants to know; filled by the passes.
     """
 
     target: Target = Target("cpu")
     fused_activations: frozenset[str] = frozenset()
     cost: CostModel = field(default_factory=lambda: CostModel(hardware_of(Target("cpu")), fuses_elementwise=True))
+    weighs: bool = True
+    vetoes: Mapping[tuple[str, str], str] = field(default_factory=dict)
     near_misses: list[NearMiss] | None = field(default=None, compare=False)
+
+    def permits(self, each: Pass, root: Node) -> bool:
+        """Whether a pass may rewrite at ``root``; if not, the reason is noted. Every pass asks before it rewrites."""
+        reason = self.veto(each, root)
+        if reason:
+            self.decline(each, root, reason)
+        return not reason
+
+    def veto(self, each: Pass, root: Node) -> str:
+        """Why a pass may not rewrite at ``root``; empty if it may."""
+        return self.vetoes.get((each.name, root.name), "") if self.vetoes else ""
 
     def decline(self, each: Pass, root: Node, reason: str, node: Node | None = None) -> None:
         """Note why a pass does not rewrite at ``root``: a condition that fails at ``node``."""
@@ -57,7 +72,7 @@ class Rewrite:
 
     Attributes:
         rule: name of the pass.
-        removed: names of the nodes it replaced; made: names of the nodes it added.
+        removed: names of the nodes it replaced, the root first; made: names of the nodes it added.
         module, location: the user's module and source line of the first replaced node.
     """
 
@@ -66,6 +81,11 @@ class Rewrite:
     made: tuple[str, ...] = ()
     module: str = ""
     location: str = ""
+
+    @property
+    def root(self) -> str:
+        """The node by whose name the rewrite is known."""
+        return self.removed[0]
 
     @classmethod
     def of(cls, rule: str, removed: Iterable[Node], made: Iterable[Node] = ()) -> Rewrite:
@@ -106,6 +126,14 @@ class Pass(ABC):
         """``FuseRmsNorm`` is named ``fuse-rms-norm``."""
         return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", type(self).__name__).lower()
 
+    @property
+    def pays(self) -> bool:
+        """Whether each rewrite is there for the time that it saves, so that it can be measured by itself.
+
+        A normal form is not: it is there for the rules that follow.
+        """
+        return False
+
     @abstractmethod
     def run(self, graph: Graph, context: PassContext) -> list[Rewrite]:
         """Rewrite ``graph`` in place (it is the pass's own copy); an empty list says nothing changed."""
@@ -127,11 +155,11 @@ class NodePass(Pass):
         for node in graph.calls():
             g = GraphBuilder(graph, node, made_by=self.name)
             new = self.rewrite(node, g, context)
-            if isinstance(new, Node):
+            if isinstance(new, Node) and context.permits(self, node):
                 rewrites.append(replace(self.name, {node: new}, g.made))
                 continue
             g.discard()
-            if new is not None:
+            if isinstance(new, Reject):
                 context.decline(self, node, new.reason, new.node)
         return rewrites
 
@@ -141,6 +169,11 @@ class RewritePass(Pass):
 
     Legality is :meth:`check`, profitability :meth:`gain`; they and :meth:`rewrite` read only their arguments.
     """
+
+    @property
+    def pays(self) -> bool:
+        """A rule that is weighed can be measured."""
+        return type(self).gain is not RewritePass.gain
 
     @abstractmethod
     def pattern(self, p: PatternFactory) -> Pattern:

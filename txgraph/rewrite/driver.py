@@ -56,8 +56,10 @@ def _sweep(
     for node in reversed(graph.calls()):  # users first: the largest match wins
         if not node.users or operator_of(node) not in roots:  # without users it was part of a match before
             continue
-        failure = Failure()
-        for match in _matches(rule, pattern, node, graph, context, known, failure):
+        failure, veto = Failure(), context.veto(rule, node)
+        if veto:
+            failure.record(0, veto, node, complete=True)
+        for match in () if veto else _matches(rule, pattern, node, graph, context, known, failure):
             rewrite = _apply(rule, match, graph, failure)
             if rewrite is not None:
                 applied.append(rewrite)
@@ -106,7 +108,7 @@ def _apply(rule: RewritePass, match: Match, graph: Graph, failure: Failure) -> R
     builder = GraphBuilder(graph, match.root, like=match.nodes[::-1], made_by=rule.name)
     value = rule.rewrite(match, builder)
     _check_replacement(rule, match, value, graph)
-    gain = rule.gain(match, builder.made)
+    gain = rule.gain(match, builder.made) if match.context.weighs else None
     if gain is not None and gain <= 0:
         builder.discard()
         reason = f"no gain: predicted {gain * 1e6:.2f} µs on {match.context.cost.hardware.name}"

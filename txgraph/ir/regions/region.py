@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch.fx import Node
-
 from txgraph.ir.graph import Graph
 from txgraph.ir.node import provenance_of
+from txgraph.ir.subgraph import extract
 
 
 @dataclass(frozen=True)
@@ -50,16 +48,4 @@ def outline(graph: Graph, region: Region, instance: int = 0) -> Graph:
 
     With the inputs of another copy it computes that copy.
     """
-    nodes = {node.name: node for node in graph.nodes}
-    fx = torch.fx.Graph()
-    made: dict[Node, Node] = {}
-    for name in region.inputs[instance]:
-        made[nodes[name]] = fx.placeholder(name)
-        made[nodes[name]].meta["val"] = nodes[name].meta["val"]
-    for name in region.instances[instance]:
-        made[nodes[name]] = fx.node_copy(nodes[name], made.__getitem__)
-        made[nodes[name]].meta = dict(nodes[name].meta)
-    for source, copy in made.items():
-        copy.name = source.name  # fx renames a node called like a builtin, such as `input`
-    fx.output(tuple(made[nodes[name]] for name in region.outputs[instance]))
-    return Graph(fx, symbols=graph.symbols, ranges=graph.ranges)
+    return extract(graph, region.instances[instance], region.inputs[instance], region.outputs[instance])

@@ -1,0 +1,24 @@
+"""How long functions take here, measured fairly."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+
+def best_seconds(*functions: Callable[[], object], seconds: float) -> list[float]:
+    """The shortest run of each; they take turns for so many seconds, so that a noisy moment hits all of them.
+
+    A first run of each is not counted.
+    """
+    best = [float("inf")] * len(functions)
+    for function in functions:
+        function()
+    stop = time.perf_counter() + seconds
+    while True:
+        for at, function in enumerate(functions):
+            started = time.perf_counter()
+            function()
+            best[at] = min(best[at], time.perf_counter() - started)
+        if time.perf_counter() > stop:
+            return best

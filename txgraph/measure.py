@@ -1,0 +1,120 @@
+"""Which rewrites pay on the user's own model: each kind is compiled and timed, before and after.
+
+What a rewrite removes, and what it makes, are two small graphs. Both are lowered by the backend and run on random
+values of the types that the model has there. Rewrites that are equal but for their weights are one kind.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+
+from txgraph.backends import Backend
+from txgraph.cost import best_seconds
+from txgraph.cost.adapter import size_hint
+from txgraph.errors import BackendFailed
+from txgraph.ir import Graph, extract, is_symbolic
+from txgraph.options import BackendOptions, Target
+from txgraph.report import Measurement
+from txgraph.rewrite import Pass, Rewrite
+
+log = logging.getLogger(__name__)
+
+SECONDS = 0.2  # of running, for each kind of rewrite
+
+
+class RewriteTimer:
+    """Measures the rewrites of passes that save time."""
+
+    def __init__(self, backend: Backend, target: Target, options: BackendOptions) -> None:
+        self._lower = partial(backend.lower, target=target, options=options)
+        self._target = target
+        self._measured: dict[str, Measurement] = {}
+
+    @property
+    def measurements(self) -> list[Measurement]:
+        """Each kind of rewrite seen so far."""
+        return list(self._measured.values())
+
+    def slower(self, each: Pass, before: Graph, after: Graph, rewrites: Sequence[Rewrite]) -> dict[str, str]:
+        """The roots of the rewrites that do not pay, with the figures."""
+        if not each.pays:
+            return {}
+        reasons = {}
+        for rewrite in rewrites:
+            measured = self._measure(rewrite, before, after)
+            if not measured.pays:
+                reasons[rewrite.root] = f"no gain: {measured}"
+        return reasons
+
+    def _measure(self, rewrite: Rewrite, before: Graph, after: Graph) -> Measurement:
+        old, new = _operators(before, rewrite.removed), _operators(after, rewrite.made)
+        if len(old) < len(rewrite.removed):
+            return Measurement(rewrite.rule, rewrite.root, problem="it rewrites what the same pass has made")
+        key = f"{rewrite.rule}\n{_kind(before, old)}\n{_kind(after, new)}"
+        known = self._measured.get(key)
+        if known is None:
+            self._measured[key] = measured = self._time(rewrite, (before, old), (after, new))
+            log.info("%s at %s: %s", rewrite.rule, rewrite.root, measured)
+            return measured
+        self._measured[key] = replace(known, places=known.places + 1)
+        return known
+
+    def _time(self, rewrite: Rewrite, *parts: tuple[Graph, list[str]]) -> Measurement:
+        runs = []
+        for graph, names in parts:
+            part = extract(graph, names)
+            if any(is_symbolic(node) for node in part.inputs):
+                return Measurement(rewrite.rule, rewrite.root, problem="it takes a size that varies as a number")
+            try:
+                runs.append(self._runner(part) if names else _nothing)
+            except BackendFailed as error:
+                return Measurement(rewrite.rule, rewrite.root, problem=str(error))
+        with torch.no_grad():
+            seconds = best_seconds(*runs, seconds=SECONDS)
+        return Measurement(rewrite.rule, rewrite.root, seconds[0], seconds[1])
+
+    def _runner(self, part: Graph) -> Callable[[], object]:
+        compiled = self._lower(part)
+        inputs = [_random_like(node.meta["val"]) for node in part.inputs]
+
+        def run() -> None:
+            compiled.run(inputs)
+            if self._target.kind == "cuda":
+                torch.cuda.synchronize()
+
+        return run
+
+
+def _operators(graph: Graph, names: Sequence[str]) -> list[str]:
+    """Those of the names that are operators of the graph; what nothing uses is gone from it."""
+    wanted = set(names)
+    return [node.name for node in graph.calls() if node.name in wanted]
+
+
+def _kind(graph: Graph, names: Sequence[str]) -> str:
+    """Equal for parts that are equal but for the names of inputs and the values of constants."""
+    nodes = {node.name: node for node in graph.nodes}
+    taken = dict.fromkeys(s.name for name in names for s in nodes[name].all_input_nodes if s.name not in names)
+    return re.sub(r"= input .*", "= input", str(extract(graph, names, inputs=list(taken))))
+
+
+def _nothing() -> None:
+    """What a rewrite makes that only removes."""
+
+
+def _random_like(value: torch.Tensor) -> torch.Tensor:
+    """Random numbers with the type and the layout of ``value``; zeros where they may be indices."""
+    sizes, strides = ([int(size_hint(s)) for s in each] for each in (value.shape, value.stride()))
+    tensor = torch.empty_strided(sizes, strides, dtype=value.dtype, device=value.device)
+    memory = torch.empty(0, dtype=value.dtype, device=value.device).set_(tensor.untyped_storage())
+    if value.dtype.is_floating_point:
+        memory.normal_()
+    else:
+        memory.fill_(value.dtype is torch.bool)
+    return tensor
