@@ -22,6 +22,7 @@ def parse(**changed: Any) -> CompileOptions:
         "budget": None,
         "calibration": None,
         "verify": "passes",
+        "measure": "off",
         "options": None,
     }
     return CompileOptions.parse(**(arguments | changed))
@@ -88,7 +89,7 @@ def test_refused(arguments: dict[str, Any], error: type[Exception], message: str
 
 
 def test_defaults() -> None:
-    assert parse() == CompileOptions("auto", None, "passes", BackendOptions(False, 16, {}))
+    assert parse() == CompileOptions("auto", None, "passes", "off", BackendOptions(False, 16, {}))
 
 
 @pytest.mark.parametrize("level", ["off", "final", "passes"])

@@ -37,7 +37,8 @@ def fast() -> OptimizedModel:
 def test_data(fast: OptimizedModel) -> None:
     data = fast.report.to_dict()
     assert list(data) == [
-        "model", "backend", "verify", "graphs", "passes", "rewrites", "verification", "fallbacks", "notes", "seconds",
+        "model", "backend", "verify", "graphs", "passes", "rewrites", "verification", "measurements", "fallbacks",
+        "notes", "seconds",
     ]  # fmt: skip
     assert (data["model"], data["backend"], data["verify"]) == ("MLP", "reference", "passes")
     assert (data["fallbacks"], data["notes"]) == ([], [])

@@ -47,15 +47,25 @@ def explain(
         ValueError: no pass of that name is in the pipeline; the names are listed.
     """
     last = len(pipeline) - 1 - pipeline.names[::-1].index(name) if name in pipeline.names else pipeline.index(name)
-    rewrites: list[Rewrite] = []
-    misses: list[NearMiss] = []
-    for each in tuple(pipeline)[: last + 1]:
-        if each.name == name:
-            found, misses = explain_pass(each, graph, context)
-            rewrites += found
+    return explain_each(Pipeline(tuple(pipeline)[: last + 1]), graph, context, skip, only=name)[name]
+
+
+def explain_each(
+    pipeline: Pipeline, graph: Graph, context: PassContext, skip: Collection[str] = (), only: str | None = None
+) -> dict[str, Explanation]:
+    """Run ``pipeline`` again and watch its passes, or those named ``only``; ``graph`` is not changed.
+
+    Of passes of one name all rewrites count, and the near misses of the last. Those named in ``skip`` change nothing.
+    """
+    found: dict[str, Explanation] = {}
+    for each in pipeline:
+        if only in (None, each.name):
+            rewrites, misses = explain_pass(each, graph, context)
+            before = found[each.name].rewrites if each.name in found else ()
+            found[each.name] = Explanation(each.name, (*before, *rewrites), tuple(misses))
         if each.name not in skip:
             graph, _ = Pipeline((each,)).run(graph, context)
-    return Explanation(name, tuple(rewrites), tuple(misses))
+    return found
 
 
 def _place(module: str, location: str) -> str:

@@ -1,0 +1,31 @@
+"""Functions take turns, and the best run of each counts. No times are asserted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from txgraph.cost import best_seconds
+
+
+def test_functions_take_turns() -> None:
+    calls: list[int] = []
+
+    def count(at: int) -> Callable[[], None]:
+        return lambda: calls.append(at)
+
+    best = best_seconds(count(0), count(1), seconds=0.01)
+    assert calls[:4] == [0, 1, 0, 1]
+    assert calls.count(0) == calls.count(1) > 1
+    assert all(0 < seconds < 0.1 for seconds in best)
+
+
+def test_the_best_run_counts_and_the_first_does_not() -> None:
+    naps = iter([0.0, 0.05, 0.001, *[0.05] * 1000])
+    (best,) = best_seconds(lambda: time.sleep(next(naps)), seconds=0.2)
+    assert 0.001 <= best < 0.05
+
+
+def test_each_is_run_at_least_once() -> None:
+    (best,) = best_seconds(lambda: time.sleep(0.002), seconds=0.0)
+    assert 0.002 <= best < 1

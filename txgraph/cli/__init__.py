@@ -1,0 +1,1 @@
+"""The command line: ``txgraph COMMAND``, a file for each command."""
