@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import importlib
 import inspect
+import json
 import pkgutil
 import re
 import sys
@@ -38,6 +39,27 @@ The passes run in this order. The reasons for the order are comments in
 [passes/\\_\\_init\\_\\_.py](../passes/__init__.py).
 """
 
+MEASURED = ROOT / "benchmarks" / "results" / "fusions.json"
+LEFT = """\
+## Left to the backend
+
+Most of these pieces have no pass: Inductor makes one kernel of each by itself, and none is left to win. Measured by
+`python -m benchmarks.fusions` with batches of 8 x 128 tokens of 768 features and 12 heads: best times in µs
+({where}).
+*Bound* is the time to read the inputs and to write the outputs once, at the bandwidth of a large copy; what stays in
+the caches is faster.
+"""
+LEFT_TABLE = """\
+| piece | eager | backend | kernels | bound | otherwise |
+|---|---|---|---|---|---|"""
+LEFT_CONCLUSIONS = """\
+So norms with what is added before them, rotary embeddings and gates stay with the backend. Linears of different values
+are not grouped: one batched product is slower than three by themselves. Linears of *one* value are joined
+([fuse-shared-input-linears](#fuse-shared-input-linears)). The affine part of a norm costs next to nothing beside a
+linear, and to fold it copies the linear's weight, so [fold-norm-affine](#fold-norm-affine) is not in the default
+pipeline. Capped scores are one operator
+([fuse-attention](#fuse-attention)), lowered to FlexAttention from 1024 tokens on."""
+
 
 def page() -> str:
     """The text of docs/passes.md."""
@@ -49,7 +71,20 @@ def page() -> str:
     if others:
         parts += ["## Not in the default pipeline", ""]
         parts += [section for kind in others for section in _section(kind)]
+    parts += _left_to_the_backend()
     return "\n".join(parts).rstrip() + "\n"
+
+
+def _left_to_the_backend() -> list[str]:
+    """What ``python -m benchmarks.fusions`` measured."""
+    result = json.loads(MEASURED.read_text())
+    rows = [LEFT_TABLE]
+    for row in result["rows"]:
+        times = " | ".join(f"{row[key]:,.0f}" for key in ("eager_us", "backend_us"))
+        other = f"{row['other']}: {row['other_us']:,.0f}" if row["other"] else ""
+        rows.append(f"| {row['piece']} | {times} | {row['kernels']} | {row['bound_us']:,.0f} | {other} |")
+    where = f"{result['hardware']}, {result['settings']['threads']} threads, torch {result['versions']['torch']}"
+    return [LEFT.format(where=where), "\n".join(rows), "", LEFT_CONCLUSIONS]
 
 
 def _name(kind: type[Pass]) -> str:

@@ -24,17 +24,9 @@ COMPILED = [  # by Inductor, too: one of each kind, since compiling takes long
 DYNAMIC_TOO = ("bert-sdpa", "gpt2-unmasked-sdpa", "llama-unmasked-sdpa", "mistral-sdpa", "t5-sdpa")
 STATIC_SHAPES = ((2, 12),)
 DYNAMIC_SHAPES = ((2, 12), (3, 9), (5, 7))
-# What is not found yet. Each is a failure as soon as it is found.
-ATTENTIONS_IN_PIECES = {
-    "gemma2-eager": "scores that are softly capped are not what the operator computes",
-}
 
 
-def architectures(known: dict[str, str] | None = None) -> pytest.MarkDecorator:
-    """All of the zoo; failures that are known have their reason."""
-    marks = {name: [pytest.mark.xfail(reason=reason)] for name, reason in (known or {}).items()}
-    entries = [pytest.param(a, id=name, marks=marks.get(name, [])) for name, a in ZOO.items()]
-    return pytest.mark.parametrize("architecture", entries)
+architectures = pytest.mark.parametrize("architecture", ZOO.values(), ids=ZOO.keys())
 
 
 def shapes(architecture: Architecture) -> tuple[tuple[int, int], ...]:
@@ -65,7 +57,7 @@ def assert_same(fast: Any, architecture: Architecture, model: torch.nn.Module, b
     assert not failed, failed
 
 
-@architectures()
+@architectures
 def test_static_and_dynamic(architecture: Architecture) -> None:
     """Two graphs answer any number of shapes; nothing falls back, nothing is rolled back."""
     fast, _ = optimized(architecture)
@@ -76,7 +68,7 @@ def test_static_and_dynamic(architecture: Architecture) -> None:
     assert [p["name"] for p in fast.report.to_dict()["passes"] if p["status"] == "rolled back"] == []
 
 
-@architectures(ATTENTIONS_IN_PIECES)
+@architectures
 def test_every_attention_is_one_operator(architecture: Architecture) -> None:
     """Attention is found in both implementations of every architecture."""
     for graph in optimized(architecture)[1]:
@@ -85,7 +77,7 @@ def test_every_attention_is_one_operator(architecture: Architecture) -> None:
         assert bool(softmaxes) == (not architecture.fused)
 
 
-@architectures()
+@architectures
 def test_every_norm_is_one_operator(architecture: Architecture) -> None:
     """Norms are whole, whatever the model makes them of."""
     for graph in optimized(architecture)[1]:

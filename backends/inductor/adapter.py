@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from unittest import mock
@@ -13,7 +14,10 @@ from unittest import mock
 import torch
 from torch._inductor import config, standalone_compile
 from torch._inductor.graph import GraphLowering
+from torch.fx import Node
+from torch.nn.attention.flex_attention import _create_empty_block_mask as create_empty_block_mask
 
+_aten = torch.ops.aten
 _CompiledFunction = Callable[..., Sequence[Any]]
 
 
@@ -53,3 +57,44 @@ def onednn_linear() -> Callable[..., torch.Tensor] | None:
         return None
     operator: Callable[..., torch.Tensor] = torch.ops.mkldnn._linear_pointwise.default
     return operator
+
+
+def flex_attention(
+    module: torch.fx.GraphModule,
+    query: Node,
+    key: Node,
+    value: Node,
+    score: torch.fx.GraphModule,
+    captured: tuple[Node, ...],
+) -> Node:
+    """Insert a call of FlexAttention that computes every block, with no scale of its own; returns its first result.
+
+    Args:
+        query, key, value: of ``[B, H, S, D]``. score: of a product, its four indices and the ``captured`` values,
+            which must be in memory: Inductor's kernel for CPUs does not see to it.
+    """
+    blocks = create_empty_block_mask(torch.empty(1, 1, 1, 1), torch.empty(1, 1, 1, 1)).as_tuple()
+    *sizes, _ = blocks
+    device = query.meta["val"].device
+    graph = module.graph
+    everything = [
+        graph.call_function(_aten.full.default, (list(v.shape), int(v.item())), {"dtype": v.dtype, "device": device})
+        if isinstance(v, torch.Tensor)
+        else v
+        for v in sizes
+    ]
+    visible = torch.fx.Graph()
+    for name in ("b", "h", "i", "j"):
+        visible.placeholder(name)
+    visible.output(visible.call_function(_aten.full.default, ([], True), {"dtype": torch.bool, "device": device}))
+    parts = [_add_part(module, part) for part in (score, torch.fx.GraphModule(torch.nn.Module(), visible))]
+    options = {"BACKEND": "AUTO", "OUTPUT_LOGSUMEXP": False, "OUTPUT_MAX": False}
+    arguments = (query, key, value, parts[0], (*everything, parts[1]), 1.0, options, captured, ())
+    results = graph.call_function(torch.ops.higher_order.flex_attention, arguments)
+    return graph.call_function(operator.getitem, (results, 0))
+
+
+def _add_part(module: torch.fx.GraphModule, part: torch.fx.GraphModule) -> Node:
+    name = f"part_{sum(1 for _ in module.children())}"
+    module.add_submodule(name, part)
+    return module.graph.get_attr(name)

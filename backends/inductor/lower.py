@@ -12,6 +12,7 @@ from torch.fx import Node
 from txgraph.backends.base import Compiled
 from txgraph.backends.inductor.adapter import compile_graph
 from txgraph.backends.inductor.gemm import choose_gemms, fused_activations
+from txgraph.backends.inductor.softcap import inline_softcap, softcap_to_flex
 from txgraph.errors import BackendFailed
 from txgraph.ir import Graph, GraphBuilder, arguments, describe, type_of
 from txgraph.ir.ops import ACTIVATIONS
@@ -46,7 +47,9 @@ class InductorBackend:
         lowered = graph.copy()
         choices = choose_gemms(lowered) if target.kind == "cpu" else {}
         _inline_activations(lowered)
+        inline_softcap(lowered, target)
         names, module = _lift_constants(lowered)
+        softcap_to_flex(module)
         examples = [n.meta["val"] for n in module.graph.nodes if n.op == "placeholder"]
         weights = [graph.constants[name] for name in names]
         try:

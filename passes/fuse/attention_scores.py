@@ -1,6 +1,7 @@
 """What stands between the product of query and key and the softmax: scales, masks and changes of shape.
 
-The steps, from the product outwards, are folded into ``product * scale + mask``: what the fused operator takes.
+The steps, from the product outwards, are folded into ``product * scale + mask``: what the fused operator takes. The
+product may be softly capped before the mask: ``cap * tanh(product * scale / cap)``.
 """
 
 from __future__ import annotations
@@ -49,12 +50,27 @@ def scale_of(steps: Sequence[Step]) -> float:
     return math.prod(map(factor_of, steps))
 
 
+def split_at_cap(steps: Sequence[Step]) -> tuple[Sequence[Step], Sequence[Step] | None]:
+    """The steps outside of a soft cap, and those inside; ``None`` for the latter where there is no cap."""
+    at = next((at for at, step in enumerate(steps) if step.kind == "cap"), None)
+    return (steps, None) if at is None else (steps[:at], steps[at + 1 :])
+
+
+def check_cap(steps: Sequence[Step]) -> Reject | None:
+    """Why a soft cap is not ``cap * tanh(product * scale / cap)``; ``None`` if it is, or if there is none."""
+    outside, inside = split_at_cap(steps)
+    for step in inside or ():
+        if step.kind in ("cap", "mask", "fill"):
+            return Reject(f"a soft cap has a {step.kind} inside of it", step.node)
+    if inside is not None and not (0 < abs(scale_of(outside)) <= LARGEST_SCORE and math.isfinite(scale_of(inside))):
+        return Reject(f"the scores are capped at {scale_of(outside)}", steps[0].node)
+    return None
+
+
 def check_steps(steps: Sequence[Step], dtype: torch.dtype, bounds: ValueBounds) -> Reject | None:
     """Why ``product * scale + mask`` would not be what the steps compute; ``None`` if it is."""
     lowest, filled = 0.0, 0.0  # of what has been added so far, and what hidden scores are filled with
     for step in reversed(steps):
-        if step.kind == "cap":
-            return Reject("the scores are capped by tanh, which the fused operator does not know", step.node)
         if step.kind in ("scale", "divide"):
             factor = factor_of(step)
             filled *= factor

@@ -1,7 +1,8 @@
 """Recover attention from its decomposed form.
 
-before:  matmul(softmax(steps(matmul(q, transpose(k))), -1), v)     steps: * scale, + mask, masked_fill, reshape
+before:  matmul(softmax(steps(matmul(q, transpose(k))), -1), v)     steps: * scale, + mask, masked_fill, tanh, reshape
 after:   scaled_dot_product_attention(q, k, v, mask, scale=scale)   q: [B, H, S, D]  k, v: [B, H, T, D]
+         txgraph::softcap_attention(q, k, v, mask, scale, cap)      of scores cap * tanh(product * scale / cap)
 legal:   softmax over the keys, in the dtype of the scores (a float32 island in a 16-bit model stays); the weights
          are not used elsewhere; the steps are ``product * scale + mask`` with finite numbers; masks have the scores'
          dtype and do not enlarge them. A row without any key, NaN in eager, is 0 in the fused operator: where the
@@ -26,10 +27,12 @@ from txgraph.passes.fuse.attention_scores import (
     LARGEST_SCORE,
     MaskBuilder,
     chain_of_steps,
+    check_cap,
     check_steps,
     may_hide_a_row,
     may_lose_nan,
     scale_of,
+    split_at_cap,
 )
 from txgraph.rewrite import Accept, Match, Pattern, PatternFactory, Reject, RewritePass
 
@@ -63,7 +66,9 @@ class FuseAttention(RewritePass):
             inner, *outer = (DTYPE_NAMES.get(t.dtype, str(t.dtype)) for t in (masked, q, kt, v))
             found = "{}, {} and {}".format(*outer)
             return Reject(f"the softmax is computed in {inner}, query, key and value are {found}", weights)
-        return check_steps(steps, q.dtype, ValueBounds(match.graph, LARGEST_SCORE)) or Accept()
+        outside, _ = split_at_cap(steps)
+        refused = check_cap(steps) or check_steps(outside, q.dtype, ValueBounds(match.graph, LARGEST_SCORE))
+        return refused or Accept()
 
     def gain(self, match: Match, made: Sequence[Node]) -> float | None:
         return match.seconds_saved([n for n in made if n.target is not _aten.reshape.default])  # they will meet others
@@ -71,16 +76,21 @@ class FuseAttention(RewritePass):
     def rewrite(self, match: Match, g: GraphBuilder) -> Node:
         q, q_factor = _unscaled(match["q"])
         k, k_factor = _unscaled(_transposed(match["kt"], g))
-        scale, reshapes = scale_of(match["steps"]), _reshapes(match)
+        outside, inside = split_at_cap(match["steps"])
+        reshapes = _reshapes(match)
         masks = MaskBuilder(g, match.type("q").dtype)
-        masks.take(match["steps"])
+        masks.take(outside)
         mask, v = masks.mask, match["v"]
         if reshapes:
             q, k, v = (_split_heads(x, reshapes[0], at, g) for x, at in ((q, -2), (k, -1), (v, -1)))
         few_axes = match.type("q").rank == 3 and not reshapes  # then torch takes another kernel
-        if mask is None and not few_axes and may_lose_nan(match.graph, match.type("kt").shape[-1]):
+        if mask is None and inside is None and not few_axes and may_lose_nan(match.graph, match.type("kt").shape[-1]):
             mask = g.aten.zeros.default([1, 1], dtype=match.type("q").dtype, device=match.type("q").device)
-        attention = g.aten.scaled_dot_product_attention(q, k, v, mask, scale=scale * q_factor * k_factor)
+        scale = scale_of(outside) * scale_of(inside or ()) * q_factor * k_factor
+        if inside is None:
+            attention = g.aten.scaled_dot_product_attention(q, k, v, mask, scale=scale)
+        else:
+            attention = g.txgraph.softcap_attention(q, k, v, mask, scale, scale_of(outside))
         if mask is not None and packet_of(match["weights"]) is _aten.softmax:
             bounds, formulas = ValueBounds(match.graph, LARGEST_SCORE), IndexExpressions(match.graph)
             if may_hide_a_row(match.graph, mask, bounds, formulas):

@@ -53,3 +53,16 @@ def test_onednn_linear_has_its_schema() -> None:
 def test_without_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert adapter.onednn_linear() is None
+
+
+def test_flex_attention_takes_what_the_adapter_gives() -> None:
+    from torch._higher_order_ops import flex_attention
+
+    names = list(inspect.signature(flex_attention.__call__).parameters)
+    assert names == [
+        "query", "key", "value", "score_mod", "block_mask", "scale", "kernel_options", "score_mod_other_buffers",
+        "mask_mod_other_buffers",
+    ]  # fmt: skip
+    blocks = adapter.create_empty_block_mask(torch.empty(1, 1, 1, 1), torch.empty(1, 1, 1, 1)).as_tuple()
+    assert callable(blocks[-1])
+    assert all(isinstance(b, int) or b is None or (isinstance(b, torch.Tensor) and b.numel() == 1) for b in blocks[:-1])

@@ -64,3 +64,37 @@ def test_torch_accepts_the_operator() -> None:
     for arguments in ((x, w, b, "gelu"), (x, w, None, "relu")):
         result = torch.library.opcheck(linear_activation.default, arguments, test_utils=tests)
         assert set(result.values()) == {"SUCCESS"}
+
+
+softcap_attention = torch.ops.txgraph.softcap_attention
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("mask", ["none", "additive", "boolean", "hides a row"])
+def test_capped_attention(mask: str, dtype: torch.dtype) -> None:
+    """Against torch's attention in float64, of queries so small that the cap hardly bends the scores; and with it."""
+    torch.manual_seed(0)
+    q, k, v = torch.randn(2, 3, 5, 8).to(dtype), torch.randn(2, 3, 7, 8).to(dtype), torch.randn(2, 3, 7, 4).to(dtype)
+    masks = {"none": None, "additive": torch.randn(5, 7).to(dtype), "boolean": torch.randn(5, 7) > 0}
+    masks["hides a row"] = torch.ones(5, 7, dtype=torch.bool).index_fill(0, torch.tensor(2), False)
+    given = masks[mask]
+    wide = given.double() if given is not None and given.dtype is dtype else given
+    almost = F.scaled_dot_product_attention(q.double(), k.double(), v.double(), wide, scale=0.5)
+    loose = softcap_attention(q.double(), k.double(), v.double(), wide, 0.5, 1e6)
+    torch.testing.assert_close(loose, almost)
+    result = softcap_attention(q, k, v, given, 0.5, 2.0)
+    assert (result.dtype, result.shape) == (dtype, (2, 3, 5, 4))
+    scores = 2 * torch.tanh(q.double() @ k.double().transpose(-2, -1) * 0.5 / 2)
+    if given is not None:
+        scores = scores + (wide if given.dtype is dtype else torch.zeros(5, 7).masked_fill(~given, -torch.inf))
+    expected = scores.softmax(-1).nan_to_num(0.0) @ v.double()
+    tolerance = 16 * torch.finfo(dtype).eps
+    torch.testing.assert_close(result.double(), expected, rtol=tolerance, atol=tolerance)
+
+
+def test_torch_accepts_capped_attention() -> None:
+    q = torch.randn(2, 5, 8)
+    tests = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
+    for mask in (None, torch.randn(5, 5)):
+        result = torch.library.opcheck(softcap_attention.default, (q, q, q, mask, 0.5, 5.0), test_utils=tests)
+        assert set(result.values()) == {"SUCCESS"}

@@ -207,7 +207,7 @@ def sliding(self: Attention, x: Tensor) -> Tensor:
     return self.out(((q @ k.transpose(-2, -1)) / math.sqrt(D)).masked_fill(~m, -INF).softmax(-1) @ v)
 
 
-@kept("capped by tanh")
+@found
 def softcap(self: Attention, x: Tensor) -> Tensor:
     q, k, v = self.qkv(x)
     a = (q @ k.transpose(-2, -1)) * D**-0.5
@@ -296,6 +296,7 @@ def mult_mask(self: Attention, x: Tensor) -> Tensor:
     return self.out(w.softmax(-1) @ v)
 
 
+ATTENTIONS = ("scaled_dot_product_attention", "txgraph::softcap_attention")
 DYNAMIC = ({0: Dim("b", min=2), 1: Dim("s", min=2, max=60)},)
 
 
@@ -311,8 +312,8 @@ def optimized(form: Form, dynamic: bool) -> txgraph.OptimizedModel:
 def test_found(name: str, dynamic: bool) -> None:
     form, causal = FOUND[name]
     fast = optimized(form, dynamic)
-    attentions = [n for n in fast.graph_after.calls() if op_name(n) == "scaled_dot_product_attention"]
-    assert [arguments(n)["is_causal"] for n in attentions] == [causal]
+    attentions = [n for n in fast.graph_after.calls() if op_name(n) in ATTENTIONS]
+    assert [arguments(n).get("is_causal", False) for n in attentions] == [causal]
     assert not {"softmax", "matmul", "bmm", "einsum"} & fast.graph_after.count().keys()
     for shape in ((B, S), (3, 7), (5, 33)) if dynamic else ((B, S),):
         x = torch.randn(*shape, E)

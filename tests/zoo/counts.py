@@ -55,7 +55,7 @@ def in_graph(graph: Graph) -> Counts:
         joined = "fuse-shared-input-linears" in provenance_of(node).passes
         seen["joint linear"] += joined and name in ("linear", "txgraph::linear_activation")
     return Counts(
-        seen["scaled_dot_product_attention"],
+        seen["scaled_dot_product_attention"] + seen["txgraph::softcap_attention"],
         seen["joint linear"],
         seen["layer_norm"] + seen["rms_norm"],
         sum(seen[name] for name in ("gelu", "gelu_tanh", "silu", "relu")),

@@ -30,9 +30,14 @@ def _linear_activation_flops(
     return int(_mm_flops(rows, (weight_shape[1], weight_shape[0]))) + prod(out_shape)
 
 
+def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *args: Any, **kwargs: Any) -> int:
+    return 2 * prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+
+
 # Formulas that torch's registry lacks, in its form: of the arguments' shapes.
 _FORMULAS: dict[Any, Any] = {
     torch.ops.txgraph.linear_activation: _linear_activation_flops,
+    torch.ops.txgraph.softcap_attention: _attention_flops,
     _aten.mv: lambda a, b, out_shape: _mm_flops(a, (*b, 1)),
     _aten.dot: lambda a, b, out_shape: _mm_flops((1, *a), (*b, 1)),
     _aten.addmv: lambda bias, a, b, out_shape, **kwargs: _mm_flops(a, (*b, 1)),

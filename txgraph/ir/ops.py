@@ -5,6 +5,7 @@ Each has an eager implementation (its definition), a shape function, and a lower
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -46,3 +47,52 @@ def _linear_activation_type(
 
 _library.impl("linear_activation", linear_activation, "CompositeExplicitAutograd")
 torch.library.register_fake("txgraph::linear_activation", _linear_activation_type, lib=_library)
+
+_library.define(
+    "softcap_attention(Tensor query, Tensor key, Tensor value, Tensor? attn_mask, float scale, float cap) -> Tensor"
+)
+
+
+def softcap_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None,
+    scale: float,
+    cap: float,
+) -> torch.Tensor:
+    """``softmax(cap * tanh(query @ key.T * scale / cap) + attn_mask) @ value``: attention with softly capped scores.
+
+    A query that sees no key gives 0, as in torch's ``scaled_dot_product_attention``.
+
+    Args:
+        query: ``[..., S, D]``. key: ``[..., T, D]``. value: ``[..., T, Dv]``. All with the same axes before these.
+        attn_mask: broadcasts to ``[..., S, T]``: added to the scores, or boolean (true: visible).
+        scale: of the scores. cap: their magnitude stays below it; not 0.
+
+    Returns:
+        ``[..., S, Dv]`` in the dtype of ``query``.
+
+    Source: Gemma Team 2024 (Gemma 2), section 2.
+    """
+    scores = torch.tanh(query @ key.transpose(-2, -1) * (scale / cap)) * cap
+    if attn_mask is not None and attn_mask.dtype is torch.bool:
+        scores = scores.masked_fill(attn_mask.logical_not(), -math.inf)
+    elif attn_mask is not None:
+        scores = scores + attn_mask
+    return torch.ops.aten._safe_softmax(scores, -1) @ value
+
+
+def _softcap_attention_type(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None,
+    scale: float,
+    cap: float,
+) -> torch.Tensor:
+    return query.new_empty((*query.shape[:-1], value.shape[-1]))
+
+
+_library.impl("softcap_attention", softcap_attention, "CompositeExplicitAutograd")
+torch.library.register_fake("txgraph::softcap_attention", _softcap_attention_type, lib=_library)

@@ -106,7 +106,6 @@ def test_how_many_orders_are_accepted() -> None:
 @pytest.mark.parametrize(
     ("scores", "reason"),
     [
-        (lambda s, m, h: s.tanh() * 30, "the scores are capped by tanh"),
         (lambda s, m, h: s * math.inf, "the scores are scaled by inf"),
         (lambda s, m, h: s.masked_fill(h, -math.inf) * -1, "the scores are scaled by -1"),
         (lambda s, m, h: s.masked_fill(h, LOWEST) * 2, "the scores are scaled by 2"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from itertools import product
 from typing import Any
@@ -19,6 +20,7 @@ from txgraph.passes.fuse.fuse_attention import FuseAttention
 # What it makes, and when that is legal; at sizes as small as these it often does not pay.
 RULE = type("FuseAttention", (FuseAttention,), {"gain": lambda *_: None})()
 FUSED = "scaled_dot_product_attention"
+CAPPED_FUSED = "txgraph::softcap_attention"
 Q, K, V = normal(2, 3, 4, 8), normal(2, 3, 5, 8), normal(2, 3, 5, 8)
 HIDDEN = torch.arange(40).reshape(2, 1, 4, 5) % 3 == 0  # no row is hidden as a whole
 LOWEST = torch.finfo(torch.float32).min
@@ -526,9 +528,55 @@ def test_filled_scores_that_are_turned_around() -> None:
     assert reasons(RULE, filled(-1e4, lambda s: s * -1.0), Q, K, V, HIDDEN)[0] == "the scores are scaled by -1.0"
 
 
-def test_capped_scores() -> None:
-    found = reasons(RULE, attention(lambda s: 5 * torch.tanh(s / 5)), Q, K, V)
-    assert found[0] == "the scores are capped by tanh, which the fused operator does not know"
+CAPPED: dict[str, tuple[Change, float, float]] = {  # with the scale and the cap of the operator
+    "as in Gemma 2": (lambda s: 5 * torch.tanh(s * 0.3 / 5), 0.3, 5.0),
+    "without a scale": (lambda s: 5 * torch.tanh(s / 5), 1.0, 5.0),
+    "without a factor": (lambda s: torch.tanh(s), 1.0, 1.0),
+    "scaled twice": (lambda s: 2 * (3 * torch.tanh(s * 0.5)), 3.0, 6.0),
+    "turned around": (lambda s: -4 * torch.tanh(s * 0.5), -2.0, -4.0),
+}
+
+
+@pytest.mark.parametrize(("scores", "scale", "cap"), CAPPED.values(), ids=CAPPED.keys())
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_capped_scores(scores: Change, scale: float, cap: float, dtype: torch.dtype) -> None:
+    after = rewritten(RULE, attention(scores), *(t.to(dtype) for t in (Q, K, V)))
+    named = arguments(find(after, CAPPED_FUSED))
+    assert named["attn_mask"] is None
+    assert (named["scale"], named["cap"]) == pytest.approx((scale, cap))
+    assert not {"matmul", "softmax", "tanh"} & after.count().keys()
+
+
+@pytest.mark.parametrize("kind", ["additive", "boolean", "hides a row"])
+def test_capped_scores_with_a_mask(kind: str) -> None:
+    def function(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor) -> Tensor:
+        scores = torch.tanh(q @ k.transpose(-2, -1) * 0.1) * 5
+        if kind == "additive":
+            return (scores + additive(hidden, LOWEST)).softmax(-1) @ v
+        return scores.masked_fill(hidden, -math.inf).softmax(-1) @ v
+
+    hidden = torch.ones_like(HIDDEN) if kind == "hides a row" else HIDDEN
+    after = rewritten(RULE, function, Q, K, V, hidden)
+    assert after.count()[CAPPED_FUSED] == 1
+    assert interpret(after, [Q, K, V, hidden])[0].isnan().any() == (kind == "hides a row")
+
+
+UNCAPPED: dict[str, tuple[Change, str]] = {
+    "twice": (lambda s: torch.tanh(torch.tanh(s) * 5), "a soft cap has a cap inside of it"),
+    "filled before": (
+        lambda s: torch.tanh(s.masked_fill(torch.ones(5) > 0, -1e4)),
+        "a soft cap has a fill inside of it",
+    ),
+    "biased before": (lambda s: torch.tanh(s + torch.ones(5)), "a soft cap has a mask inside of it"),
+    "times zero": (lambda s: torch.tanh(s) * 0.0, "the scores are capped at 0.0"),
+    "far beyond": (lambda s: torch.tanh(s) * 1e5, "the scores are capped at 100000.0"),
+    "infinite": (lambda s: torch.tanh(s * math.inf) * 5, "the scores are capped at 5.0"),
+}
+
+
+@pytest.mark.parametrize(("scores", "reason"), UNCAPPED.values(), ids=UNCAPPED.keys())
+def test_tanh_that_is_no_soft_cap(scores: Change, reason: str) -> None:
+    assert reasons(RULE, attention(scores), Q, K, V)[0] == reason
 
 
 @pytest.mark.parametrize("joined_before_the_softmax", [True, False])
