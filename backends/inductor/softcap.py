@@ -1,7 +1,7 @@
 """How ``txgraph::softcap_attention`` is lowered: as torch's FlexAttention on CPUs, elsewhere by its definition.
 
-why:     FlexAttention does not write the S x T scores: 1.4 times as fast as the definition with 1024 tokens, 1.6 times
-         with 2048, but 5 to 9 % slower with 512 and fewer (docs/passes.md). Its code for GPUs was not tried.
+why:     FlexAttention does not write the S x T scores: about 1.5 times as fast as the definition with 1024 tokens, but
+         no faster with 512 (docs/passes.md). Its code for GPUs was not tried.
 source:  Dong et al. 2024 (FlexAttention)
 """
 
