@@ -16,6 +16,7 @@ from txgraph.passes.fold.fold_batch_norm import FoldBatchNorm
 from txgraph.passes.fold.fold_constants import FoldConstants
 from txgraph.passes.fold.fold_scale_into_linear import FoldScaleIntoLinear
 from txgraph.passes.fuse.fuse_attention import FuseAttention
+from txgraph.passes.fuse.fuse_expert_linears import FuseExpertLinears
 from txgraph.passes.fuse.fuse_gelu import FuseGelu
 from txgraph.passes.fuse.fuse_layer_norm import FuseLayerNorm
 from txgraph.passes.fuse.fuse_linear_activation import FuseLinearActivation
@@ -60,6 +61,7 @@ def default_pipeline() -> Pipeline:
             FuseRmsNorm(),
             FuseGelu(),
             FuseSilu(),
+            FuseExpertLinears(),
             # Weights: what one linear can do is taken out of the others before they are joined, which copies them.
             ReassociateMatmuls(),
             MergeLowRankUpdate(),

@@ -395,7 +395,7 @@ EVERY_PASS = default_pipeline()
 def graphs_with_rewrites() -> dict[str, list[tuple[Pass, Graph]]]:
     """For each pass of the default pipeline, graphs in which it rewrites something."""
     found: dict[str, list[tuple[Pass, Graph]]] = {}
-    for name in ("bert-eager", "gpt2-unmasked-eager", "llama-unmasked-eager"):
+    for name in ("bert-eager", "gpt2-unmasked-eager", "llama-unmasked-eager", "mixtral-sdpa"):
         collect(ZOO[name].model(), ZOO[name].inputs(2, 12), found)
     collect(Mixed(), {"x": torch.randn(2, 40, 8)}, found)
     dead = traced(lambda x: x.sin(), X)

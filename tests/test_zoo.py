@@ -151,3 +151,9 @@ def test_inductor_dynamic(name: str) -> None:
         assert_same(fast, architecture, model, batch, length)
     assert len(fast.report.graphs) == 2
     assert fast.report.fallbacks == []
+
+
+def test_experts_are_not_copied_for_every_token() -> None:
+    """Both products of the experts' feed-forward, with sizes that vary, too."""
+    for graph in optimized(ZOO["mixtral-sdpa"])[1]:
+        assert graph.count()["txgraph::expert_linear"] == 2

@@ -15,8 +15,7 @@ from functools import partial
 import torch
 
 from txgraph.backends import Backend
-from txgraph.cost import best_seconds
-from txgraph.cost.adapter import size_hint
+from txgraph.cost import best_seconds, size_hint
 from txgraph.errors import BackendFailed
 from txgraph.ir import Graph, extract, is_symbolic
 from txgraph.options import BackendOptions, Target

@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from torch import nn
 
 import txgraph
-from tests.small import MLP, assert_as_eager
-from txgraph.backends.inductor import gemm
+from tests.small import MLP, assert_as_eager, traced
+from txgraph.backends.inductor import InductorBackend, gemm
 from txgraph.backends.inductor.adapter import compile_graph, onednn_linear
 from txgraph.ir.ops import ACTIVATIONS
+from txgraph.options import BackendOptions, Target
 from txgraph.verify import check_gates
 
 needs_onednn = pytest.mark.skipif(onednn_linear() is None, reason="this torch is built without oneDNN")
@@ -106,3 +107,17 @@ def test_a_backend_that_computes_wrongly_is_replaced(monkeypatch: pytest.MonkeyP
 
 def _wrong(module: torch.fx.GraphModule):  # type: ignore[no-untyped-def]
     return lambda *tensors: [value + 0.01 for value in module(*tensors)]
+
+
+def test_experts() -> None:
+    """An operator that looks at data stays as it is, between what Inductor generates."""
+
+    def function(x: torch.Tensor, e: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = torch.ops.txgraph.expert_linear(x * 2, w, e).relu()
+        return result
+
+    torch.manual_seed(0)
+    x, e, w = torch.randn(12, 8), torch.arange(12) * 5 % 3, torch.randn(3, 6, 8)
+    compiled = InductorBackend().lower(traced(function, x, e, w=w), Target("cpu"), BackendOptions())
+    for expert in (e, e.flip(0), e * 0):
+        torch.testing.assert_close(compiled.run([x, expert])[0], function(x, expert, w))

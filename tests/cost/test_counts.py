@@ -59,7 +59,24 @@ PRODUCTS = {
         (X, W, B),
         PRODUCT + 2 * 3 * 5,
     ),
+    "capped attention": (
+        lambda q, k, v: torch.ops.txgraph.softcap_attention(q, k, v, None, 0.5, 5.0),
+        (HEADS, HEADS, HEADS[..., :3]),
+        2 * (2 * 4) * 6 * 6 * (8 + 3),
+    ),
+    "experts": (
+        lambda x, w, e: torch.ops.txgraph.expert_linear(x, w, e),
+        (X[0], torch.ones(7, 5, 8), torch.zeros(3, dtype=torch.int64)),
+        2 * 3 * 8 * 5,
+    ),
 }
+
+
+@pytest.mark.parametrize(("rows", "read"), [(0, 0), (1, 1), (3, 3), (7, 7), (20, 7)])
+def test_no_more_experts_are_read_than_there_are_rows(rows: int, read: int) -> None:
+    inputs = torch.ones(rows, 8), torch.ones(7, 5, 8), torch.zeros(rows, dtype=torch.int64)
+    node = last(lambda x, w, e: torch.ops.txgraph.expert_linear(x, w, e), *inputs)
+    assert bytes_moved(node) == 4 * (rows * 8 + read * 5 * 8 + 2 * rows + rows * 5)
 
 
 @pytest.mark.parametrize("name", PRODUCTS)

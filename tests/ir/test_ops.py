@@ -98,3 +98,32 @@ def test_torch_accepts_capped_attention() -> None:
     for mask in (None, torch.randn(5, 5)):
         result = torch.library.opcheck(softcap_attention.default, (q, q, q, mask, 0.5, 5.0), test_utils=tests)
         assert set(result.values()) == {"SUCCESS"}
+
+
+expert_linear = torch.ops.txgraph.expert_linear
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("expert", [[0, 1, 2, 2, 0], [1, 1, 1, 1, 1], [-1, 0, -3, 2, 1]], ids=str)
+def test_experts(expert: list[int], dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    x, w, e = torch.randn(5, 8).to(dtype), torch.randn(3, 4, 8).to(dtype), torch.tensor(expert)
+    result = expert_linear(x, w, e)
+    assert result.dtype is dtype
+    expected = torch.stack([w[i].double() @ row.double() for i, row in zip(expert, x, strict=True)])
+    tolerance = 16 * torch.finfo(dtype).eps
+    torch.testing.assert_close(result.double(), expected, rtol=tolerance, atol=tolerance)
+
+
+def test_no_rows_and_no_such_expert() -> None:
+    w = torch.randn(3, 4, 8)
+    assert expert_linear(torch.ones(0, 8), w, torch.ones(0, dtype=torch.int64)).shape == (0, 4)
+    for missing in (3, -4):
+        with pytest.raises(IndexError, match="an expert is not among the 3 of the weight"):
+            expert_linear(torch.ones(2, 8), w, torch.tensor([0, missing]))
+
+
+def test_torch_accepts_experts() -> None:
+    arguments = (torch.randn(5, 8), torch.randn(3, 4, 8), torch.tensor([0, 1, 2, 2, 0]))
+    result = torch.library.opcheck(expert_linear.default, arguments, test_utils=("test_schema", "test_faketensor"))
+    assert set(result.values()) == {"SUCCESS"}

@@ -1,9 +1,20 @@
 """Predicted time on a target: FLOPs, bytes and the roofline of described or measured hardware."""
 
+from txgraph.cost.adapter import size_hint
 from txgraph.cost.calibrate import calibrate
 from txgraph.cost.counts import bytes_moved, flops
 from txgraph.cost.hardware import HARDWARE, Hardware, hardware_of
 from txgraph.cost.model import CostModel
 from txgraph.cost.timing import best_seconds
 
-__all__ = ["HARDWARE", "CostModel", "Hardware", "best_seconds", "bytes_moved", "calibrate", "flops", "hardware_of"]
+__all__ = [
+    "HARDWARE",
+    "CostModel",
+    "Hardware",
+    "best_seconds",
+    "bytes_moved",
+    "calibrate",
+    "flops",
+    "hardware_of",
+    "size_hint",
+]

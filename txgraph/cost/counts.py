@@ -38,6 +38,7 @@ def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *arg
 _FORMULAS: dict[Any, Any] = {
     torch.ops.txgraph.linear_activation: _linear_activation_flops,
     torch.ops.txgraph.softcap_attention: _attention_flops,
+    torch.ops.txgraph.expert_linear: lambda x, w, expert, **kwargs: 2 * prod(x) * w[1],
     _aten.mv: lambda a, b, out_shape: _mm_flops(a, (*b, 1)),
     _aten.dot: lambda a, b, out_shape: _mm_flops((1, *a), (*b, 1)),
     _aten.addmv: lambda bias, a, b, out_shape, **kwargs: _mm_flops(a, (*b, 1)),
@@ -120,6 +121,10 @@ def _read_elements(node: Node) -> dict[Node, int]:
     if packet_of(node) in _FILLS:
         return {}
     read = {source: sum(map(_elements, tensors_of(source))) for source in node.all_input_nodes if tensors_of(source)}
+    if packet_of(node) is torch.ops.txgraph.expert_linear:  # no more experts than there are rows
+        named = arguments(node)
+        rows, experts = (size_hint(named[name].meta["val"].shape[0]) for name in ("input", "weight"))
+        read[named["weight"]] = read[named["weight"]] * min(rows, experts) // max(experts, 1)
     if packet_of(node) in _LOOKUPS:
         table = next(iter(arguments(node).values()))
         read[table] = min(read[table], sum(map(_elements, tensors_of(node))))

@@ -96,3 +96,38 @@ def _softcap_attention_type(
 
 _library.impl("softcap_attention", softcap_attention, "CompositeExplicitAutograd")
 torch.library.register_fake("txgraph::softcap_attention", _softcap_attention_type, lib=_library)
+
+_library.define("expert_linear(Tensor input, Tensor weight, Tensor expert) -> Tensor")
+
+
+def expert_linear(input: torch.Tensor, weight: torch.Tensor, expert: torch.Tensor) -> torch.Tensor:
+    """``weight[expert[n]] @ input[n]`` for each row ``n``: one product for each expert that has rows.
+
+    Args:
+        input: ``[N, K]``. weight: ``[X, M, K]``.
+        expert: ``[N]`` integers; negative ones count from the end, as in indexing.
+
+    Returns:
+        ``[N, M]`` in the dtype of ``input``.
+
+    Raises:
+        IndexError: there is no such expert.
+    """
+    experts = weight.shape[0]
+    if expert.numel() and not -experts <= int(expert.min()) <= int(expert.max()) < experts:
+        raise IndexError(f"expert_linear: an expert is not among the {experts} of the weight")
+    expert = expert % max(experts, 1)
+    result = input.new_empty((input.shape[0], weight.shape[1]))
+    rows_of_each = expert.argsort().split(torch.bincount(expert, minlength=experts).tolist())
+    for each, rows in enumerate(rows_of_each):
+        if rows.numel():
+            result[rows] = F.linear(input[rows], weight[each])
+    return result
+
+
+def _expert_linear_type(input: torch.Tensor, weight: torch.Tensor, expert: torch.Tensor) -> torch.Tensor:
+    return input.new_empty((input.shape[0], weight.shape[1]))
+
+
+_library.impl("expert_linear", expert_linear, "CompositeExplicitAutograd")
+torch.library.register_fake("txgraph::expert_linear", _expert_linear_type, lib=_library)
