@@ -109,16 +109,17 @@ def pieces() -> list[Piece]:
             "one batched product",
         ),
     ]
-    experts, expert, chosen = torch.randn(8, 512, 512), torch.randint(8, (256,)), torch.randn(256, 512)
-    found.append(
+    experts = torch.randn(8, 1024, 512)
+    found += [
         Piece(
-            "8 experts, 256 rows",
+            f"8 experts, {rows} rows",
             lambda x, e: (experts[e] @ x.unsqueeze(-1)).squeeze(-1),
-            (chosen, expert),
+            (torch.randn(rows, 512), torch.randint(8, (rows,))),
             lambda x, e: torch.ops.txgraph.expert_linear(x, experts, e),
             "a product for each expert",
         )
-    )
+        for rows in (16, 64, 256)
+    ]
     for length in (128, 512, 1024, 2048):
         q, k, v = torch.randn(3, 1, 8, length, D).unbind()
         mask = torch.zeros(length, length).masked_fill(torch.ones(length, length).triu(1).bool(), -math.inf)

@@ -54,12 +54,12 @@ LEFT_TABLE = """\
 |---|---|---|---|---|---|"""
 LEFT_CONCLUSIONS = """\
 So norms with what is added before them, rotary embeddings and gates stay with the backend. Linears of different values
-are not grouped: one batched product is slower than three by themselves; those of experts are, since otherwise each
-row has a copy of its expert's weight ([fuse-expert-linears](#fuse-expert-linears)). Linears of *one* value are joined
-([fuse-shared-input-linears](#fuse-shared-input-linears)). The affine part of a norm costs next to nothing beside a
-linear, and to fold it copies the linear's weight, so [fold-norm-affine](#fold-norm-affine) is not in the default
-pipeline. Capped scores are one operator
-([fuse-attention](#fuse-attention)), lowered to FlexAttention from 1024 tokens on."""
+are not grouped: one batched product is slower than three by themselves; those of experts are where an expert has
+many rows, which would each read its weight ([fuse-expert-linears](#fuse-expert-linears)). Linears of *one* value are
+joined ([fuse-shared-input-linears](#fuse-shared-input-linears)). The affine part of a norm costs next to nothing beside
+a linear, and to fold it copies the linear's weight, so [fold-norm-affine](#fold-norm-affine) is not in the default
+pipeline. Capped scores are one operator ([fuse-attention](#fuse-attention)), lowered to FlexAttention from 1024 tokens
+on."""
 
 
 def page() -> str:

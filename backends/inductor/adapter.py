@@ -89,7 +89,7 @@ def flex_attention(
     visible.output(visible.call_function(_aten.full.default, ([], True), {"dtype": torch.bool, "device": device}))
     parts = [_add_part(module, part) for part in (score, torch.fx.GraphModule(torch.nn.Module(), visible))]
     options = {"BACKEND": "AUTO", "OUTPUT_LOGSUMEXP": False, "OUTPUT_MAX": False}
-    arguments = (query, key, value, parts[0], (*everything, parts[1]), 1.0, options, captured, ())
+    arguments: Any = (query, key, value, parts[0], (*everything, parts[1]), 1.0, options, captured, ())
     results = graph.call_function(torch.ops.higher_order.flex_attention, arguments)
     return graph.call_function(operator.getitem, (results, 0))
 

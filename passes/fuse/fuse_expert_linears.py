@@ -5,8 +5,8 @@ before:  matmul(index(W, [expert]), unsqueeze(x, -1))       x: [N, K]  W: [X, M,
 after:   unsqueeze(txgraph::expert_linear(x, W, expert), -1 or 1)
 legal:   experts are picked along the first axis of W, by one tensor of integers; neither the picked weights nor x
          broadcast; one dtype. On CPUs only: elsewhere it was not measured
-pays:    N copies of an M x K weight are not made and read: N * M * K elements less to write and to read; costs
-         three operator calls for each expert that has rows
+pays:    each weight is read once, not N copies of an M x K weight written and read; costs three operator calls for
+         each expert that has rows. A backend that fuses need not copy: then from 32 rows for each expert on
 source:  Gale et al. 2023 (MegaBlocks), section 3
 """
 
@@ -22,6 +22,9 @@ from txgraph.cost import size_hint
 from txgraph.ir import GraphBuilder, same_size, type_of
 from txgraph.rewrite import Accept, Match, Pattern, PatternFactory, Reject, RewritePass
 
+# Of each expert. A compiler may read the picked weight row by row without copying it; with fewer rows that is faster:
+# measured on CPUs, docs/passes.md.
+_FEWEST_ROWS = 32
 _LAUNCHES = 3  # for each expert: its rows are gathered, multiplied and scattered
 _INTEGERS = (torch.int64, torch.int32)
 
@@ -53,9 +56,10 @@ class FuseExpertLinears(RewritePass):
         return Accept()
 
     def gain(self, match: Match, made: Sequence[Node]) -> float | None:
-        experts = min(size_hint(match.type("x").shape[0]), size_hint(match.type("w").shape[0]))
-        launches = _LAUNCHES * experts * match.context.cost.hardware.launch_seconds
-        return match.seconds_saved(made) - launches
+        cost, rows, experts = match.context.cost, *(size_hint(match.type(name).shape[0]) for name in "xw")
+        if cost.fuses_elementwise and rows < _FEWEST_ROWS * experts:
+            return 0.0
+        return match.seconds_saved(made) - _LAUNCHES * min(rows, experts) * cost.hardware.launch_seconds
 
     def rewrite(self, match: Match, g: GraphBuilder) -> Node:
         (expert,) = match["indices"]

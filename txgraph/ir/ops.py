@@ -80,7 +80,8 @@ def softcap_attention(
         scores = scores.masked_fill(attn_mask.logical_not(), -math.inf)
     elif attn_mask is not None:
         scores = scores + attn_mask
-    return torch.ops.aten._safe_softmax(scores, -1) @ value
+    weights: torch.Tensor = torch.ops.aten._safe_softmax(scores, -1)
+    return weights @ value
 
 
 def _softcap_attention_type(

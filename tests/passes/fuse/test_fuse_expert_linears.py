@@ -41,10 +41,19 @@ def test_forms(form: Callable[..., Tensor], dtype: torch.dtype) -> None:
     assert not {"matmul", "index"} & after.count().keys()
 
 
-def test_large_ones_pay() -> None:
-    context = PassContext(cost=CostModel(HARDWARE["cpu-avx2"], fuses_elementwise=True))
-    x, w, e = normal(64, 128), normal(4, 256, 128), torch.arange(64) % 4
+@pytest.mark.parametrize("fuses", [True, False])
+def test_large_ones_pay(fuses: bool) -> None:
+    context = PassContext(cost=CostModel(HARDWARE["cpu-avx2"], fuses))
+    x, w, e = normal(128, 128), normal(4, 256, 128), torch.arange(128) % 4
     assert rewritten(RULE, w_first, x, e, context=context, w=w).count()["txgraph::expert_linear"] == 1
+
+
+@pytest.mark.parametrize(("fuses", "kept"), [(True, True), (False, False)])
+def test_few_rows_pay_only_where_their_weights_would_be_copied(fuses: bool, kept: bool) -> None:
+    context = PassContext(cost=CostModel(HARDWARE["cpu-avx2"], fuses))
+    x, w, e = normal(8, 256), normal(4, 512, 256), torch.arange(8) % 4
+    _, rewrites = apply(RULE, traced(w_first, x, e, w=w), context)
+    assert (rewrites == []) is kept
 
 
 def test_weights_may_be_computed() -> None:
