@@ -2,7 +2,8 @@
 
 before:  gelu(linear(x, w, b))                          x: [..., K]  w: [N, K]  b: [N]
 after:   txgraph::linear_activation(x, w, b, "gelu")
-legal:   the weight has two axes; the value before the activation is not used elsewhere
+legal:   the weight has two axes and is a constant, or the transpose of one; the value before the activation is not
+         used elsewhere
 pays:    one write and one read of [..., N] (bytes) less, in backends with such a kernel; elsewhere not applied
 source:  oneDNN documentation, post-ops fusion
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch.fx import Node
 
 from txgraph.ir import GraphBuilder, packet_of
@@ -26,11 +28,14 @@ class FuseLinearActivation(RewritePass):
         return True
 
     def pattern(self, p: PatternFactory) -> Pattern:
-        linear = p.aten.linear(p.any("x"), p.const("w"), p.any("b"))
+        linear = p.aten.linear(p.any("x"), p.any("w"), p.any("b"))
         plain = (p.aten.relu, p.aten.silu, p.aten.tanh, p.aten.sigmoid)
         return p.either(p.aten.gelu(linear, approximate=p.any("approximate")), *(f(linear) for f in plain))
 
     def check(self, match: Match) -> Accept | Reject:
+        weight = match["w"].args[0] if match["w"].target is torch.ops.aten.transpose.int else match["w"]
+        if match.graph.constant(weight) is None:
+            return Reject(f"the weight %{weight.name} is computed by the graph", weight)
         if match.type("w").rank != 2:
             return Reject(f"the weight is {match.type('w')}, expected two axes", match.root)
         name = _activation(match)
