@@ -7,12 +7,15 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.export import Dim
+from transformers import BertConfig, BertModel, GPT2Config, GPT2Model, LlamaConfig, LlamaModel
 
 import txgraph
 from tests.helpers import assert_numbers, normal, reasons, rewritten
 from tests.small import apply, bits, find, graph_of, module, traced
+from tests.zoo import OPTIONS
 from txgraph import Pipeline
 from txgraph.ir import arguments, interpret
 from txgraph.passes.canonicalize.remove_identities import RemoveIdentities
@@ -375,3 +378,40 @@ def test_numbers_at_a_real_width() -> None:
     after, _ = apply(RULE, traced(adapted, normal(7, 384), w=w, a=a, b=b))
     for x in (normal(64, 384), normal(64, 384) + 10, torch.eye(384)):
         assert_numbers(after, adapted, x, w=w, a=a, b=b)
+
+
+# The adapters of the library that people train them with.
+
+SMALL = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+ADAPTED: dict[str, tuple[Callable[[], nn.Module], list[str], int]] = {  # how many linears get an adapter
+    "bert": (lambda: BertModel(BertConfig(**SMALL, intermediate_size=64)), ["query", "value"], 4),
+    "llama": (
+        lambda: LlamaModel(LlamaConfig(**SMALL, intermediate_size=64, use_cache=False)),
+        ["q_proj", "v_proj", "down_proj"],
+        6,
+    ),
+    "gpt2": (lambda: GPT2Model(GPT2Config(vocab_size=100, n_embd=32, n_layer=2, n_head=4)), ["c_attn", "c_fc"], 4),
+}
+
+
+@pytest.mark.parametrize("adapters", [1, 2])
+@pytest.mark.parametrize(("make", "targets", "count"), ADAPTED.values(), ids=ADAPTED.keys())
+def test_adapters_of_peft(make: Callable[[], nn.Module], targets: list[str], count: int, adapters: int) -> None:
+    torch.manual_seed(0)
+    model = get_peft_model(make().eval(), LoraConfig(r=4, target_modules=targets, lora_dropout=0.1))
+    for number in range(1, adapters):
+        model.add_adapter(f"adapter{number}", LoraConfig(r=3, lora_alpha=2, target_modules=targets))
+    model.base_model.set_adapter([*model.peft_config])
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, 0, 0.2)
+    model.eval()
+    ids = torch.randint(5, 90, (2, 12), generator=torch.Generator().manual_seed(1))
+    fast = txgraph.optimize(model, kwargs={"input_ids": ids}, backend="reference", options=OPTIONS)
+    assert len(fast.explain("merge-low-rank-update").rewrites) == count
+    assert {p["status"] for p in fast.report.to_dict()["passes"]} <= {"applied", "unchanged"}
+    assert not [n for n in fast.graph_after.constants if "lora" in n and "merged" not in n]
+    torch.testing.assert_close(fast(input_ids=ids)[0], model(input_ids=ids)[0], rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        next(p for n, p in model.named_parameters() if "lora_A" in n).add_(1)
+    torch.testing.assert_close(fast(input_ids=ids)[0], model(input_ids=ids)[0], rtol=1e-4, atol=1e-5)
