@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -28,7 +28,7 @@ from txgraph import (
 from txgraph.ir import Graph, GraphBuilder, interpret, op_name
 from txgraph.ir.ops import ACTIVATIONS
 from txgraph.passes.fold.eliminate_dead_code import EliminateDeadCode
-from txgraph.pipeline import BetweenPasses
+from txgraph.pipeline import BetweenPasses, PassResult
 
 X = torch.linspace(-1, 1, 8).reshape(2, 4)
 CONTEXT = PassContext()
@@ -181,9 +181,9 @@ def test_the_hook_rolls_back_one_pass_and_later_ones_still_run() -> None:
     graph = traced(lambda x: x.sin() + x.neg(), X)
     calls: list[tuple[str, str, str]] = []
 
-    def between(each: Pass, before: Graph, after: Graph, rewrites: Sequence[Rewrite]) -> str:
-        calls.append((each.name, str(before), str(after)))
-        return "not good" if each.name == "bad" else ""
+    def between(result: PassResult) -> str:
+        calls.append((result.each.name, str(result.before), str(result.after)))
+        return "not good" if result.each.name == "bad" else ""
 
     pipeline = Pipeline(
         (
@@ -224,8 +224,8 @@ class Everywhere(Pass):
 
 
 def not_at(*roots: str) -> BetweenPasses:
-    def between(each: Pass, before: Graph, after: Graph, rewrites: Sequence[Rewrite]) -> dict[str, str]:
-        return {r.root: f"not at {r.root}" for r in rewrites if r.root in roots}
+    def between(result: PassResult) -> dict[str, str]:
+        return {r.root: f"not at {r.root}" for r in result.rewrites if r.root in roots}
 
     return between
 

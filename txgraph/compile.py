@@ -21,9 +21,9 @@ from txgraph.errors import GuardFailed, UnsupportedOp
 from txgraph.ir import Graph, type_of
 from txgraph.measure import RewriteTimer
 from txgraph.options import CompileOptions, Target
-from txgraph.pipeline import PassRecord, Pipeline
+from txgraph.pipeline import PassRecord, PassResult, Pipeline
 from txgraph.report import Fallback, GraphReport, Report
-from txgraph.rewrite import Pass, PassContext, Rewrite
+from txgraph.rewrite import PassContext
 from txgraph.verify import Verifier
 
 log = logging.getLogger(__name__)
@@ -115,14 +115,14 @@ def compile_call(
     timer = RewriteTimer(backend, target, options.backend_options) if options.measure == "rewrites" else None
     context = PassContext(target, backend.fused_activations(target), cost, weighs=timer is None)
 
-    def between_passes(each: Pass, before: Graph, after: Graph, rewrites: Sequence[Rewrite]) -> str | Mapping[str, str]:
+    def between_passes(result: PassResult) -> str | Mapping[str, str]:
         if timer is not None:
             with clock("measure"):
-                slower = timer.slower(each, before, after, rewrites)
+                slower = timer.slower(result)
             if slower:
                 return slower
         with clock("verify"):
-            return verifier.between_passes(each.name, before, after)
+            return verifier.between_passes(result)
 
     with clock("passes"):
         after, records = pipeline.run(before, context, between_passes)

@@ -19,8 +19,9 @@ from txgraph.cost import best_seconds, size_hint
 from txgraph.errors import BackendFailed
 from txgraph.ir import Graph, extract, is_symbolic
 from txgraph.options import BackendOptions, Target
+from txgraph.pipeline import PassResult
 from txgraph.report import Measurement
-from txgraph.rewrite import Pass, Rewrite
+from txgraph.rewrite import Rewrite
 
 log = logging.getLogger(__name__)
 
@@ -40,13 +41,13 @@ class RewriteTimer:
         """Each kind of rewrite seen so far."""
         return list(self._measured.values())
 
-    def slower(self, each: Pass, before: Graph, after: Graph, rewrites: Sequence[Rewrite]) -> dict[str, str]:
+    def slower(self, result: PassResult) -> dict[str, str]:
         """The roots of the rewrites that do not pay, with the figures."""
-        if not each.pays:
+        if not result.each.pays:
             return {}
         reasons = {}
-        for rewrite in rewrites:
-            measured = self._measure(rewrite, before, after)
+        for rewrite in result.rewrites:
+            measured = self._measure(rewrite, result.before, result.after)
             if not measured.pays:
                 reasons[rewrite.root] = f"no gain: {measured}"
         return reasons

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -35,17 +35,46 @@ class PassRecord:
     vetoed: Mapping[str, str] = field(default_factory=dict)
 
 
-class BetweenPasses(Protocol):
-    """The one hook: called with the graph before and after each pass that changed something."""
+@dataclass(frozen=True)
+class PassResult:
+    """What a pass made of a graph.
 
-    def __call__(self, each: Pass, before: Graph, after: Graph, rewrites: Sequence[Rewrite]) -> str | Mapping[str, str]:
-        """An empty text accepts ``after``; a reason rolls the pass back.
+    Attributes:
+        each: the pass. before, after: the graph before it, and the one that it made.
+        context: what the pass knew. vetoed: what it had to leave out, roots to reasons.
+    """
+
+    each: Pass
+    before: Graph
+    after: Graph
+    rewrites: tuple[Rewrite, ...]
+    context: PassContext
+    vetoed: Mapping[str, str] = field(default_factory=dict)
+
+    def without(self, reasons: Mapping[str, str]) -> PassResult:
+        """What the pass makes when it also leaves out the rewrites with these roots.
+
+        Raises:
+            PassFailed: it raised, or broke the spec.
+        """
+        vetoed = {**self.vetoed, **reasons}
+        vetoes = {(self.each.name, root): reason for root, reason in vetoed.items()}
+        after = self.before.copy()
+        context = replace(self.context, vetoes={**self.context.vetoes, **vetoes})
+        return replace(self, after=after, rewrites=tuple(_run(self.each, after, self.before, context)), vetoed=vetoed)
+
+
+class BetweenPasses(Protocol):
+    """The one hook: called after each pass that changed something."""
+
+    def __call__(self, result: PassResult) -> str | Mapping[str, str]:
+        """An empty text accepts the result; a reason rolls the pass back.
 
         Reasons by the roots of rewrites have the pass run again without these rewrites.
         """
 
 
-def accept_all(each: Pass, before: Graph, after: Graph, rewrites: Sequence[Rewrite]) -> str:
+def accept_all(result: PassResult) -> str:
     """The hook that accepts everything."""
     return ""
 
@@ -117,7 +146,7 @@ class Pipeline:
                 records.append(PassRecord(each.name, "unchanged", seconds=time.perf_counter() - started))
                 continue
             seconds = time.perf_counter() - started
-            candidate, record = _judge(each, graph, candidate, rewrites, context, between)
+            candidate, record = _judge(PassResult(each, graph, candidate, rewrites, context), between)
             records.append(replace(record, seconds=seconds))
             log.info("%s: %d rewrites, %s %s", each.name, len(record.rewrites), record.status, record.reason)
             if record.status == "applied":
@@ -153,30 +182,21 @@ def _run(each: Pass, candidate: Graph, before: Graph, context: PassContext) -> l
     return rewrites
 
 
-def _judge(
-    each: Pass,
-    graph: Graph,
-    candidate: Graph,
-    rewrites: tuple[Rewrite, ...],
-    context: PassContext,
-    between: BetweenPasses,
-) -> tuple[Graph, PassRecord]:
+def _judge(result: PassResult, between: BetweenPasses) -> tuple[Graph, PassRecord]:
     """Ask the hook; where it takes out rewrites, run the pass again without them, and ask again."""
-    vetoed: dict[str, str] = {}
-    verdict = between(each, graph, candidate, rewrites)
+    verdict = between(result)
     while not isinstance(verdict, str):
         if not verdict:
             verdict = ""
-        elif not verdict.keys() - vetoed.keys():
+        elif not verdict.keys() - result.vetoed.keys():
             verdict = f"it cannot leave out single rewrites: {next(iter(verdict.values()))}"
         else:
-            vetoed |= verdict
-            vetoes = {**context.vetoes, **{(each.name, root): reason for root, reason in vetoed.items()}}
-            candidate = graph.copy()
-            rewrites = tuple(_run(each, candidate, graph, replace(context, vetoes=vetoes)))
-            verdict = between(each, graph, candidate, rewrites) if rewrites else ""
-    status = "rolled back" if verdict else "applied" if rewrites else "unchanged"
-    return candidate, PassRecord(each.name, status, rewrites, reason=verdict, vetoed=vetoed)
+            result = result.without(verdict)
+            verdict = between(result) if result.rewrites else ""
+    status = "rolled back" if verdict else "applied" if result.rewrites else "unchanged"
+    return result.after, PassRecord(
+        result.each.name, status, result.rewrites, reason=verdict, vetoed=dict(result.vetoed)
+    )
 
 
 def _pass(value: object) -> Pass:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from io import StringIO
+from itertools import groupby
 from typing import Any
 
 from rich.console import Console
@@ -170,7 +171,8 @@ def _print_graph(console: Console, at: int, graph: GraphReport) -> None:
     seconds = ", ".join(f"{stage} {value:.2f} s" for stage, value in graph.seconds.items())
     console.print(f"\ngraph {at}: {', '.join(graph.inputs)}", markup=False)
     console.print(f"  {graph.nodes_before} -> {graph.nodes_after} operators; {seconds}")
-    checked = iter(graph.verification)  # in the order in which the stages ran
+    # In the order in which the stages ran; of a pass that was judged again, without a rewrite, the last.
+    checked = iter([[*again][-1] for _, again in groupby(graph.verification, key=lambda record: record.stage)])
     table = Table("stage", "status", "rewrites", "seconds", "gates (error / bound)", box=None, pad_edge=True)
     per_pass = any(v.stage not in ("capture", "backend", "backend reference") for v in graph.verification)
     if graph.verification:
@@ -185,6 +187,9 @@ def _print_graph(console: Console, at: int, graph: GraphReport) -> None:
         name = graph.backend if stage is None or stage.stage == "backend reference" or not broke else "tried"
         table.add_row(f"backend {name}", "replaced" if broke else "", "", lower, _gates(stage))
     console.print(table)
+    for record in graph.passes:
+        for root, reason in record.vetoed.items():
+            console.print(f"  {record.name} left out %{root}: {reason}", markup=False)
     unchanged = [p.name for p in graph.passes if p.status == "unchanged"]
     if unchanged:
         console.print(f"  unchanged: {', '.join(unchanged)}")

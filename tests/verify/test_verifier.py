@@ -15,6 +15,7 @@ from tests.small import BITWISE, MLP, Encoder, graph_of, module
 from tests.zoo import tokens
 from txgraph import Pass, PassContext, Pipeline, Rewrite, VerificationFailed
 from txgraph.ir import Graph, GraphBuilder, op_name
+from txgraph.pipeline import PassResult
 from txgraph.verify import GateResult, StageRecord, Verifier
 
 X = torch.linspace(-1, 1, 8).reshape(2, 4)
@@ -32,6 +33,24 @@ def halve(graph: Graph) -> Graph:
     (value,) = wrong.outputs
     wrong.output.args = ((GraphBuilder(wrong, wrong.output).aten.mul.Tensor(value, 0.5),),)
     return wrong
+
+
+@dataclass(frozen=True)
+class Named(Pass):
+    """A pass of any name, of which only that is asked."""
+
+    title: str
+
+    @property
+    def name(self) -> str:
+        return self.title
+
+    def run(self, graph: Graph, context: PassContext) -> list[Rewrite]:
+        raise AssertionError("a single rewrite needs no second run")
+
+
+def result(name: str, before: Graph, after: Graph) -> PassResult:
+    return PassResult(Named(name), before, after, (Rewrite(name, ("x",)),), PassContext())
 
 
 def test_an_honest_capture() -> None:
@@ -56,8 +75,8 @@ def test_a_wrong_capture() -> None:
 def test_between_passes() -> None:
     judge, graph = verifier()
     judge.check_capture(graph)
-    assert judge.between_passes("good", graph, graph.copy()) == ""
-    reason = judge.between_passes("bad", graph, halve(graph))
+    assert judge.between_passes(result("good", graph, graph.copy())) == ""
+    reason = judge.between_passes(result("bad", graph, halve(graph)))
     assert re.fullmatch(r"G2 output 0: \S+ > \S+; G3 output 0: \S+ > \S+", reason)
     assert [(r.stage, r.passed) for r in judge.records] == [("capture", True), ("good", True), ("bad", False)]
 
@@ -108,7 +127,7 @@ def test_a_gained_alias() -> None:
 def test_levels(level: str, judged: list[str]) -> None:
     judge, graph = verifier(level)
     judge.check_capture(graph)
-    assert judge.between_passes("bad", graph, halve(graph)) == ""
+    assert judge.between_passes(result("bad", graph, halve(graph))) == ""
     wrong = judge.check_backend(lambda tensors: [tensors[0] * 0])
     assert bool(wrong) == (level == "final")
     assert [r.stage for r in judge.records] == judged

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,8 +13,13 @@ from torch import nn
 from txgraph.errors import VerificationFailed
 from txgraph.ir import Graph, interpret
 from txgraph.options import VerifyLevel
+from txgraph.pipeline import PassResult
+from txgraph.rewrite import Rewrite
+from txgraph.verify.blame import culprit
 from txgraph.verify.gates import GateResult, check_gates, check_memory, shared_inputs
 from txgraph.verify.oracle import Reference, reference
+
+MOST_CULPRITS = 3  # of one pass; one with more wrong rewrites is wrong
 
 
 @dataclass(frozen=True)
@@ -85,11 +90,24 @@ class Verifier:
                 f"Its forward() probably depends on Python state or random numbers that a graph cannot hold."
             )
 
-    def between_passes(self, name: str, before: Graph, after: Graph) -> str:
-        """The pipeline's hook: the reason to roll the pass back, or an empty text."""
+    def between_passes(self, result: PassResult) -> str | dict[str, str]:
+        """The pipeline's hook: an empty text, the rewrite to take out, or the reason to roll the pass back.
+
+        A pass is rolled back as a whole if it has one rewrite, or has lost :data:`MOST_CULPRITS` already. To find a
+        rewrite, the pass and the graph run again about log2 of the number of rewrites times.
+        """
         if self.level != "passes":
             return ""
-        return self._judge(name, lambda inputs: interpret(after, inputs)).reason
+        reason = self._judge(result.each.name, lambda inputs: interpret(result.after, inputs)).reason
+        broken = sum(record.stage == result.each.name and not record.passed for record in self.records)
+        if not reason or len(result.rewrites) == 1 or broken > MOST_CULPRITS:
+            return reason
+
+        def breaks(left_out: Collection[Rewrite]) -> bool:
+            trial = result.without(dict.fromkeys((r.root for r in left_out), "left out to find the one that is wrong"))
+            return not self._check("trial", lambda inputs: interpret(trial.after, inputs)).passed
+
+        return {culprit(result.rewrites, breaks).root: reason}
 
     def check_backend(self, run: Callable[[Sequence[torch.Tensor]], Sequence[Any]], stage: str = "backend") -> str:
         """Judge the compiled result; the reason to reject it, or an empty text."""
@@ -98,6 +116,11 @@ class Verifier:
         return self._judge(stage, run).reason
 
     def _judge(self, stage: str, run: Callable[[Sequence[torch.Tensor]], Sequence[Any]]) -> StageRecord:
+        record = self._check(stage, run)
+        self.records.append(record)
+        return record
+
+    def _check(self, stage: str, run: Callable[[Sequence[torch.Tensor]], Sequence[Any]]) -> StageRecord:
         assert self._reference is not None, "check_capture comes first"
         started = time.perf_counter()
         error, gates = "", []
@@ -109,9 +132,7 @@ class Verifier:
         except (RuntimeError, IndexError, TypeError, ValueError) as raised:
             # A stage that cannot run on the user's inputs has failed its check.
             error = f"running it raised {type(raised).__name__}: {raised}"
-        record = StageRecord(stage, _worst(gates), time.perf_counter() - started, error)
-        self.records.append(record)
-        return record
+        return StageRecord(stage, _worst(gates), time.perf_counter() - started, error)
 
     def _inputs(self) -> list[torch.Tensor]:
         """Fresh inputs for every run, so that no run sees another's writes."""
