@@ -10,11 +10,11 @@ from tests.small import MLP, Encoder, Linear
 NUMBER = 3
 
 
-class Capped(nn.Module):
-    """Attention whose scores are capped, and attention that is plain."""
+class TwoAttentions(nn.Module):
+    """A softmax over the queries, which is no attention, and attention that is plain."""
 
     def forward(self, q: torch.Tensor) -> torch.Tensor:
-        weights = (5 * torch.tanh(q @ q.transpose(-2, -1) * 0.5 / 5)).softmax(-1)
+        weights = (q @ q.transpose(-2, -1) * 0.5).softmax(-2)
         seen = weights @ q
         return (seen @ seen.transpose(-2, -1)).softmax(-1) @ seen
 
@@ -24,8 +24,8 @@ class DataDependent(nn.Module):
         return x.neg() if x.sum() > 0 else x
 
 
-def capped() -> tuple[nn.Module, dict[str, torch.Tensor]]:
-    return Capped(), {"q": torch.ones(2, 2, 64, 4)}
+def two_attentions() -> tuple[nn.Module, dict[str, torch.Tensor]]:
+    return TwoAttentions(), {"q": torch.ones(2, 2, 64, 4)}
 
 
 def encoder() -> tuple[nn.Module, dict[str, torch.Tensor]]:

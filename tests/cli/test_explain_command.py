@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import txgraph
-from tests.cli.factories import Capped, capped, encoder
+from tests.cli.factories import TwoAttentions, encoder, two_attentions
 from txgraph.cli.app import app
 from txgraph.cli.explanations import explain_passes
 from txgraph.cli.models import ModelCall
@@ -20,9 +20,9 @@ from txgraph.cli.overview import overview
 from txgraph.explain import Explanation
 from txgraph.rewrite import NearMiss
 
-CAPPED = "tests.cli.factories:capped"
-FIRST_LINE = Capped.forward.__code__.co_firstlineno
-TANH = "the scores are capped by tanh, which the fused operator does not know"
+TWO = "tests.cli.factories:two_attentions"
+FIRST_LINE = TwoAttentions.forward.__code__.co_firstlineno
+NOT_OVER_KEYS = "the softmax is not over the keys"
 
 
 def run(*arguments: str) -> Result:
@@ -64,36 +64,36 @@ def test_the_backend_decides_what_pays() -> None:
 
 
 def test_a_named_pass_is_explained_place_by_place() -> None:
-    result = run(CAPPED, "fuse-attention")
+    result = run(TWO, "fuse-attention")
     assert result.exit_code == 0, result.output
     heading, *places = result.stdout.splitlines()
     assert heading.startswith("fuse-attention: 1 rewrites, ")
     rewritten = [line for line in places if line.startswith("  rewritten ")]
     assert [f"(factories.py:{FIRST_LINE + 3})" in line for line in rewritten] == [True]
-    assert any(line.startswith(f"  missed     (factories.py:{FIRST_LINE + 1}): {TANH}") for line in places)
+    assert any(line.startswith(f"  missed     (factories.py:{FIRST_LINE + 1}): {NOT_OVER_KEYS}") for line in places)
 
 
 def test_named_passes_come_in_the_order_given_and_once() -> None:
-    result = run(CAPPED, "fuse-gelu", "fuse-attention", "fuse-gelu")
+    result = run(TWO, "fuse-gelu", "fuse-attention", "fuse-gelu")
     headings = [line for line in result.stdout.splitlines() if not line.startswith(" ")]
     assert [heading.partition(":")[0] for heading in headings] == ["fuse-gelu", "fuse-attention"]
 
 
 def test_the_overview_has_the_passes_with_news() -> None:
-    model, kwargs = capped()
+    model, kwargs = two_attentions()
     found = explain_passes(ModelCall(model, kwargs=kwargs), "auto")
     news = [n for n, e in found.items() if e.rewrites or any(m.complete for m in e.near_misses)]
-    result = run(CAPPED)
+    result = run(TWO)
     *lines, hint = result.stdout.splitlines()
     assert hint == "With names of passes: each place with its module and source line."
     assert [line.partition(":")[0] for line in lines if not line.startswith(" ")] == news
     assert "fuse-attention" in news
     assert "fuse-gelu" not in news
-    assert f"  1 x {TANH}, as in (factories.py:{FIRST_LINE + 1})" in lines
+    assert f"  1 x {NOT_OVER_KEYS}, as in (factories.py:{FIRST_LINE + 1})" in lines
 
 
 def test_all_passes_in_the_overview() -> None:
-    lines = run(CAPPED, "--all").stdout.splitlines()[:-1]
+    lines = run(TWO, "--all").stdout.splitlines()[:-1]
     headings = [line.partition(":")[0] for line in lines if not line.startswith(" ")]
     assert headings == list(dict.fromkeys(txgraph.default_pipeline().names))
     assert "fuse-gelu: 0 rewrites, 0 rejected" in lines
@@ -115,21 +115,21 @@ def test_reasons_are_counted_and_cut() -> None:
 
 
 def test_json_holds_every_place() -> None:
-    found = data(CAPPED, "fuse-attention")
-    assert (found["model"], found["backend"]) == (CAPPED, "auto")
+    found = data(TWO, "fuse-attention")
+    assert (found["model"], found["backend"]) == (TWO, "auto")
     (explanation,) = found["passes"]
     assert explanation["name"] == "fuse-attention"
     (rewrite,) = explanation["rewrites"]
     assert rewrite["location"] == f"factories.py:{FIRST_LINE + 3}"
     assert len(rewrite["removed"]) >= 3
     nearest = explanation["near_misses"][0]
-    assert (nearest["reason"], nearest["location"]) == (TANH, f"factories.py:{FIRST_LINE + 1}")
+    assert (nearest["reason"], nearest["location"]) == (NOT_OVER_KEYS, f"factories.py:{FIRST_LINE + 1}")
     assert nearest["complete"] is True
 
 
 def test_lines_are_not_broken_at_the_width_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "20")
-    assert TANH in run(CAPPED, "fuse-attention").stdout
+    assert NOT_OVER_KEYS in run(TWO, "fuse-attention").stdout
 
 
 def test_a_model_in_training_mode_is_explained_in_eval_mode() -> None:
@@ -138,7 +138,7 @@ def test_a_model_in_training_mode_is_explained_in_eval_mode() -> None:
 
 
 def test_unknown_passes_are_named_with_the_known_ones() -> None:
-    result = run(CAPPED, "fuse-everything", "fuse-gelu", "fuse-nothing")
+    result = run(TWO, "fuse-everything", "fuse-gelu", "fuse-nothing")
     assert_one_error(result, 2, "no pass named 'fuse-everything', 'fuse-nothing'; there are normalize-arithmetic, ")
     assert "fuse-attention" in result.stderr
 
@@ -153,7 +153,7 @@ def test_unknown_passes_are_named_with_the_known_ones() -> None:
     ],
 )
 def test_wrong_arguments(arguments: list[str], text: str) -> None:
-    assert_one_error(run(CAPPED, *arguments), 2, text)
+    assert_one_error(run(TWO, *arguments), 2, text)
 
 
 def test_an_error_of_txgraph_is_its_message_and_code_1() -> None:
