@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.export import Dim
 
 import txgraph
 from tests.small import graph_of
-from txgraph import measure
+from txgraph import PassContext, measure
+from txgraph.backends import Compiled
+from txgraph.backends.reference import ReferenceBackend
 from txgraph.ir import Graph
+from txgraph.options import BackendOptions, Target
 from txgraph.passes.fuse.fuse_shared_input_linears import FuseSharedInputLinears
+from txgraph.passes.fuse.merge_attention_heads import MergeAttentionHeads
+from txgraph.pipeline import PassResult
 from txgraph.report import MARGIN, Measurement
 
 Tensor = torch.Tensor
@@ -148,6 +155,48 @@ def test_what_cannot_be_measured_is_kept_and_said() -> None:
     measured = Measurement("rule", "root", problem="it takes a size that varies as a number")
     assert measured.pays
     assert str(measured) == "not measured: it takes a size that varies as a number"
+
+
+def test_what_goes_with_a_rewrite_counts_as_removed() -> None:
+    """The heads are not of the pattern, which starts at their concatenation; without them nothing uses them."""
+
+    class Heads(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            heads = [F.scaled_dot_product_attention(h, h, h) for h in x.split(4, -1)]
+            return torch.cat(heads, -1)
+
+    lowered: list[dict[str, int]] = []
+
+    class Spy(ReferenceBackend):
+        def lower(self, graph: Graph, target: Target, options: BackendOptions) -> Compiled:
+            lowered.append(graph.count())
+            return super().lower(graph, target, options)
+
+    graph = graph_of(Heads().eval(), X)
+    context = PassContext(weighs=False)
+    after, (record,) = txgraph.Pipeline((MergeAttentionHeads(),)).run(graph, context)
+    timer = measure.RewriteTimer(Spy(), Target("cpu"), BackendOptions())
+    timer.slower(PassResult(MergeAttentionHeads(), graph, after, record.rewrites, context))
+    assert lowered[0]["scaled_dot_product_attention"] == 4
+    assert lowered[1]["scaled_dot_product_attention"] == 1
+
+
+def test_a_part_that_takes_no_tensor_is_not_measured() -> None:
+    class Pieces(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.split(8, -1)[1].neg().neg()
+
+    class Last(Capped):
+        def pattern(self, p: Any) -> Any:
+            return p.aten.neg(p.aten.neg(p.item(p.any("x"), 1)))
+
+        def rewrite(self, match: Any, g: Any) -> Any:
+            return g.aten.mul(g.call(operator.getitem, match["x"], 1), 1.0)
+
+    fast = optimized(Pieces(), passes=txgraph.Pipeline((Last(),)))
+    (measured,) = fast.report.graphs[0].measurements
+    assert measured.problem.startswith("it takes %split")
+    assert fast.graph_after.count()["mul"] == 1
 
 
 def test_sizes_that_vary() -> None:

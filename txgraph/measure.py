@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
 
@@ -17,7 +17,7 @@ import torch
 from txgraph.backends import Backend
 from txgraph.cost import best_seconds, size_hint
 from txgraph.errors import BackendFailed
-from txgraph.ir import Graph, extract, is_symbolic
+from txgraph.ir import Graph, extract
 from txgraph.options import BackendOptions, Target
 from txgraph.pipeline import PassResult
 from txgraph.report import Measurement
@@ -46,16 +46,18 @@ class RewriteTimer:
         if not result.each.pays:
             return {}
         reasons = {}
+        stay = {node.name for node in result.after.nodes}
+        stay |= {name for rewrite in result.rewrites for name in rewrite.removed}  # these go with their own rewrite
         for rewrite in result.rewrites:
-            measured = self._measure(rewrite, result.before, result.after)
+            measured = self._measure(rewrite, result.before, result.after, stay)
             if not measured.pays:
                 reasons[rewrite.root] = f"no gain: {measured}"
         return reasons
 
-    def _measure(self, rewrite: Rewrite, before: Graph, after: Graph) -> Measurement:
-        old, new = _operators(before, rewrite.removed), _operators(after, rewrite.made)
-        if len(old) < len(rewrite.removed):
+    def _measure(self, rewrite: Rewrite, before: Graph, after: Graph, stay: Collection[str]) -> Measurement:
+        if not {node.name for node in before.nodes}.issuperset(rewrite.removed):
             return Measurement(rewrite.rule, rewrite.root, problem="it rewrites what the same pass has made")
+        old, new = _gone(before, rewrite.removed, stay), _operators(after, rewrite.made)
         key = f"{rewrite.rule}\n{_kind(before, old)}\n{_kind(after, new)}"
         known = self._measured.get(key)
         if known is None:
@@ -69,8 +71,9 @@ class RewriteTimer:
         runs = []
         for graph, names in parts:
             part = extract(graph, names)
-            if any(is_symbolic(node) for node in part.inputs):
-                return Measurement(rewrite.rule, rewrite.root, problem="it takes a size that varies as a number")
+            other = next((n for n in part.inputs if not isinstance(n.meta["val"], torch.Tensor)), None)
+            if other is not None:
+                return Measurement(rewrite.rule, rewrite.root, problem=f"it takes %{other.name}, which is no tensor")
             try:
                 runs.append(self._runner(part) if names else _nothing)
             except BackendFailed as error:
@@ -91,13 +94,21 @@ class RewriteTimer:
         return run
 
 
-def _operators(graph: Graph, names: Sequence[str]) -> list[str]:
+def _operators(graph: Graph, names: Collection[str]) -> list[str]:
     """Those of the names that are operators of the graph; what nothing uses is gone from it."""
-    wanted = set(names)
-    return [node.name for node in graph.calls() if node.name in wanted]
+    return [node.name for node in graph.calls() if node.name in names]
 
 
-def _kind(graph: Graph, names: Sequence[str]) -> str:
+def _gone(before: Graph, removed: Collection[str], stay: Collection[str]) -> list[str]:
+    """The operators that a rewrite removed, and those that only they used, unless these stay."""
+    gone = set(removed)
+    for node in reversed(before.calls()):
+        if node.name not in stay and node.users and all(user.name in gone for user in node.users):
+            gone.add(node.name)
+    return _operators(before, gone)
+
+
+def _kind(graph: Graph, names: Collection[str]) -> str:
     """Equal for parts that are equal but for the names of inputs and the values of constants."""
     nodes = {node.name: node for node in graph.nodes}
     taken = dict.fromkeys(s.name for name in names for s in nodes[name].all_input_nodes if s.name not in names)
