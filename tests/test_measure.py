@@ -17,12 +17,12 @@ from tests.small import graph_of
 from txgraph import PassContext, measure
 from txgraph.backends import Compiled
 from txgraph.backends.reference import ReferenceBackend
+from txgraph.cost.measurement import MARGIN, Measurement
 from txgraph.ir import Graph
 from txgraph.options import BackendOptions, Target
 from txgraph.passes.fuse.fuse_shared_input_linears import FuseSharedInputLinears
 from txgraph.passes.fuse.merge_attention_heads import MergeAttentionHeads
 from txgraph.pipeline import PassResult
-from txgraph.report import MARGIN, Measurement
 
 Tensor = torch.Tensor
 X = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(0))
@@ -151,10 +151,11 @@ def test_what_only_removes_is_timed_against_nothing() -> None:
     assert fast.graph_after.count() == {"cos": 1, "sin": 1}
 
 
-def test_what_cannot_be_measured_is_kept_and_said() -> None:
-    measured = Measurement("rule", "root", problem="it takes a size that varies as a number")
+def test_what_cannot_be_measured_is_predicted() -> None:
+    measured = Measurement("rule", "root", 2e-6, 1e-6, problem="it has no tensors")
     assert measured.pays
-    assert str(measured) == "not measured: it takes a size that varies as a number"
+    assert str(measured) == "predicted 1.0 µs instead of 2.0 µs, not measured: it has no tensors"
+    assert not Measurement("rule", "root", 1e-6, 2e-6, problem="it has no tensors").pays
 
 
 def test_what_goes_with_a_rewrite_counts_as_removed() -> None:
@@ -196,6 +197,7 @@ def test_a_part_that_takes_no_tensor_is_not_measured() -> None:
     fast = optimized(Pieces(), passes=txgraph.Pipeline((Last(),)))
     (measured,) = fast.report.graphs[0].measurements
     assert measured.problem.startswith("it takes %split")
+    assert measured.before > measured.after > 0, "two operators, and one"
     assert fast.graph_after.count()["mul"] == 1
 
 

@@ -15,12 +15,11 @@ from functools import partial
 import torch
 
 from txgraph.backends import Backend
-from txgraph.cost import best_seconds, size_hint
+from txgraph.cost import CostModel, Measurement, best_seconds, size_hint
 from txgraph.errors import BackendFailed
 from txgraph.ir import Graph, extract
 from txgraph.options import BackendOptions, Target
 from txgraph.pipeline import PassResult
-from txgraph.report import Measurement
 from txgraph.rewrite import Rewrite
 
 log = logging.getLogger(__name__)
@@ -49,38 +48,41 @@ class RewriteTimer:
         stay = {node.name for node in result.after.nodes}
         stay |= {name for rewrite in result.rewrites for name in rewrite.removed}  # these go with their own rewrite
         for rewrite in result.rewrites:
-            measured = self._measure(rewrite, result.before, result.after, stay)
+            measured = self._measure(rewrite, result, stay)
             if not measured.pays:
                 reasons[rewrite.root] = f"no gain: {measured}"
         return reasons
 
-    def _measure(self, rewrite: Rewrite, before: Graph, after: Graph, stay: Collection[str]) -> Measurement:
+    def _measure(self, rewrite: Rewrite, result: PassResult, stay: Collection[str]) -> Measurement:
+        before, after = result.before, result.after
         if not {node.name for node in before.nodes}.issuperset(rewrite.removed):
             return Measurement(rewrite.rule, rewrite.root, problem="it rewrites what the same pass has made")
         old, new = _gone(before, rewrite.removed, stay), _operators(after, rewrite.made)
         key = f"{rewrite.rule}\n{_kind(before, old)}\n{_kind(after, new)}"
         known = self._measured.get(key)
         if known is None:
-            self._measured[key] = measured = self._time(rewrite, (before, old), (after, new))
+            self._measured[key] = measured = self._time(rewrite, result.context.cost, (before, old), (after, new))
             log.info("%s at %s: %s", rewrite.rule, rewrite.root, measured)
             return measured
         self._measured[key] = replace(known, places=known.places + 1)
         return known
 
-    def _time(self, rewrite: Rewrite, *parts: tuple[Graph, list[str]]) -> Measurement:
+    def _time(self, rewrite: Rewrite, cost: CostModel, *parts: tuple[Graph, list[str]]) -> Measurement:
         runs = []
         for graph, names in parts:
             part = extract(graph, names)
             other = next((n for n in part.inputs if not isinstance(n.meta["val"], torch.Tensor)), None)
-            if other is not None:
-                return Measurement(rewrite.rule, rewrite.root, problem=f"it takes %{other.name}, which is no tensor")
+            problem = "" if other is None else f"it takes %{other.name}, which is no tensor"
             try:
-                runs.append(self._runner(part) if names else _nothing)
+                runs.append(self._runner(part) if names and not problem else _nothing)
             except BackendFailed as error:
-                return Measurement(rewrite.rule, rewrite.root, problem=str(error))
+                problem = str(error)
+            if problem:
+                before, after = (cost.seconds(n for n in g.calls() if n.name in names) for g, names in parts)
+                return Measurement(rewrite.rule, rewrite.root, before, after, problem)
         with torch.no_grad():
-            seconds = best_seconds(*runs, seconds=SECONDS)
-        return Measurement(rewrite.rule, rewrite.root, seconds[0], seconds[1])
+            before, after = best_seconds(*runs, seconds=SECONDS)
+        return Measurement(rewrite.rule, rewrite.root, before, after)
 
     def _runner(self, part: Graph) -> Callable[[], object]:
         compiled = self._lower(part)

@@ -11,38 +11,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from txgraph.cost import Measurement
 from txgraph.pipeline import PassRecord
 from txgraph.verify import StageRecord
-
-MARGIN = 0.03  # what timing may be off: a rewrite that is measured to be slower by no more is kept
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One kind of rewrite, measured.
-
-    Attributes:
-        rule: name of the pass. root: of the first place. places: where the graph has it.
-        before, after: seconds of what it removes, and of what it makes; best of several runs.
-        problem: why it could not be measured, if so: it is then kept.
-    """
-
-    rule: str
-    root: str
-    before: float = 0.0
-    after: float = 0.0
-    problem: str = ""
-    places: int = 1
-
-    @property
-    def pays(self) -> bool:
-        """Whether it is kept."""
-        return bool(self.problem) or self.after <= self.before * (1 + MARGIN)
-
-    def __str__(self) -> str:
-        if self.problem:
-            return f"not measured: {self.problem}"
-        return f"measured {self.after * 1e6:.1f} µs instead of {self.before * 1e6:.1f} µs"
 
 
 @dataclass

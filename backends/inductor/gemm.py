@@ -17,7 +17,7 @@ from torch.fx import Node
 from txgraph.backends.inductor.adapter import onednn_linear
 from txgraph.cost import best_seconds
 from txgraph.ir import Graph, GraphBuilder, arguments, type_of
-from txgraph.ir.ops import ACTIVATIONS, linear_activation
+from txgraph.ir.ops import ACTIVATIONS, define, linear_activation
 
 # txgraph's activation names in oneDNN's words: (attribute, algorithm)
 _ONEDNN_ACTIVATIONS = {
@@ -31,9 +31,6 @@ _ONEDNN_ACTIVATIONS = {
 }
 MEASURED_SECONDS = 0.15  # upper bound per distinct shape
 
-_library = torch.library.Library("txgraph", "FRAGMENT")
-_library.define("linear_onednn(Tensor input, Tensor weight, Tensor? bias, str activation) -> Tensor")
-
 
 def _linear_onednn(
     input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: str
@@ -44,15 +41,13 @@ def _linear_onednn(
     return _kernel(input, weight, bias, attribute, [], algorithm)
 
 
-def _linear_onednn_type(
-    input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: str
-) -> torch.Tensor:
-    return input.new_empty((*input.shape[:-1], weight.shape[0]))
-
-
 _kernel = onednn_linear()
-_library.impl("linear_onednn", _linear_onednn, "CPU")
-torch.library.register_fake("txgraph::linear_onednn", _linear_onednn_type, lib=_library)
+define(
+    "linear_onednn(Tensor input, Tensor weight, Tensor? bias, str activation) -> Tensor",
+    _linear_onednn,
+    lambda input, weight, *_: input.new_empty((*input.shape[:-1], weight.shape[0])),
+    key="CPU",
+)
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,12 @@ from torch.fx import GraphModule, Node
 
 from txgraph.backends.inductor.adapter import flex_attention
 from txgraph.ir import Graph, GraphBuilder, arguments, type_of
+from txgraph.ir.ops import define
 from txgraph.options import Target
 
 FEWEST_SCORES = 2**20  # of a head: 1024 queries and keys
 # A copy that Inductor does not look into: so its argument and its result are really there.
-_library = torch.library.Library("txgraph", "FRAGMENT")
-_library.define("in_memory(Tensor value) -> Tensor")
-_library.impl("in_memory", torch.Tensor.clone, "CompositeExplicitAutograd")
-torch.library.register_fake("txgraph::in_memory", torch.empty_like, lib=_library)
+define("in_memory(Tensor value) -> Tensor", torch.Tensor.clone, torch.empty_like)
 
 _aten = torch.ops.aten
 _in_memory = torch.ops.txgraph.in_memory.default

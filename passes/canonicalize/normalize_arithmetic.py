@@ -18,7 +18,7 @@ import torch
 from torch.fx import Node
 
 from txgraph.ir import GraphBuilder, arguments, packet_of, type_of
-from txgraph.rewrite import NodePass, PassContext
+from txgraph.rewrite import NodePass
 
 _aten = torch.ops.aten
 _Named = dict[str, Any]
@@ -28,7 +28,7 @@ _Named = dict[str, Any]
 class NormalizeArithmetic(NodePass):
     """One operator for each kind of arithmetic."""
 
-    def rewrite(self, node: Node, g: GraphBuilder, context: PassContext) -> Node | None:
+    def rewrite(self, node: Node, g: GraphBuilder) -> Node | None:
         normal_form = _NORMAL_FORMS.get(node.target)
         new = normal_form(arguments(node), g) if normal_form else None
         same = new is not None and type_of(new) == type_of(node)  # else the number took part in the type

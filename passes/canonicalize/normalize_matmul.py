@@ -18,7 +18,7 @@ import torch
 from torch.fx import Node
 
 from txgraph.ir import GraphBuilder, arguments, type_of
-from txgraph.rewrite import NodePass, PassContext
+from txgraph.rewrite import NodePass
 
 _aten = torch.ops.aten
 
@@ -27,7 +27,7 @@ _aten = torch.ops.aten
 class NormalizeMatmul(NodePass):
     """One operator for each product of matrices."""
 
-    def rewrite(self, node: Node, g: GraphBuilder, context: PassContext) -> Node | None:
+    def rewrite(self, node: Node, g: GraphBuilder) -> Node | None:
         normal_form = _NORMAL_FORMS.get(node.target)
         return normal_form(arguments(node), g) if normal_form else None
 

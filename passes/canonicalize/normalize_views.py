@@ -18,7 +18,7 @@ from torch.fx import Node
 
 from txgraph.ir import GraphBuilder, arguments, type_of
 from txgraph.ir.aliasing import copy_is_needed
-from txgraph.rewrite import NodePass, PassContext
+from txgraph.rewrite import NodePass
 
 _aten = torch.ops.aten
 
@@ -27,7 +27,7 @@ _aten = torch.ops.aten
 class NormalizeViews(NodePass):
     """One operator for each kind of view."""
 
-    def rewrite(self, node: Node, g: GraphBuilder, context: PassContext) -> Node | None:
+    def rewrite(self, node: Node, g: GraphBuilder) -> Node | None:
         if node.target in (_aten.view.default, _aten._unsafe_view.default):
             return g.aten.reshape(*node.args)
         order = _order(node)

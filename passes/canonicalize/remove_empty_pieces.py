@@ -17,14 +17,14 @@ from torch.fx import Node
 
 from txgraph.ir import GraphBuilder, arguments, type_of
 from txgraph.ir.aliasing import copy_is_needed
-from txgraph.rewrite import NodePass, PassContext, Reject
+from txgraph.rewrite import NodePass, Reject
 
 
 @dataclass(frozen=True)
 class RemoveEmptyPieces(NodePass):
     """Leave out the pieces that add nothing."""
 
-    def rewrite(self, node: Node, g: GraphBuilder, context: PassContext) -> Node | Reject | None:
+    def rewrite(self, node: Node, g: GraphBuilder) -> Node | Reject | None:
         if node.target is not torch.ops.aten.cat.default:
             return None
         named = arguments(node)

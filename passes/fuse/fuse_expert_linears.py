@@ -35,11 +35,8 @@ class FuseExpertLinears(RewritePass):
 
     def pattern(self, p: PatternFactory) -> Pattern:
         picked = p.aten.index(p.any("w"), p.any("indices"))
-        column, row = p.aten.unsqueeze(p.any("x"), p.any("axis")), p.aten.unsqueeze(p.any("x"), p.any("axis"))
-        return p.either(
-            p.aten.matmul(picked, column, name="w_first"),
-            p.aten.matmul(row, picked, name="x_first"),
-        )
+        token = p.aten.unsqueeze(p.any("x"), p.any("axis"))
+        return p.either(p.aten.matmul(picked, token, name="w_first"), p.aten.matmul(token, picked))
 
     def check(self, match: Match) -> Accept | Reject:
         x, w, indices = match.type("x"), match.type("w"), match["indices"]

@@ -65,7 +65,7 @@ def test_record_of_a_rewrite() -> None:
 class SimplifyTrigonometry(NodePass):
     """sin(0 * x) and the like; cos is refused, tan is not made in the end."""
 
-    def rewrite(self, node: Node, g: GraphBuilder, context: PassContext) -> Node | Reject | None:
+    def rewrite(self, node: Node, g: GraphBuilder) -> Node | Reject | None:
         match op_name(node):
             case "sin":
                 return g.aten.neg(g.aten.abs(node.args[0]))

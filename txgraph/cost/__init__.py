@@ -4,6 +4,7 @@ from txgraph.cost.adapter import size_hint
 from txgraph.cost.calibrate import calibrate
 from txgraph.cost.counts import bytes_moved, flops
 from txgraph.cost.hardware import HARDWARE, Hardware, hardware_of
+from txgraph.cost.measurement import Measurement
 from txgraph.cost.model import CostModel
 from txgraph.cost.timing import best_seconds
 
@@ -11,6 +12,7 @@ __all__ = [
     "HARDWARE",
     "CostModel",
     "Hardware",
+    "Measurement",
     "best_seconds",
     "bytes_moved",
     "calibrate",

@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from txgraph.cost.adapter import is_composite, run_on_meta, size_hint, tensors_of
 from txgraph.ir import arguments, packet_of
 from txgraph.ir.aliasing import is_view
+from txgraph.ir.known_values import value_inputs
 
 _aten = torch.ops.aten
 _mm_flops = flop_registry[_aten.mm]
@@ -45,8 +46,6 @@ _FORMULAS: dict[Any, Any] = {
     _aten._int_mm: lambda a, b, out_shape: _mm_flops(a, b),
 }
 _LOOKUPS = {_aten.embedding, _aten.index, _aten.index_select, _aten.gather, _aten.take, _aten.take_along_dim}
-_FILLS = {_aten.zeros_like, _aten.ones_like, _aten.full_like, _aten.empty_like}
-_FILLS |= {_aten.new_zeros, _aten.new_ones, _aten.new_full, _aten.new_empty}
 _UNTRACEABLE = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output}  # cannot run without data
 
 
@@ -118,9 +117,7 @@ def _product_flops(node: Node) -> int:
 
 def _read_elements(node: Node) -> dict[Node, int]:
     """How many elements an operator reads of each value."""
-    if packet_of(node) in _FILLS:
-        return {}
-    read = {source: sum(map(_elements, tensors_of(source))) for source in node.all_input_nodes if tensors_of(source)}
+    read = {source: sum(map(_elements, tensors_of(source))) for source in value_inputs(node) if tensors_of(source)}
     if packet_of(node) is torch.ops.txgraph.expert_linear:  # no more experts than there are rows
         named = arguments(node)
         rows, experts = (size_hint(named[name].meta["val"].shape[0]) for name in ("input", "weight"))

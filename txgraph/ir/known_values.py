@@ -7,16 +7,19 @@ from torch._ops import OpOverload
 from torch.fx import Node
 
 from txgraph.ir.graph import Graph
-from txgraph.ir.node import is_impure
+from txgraph.ir.node import is_impure, packet_of
 
 _aten = torch.ops.aten
+_UNINITIALIZED = {_aten.empty, _aten.empty_like, _aten.new_empty, _aten.empty_strided, _aten.empty_permuted}
 _METADATA_ONLY = {  # use only the shape, dtype and device of their tensor argument
-    _aten.new_ones.default,
-    _aten.new_zeros.default,
-    _aten.new_full.default,
-    _aten.ones_like.default,
-    _aten.zeros_like.default,
-    _aten.full_like.default,
+    _aten.new_ones,
+    _aten.new_zeros,
+    _aten.new_full,
+    _aten.new_empty,
+    _aten.ones_like,
+    _aten.zeros_like,
+    _aten.full_like,
+    _aten.empty_like,
 }
 
 
@@ -57,12 +60,14 @@ class KnownValues:
 
 def value_inputs(node: Node) -> list[Node]:
     """The nodes whose values an operator reads; of others it may read the shape."""
-    return [] if node.target in _METADATA_ONLY else node.all_input_nodes
+    return [] if packet_of(node) in _METADATA_ONLY else node.all_input_nodes
 
 
 def _is_computable(node: Node) -> bool:
     """Whether an operator gives one tensor, the same at each call, if what it reads is the same."""
     if node.op != "call_function" or not isinstance(node.target, OpOverload) or is_impure(node):
+        return False
+    if packet_of(node) in _UNINITIALIZED:
         return False
     values = [node.meta["val"], *(n.meta["val"] for n in node.all_input_nodes)]
     if not isinstance(values[0], torch.Tensor):

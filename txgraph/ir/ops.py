@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,20 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 _library = torch.library.Library("txgraph", "FRAGMENT")
-_library.define("linear_activation(Tensor input, Tensor weight, Tensor? bias, str activation) -> Tensor")
+
+
+def define(schema: str, definition: Callable[..., Any], result: Callable[..., torch.Tensor], key: str = "") -> None:
+    """Add an operator ``txgraph::name``.
+
+    Args:
+        schema: as in ``"name(Tensor x, int n) -> Tensor"``.
+        definition: computes it in eager. result: makes a tensor of the result's type, of the same arguments.
+        key: the dispatch key that the definition is for; by default it is for all devices.
+    """
+    name = schema.partition("(")[0]
+    _library.define(schema)
+    _library.impl(name, definition, key or "CompositeExplicitAutograd")
+    torch.library.register_fake(f"txgraph::{name}", result, lib=_library)
 
 
 def linear_activation(
@@ -39,17 +53,10 @@ def linear_activation(
     return ACTIVATIONS[activation](F.linear(input, weight, bias))
 
 
-def _linear_activation_type(
-    input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: str
-) -> torch.Tensor:
-    return input.new_empty((*input.shape[:-1], weight.shape[0]))
-
-
-_library.impl("linear_activation", linear_activation, "CompositeExplicitAutograd")
-torch.library.register_fake("txgraph::linear_activation", _linear_activation_type, lib=_library)
-
-_library.define(
-    "softcap_attention(Tensor query, Tensor key, Tensor value, Tensor? attn_mask, float scale, float cap) -> Tensor"
+define(
+    "linear_activation(Tensor input, Tensor weight, Tensor? bias, str activation) -> Tensor",
+    linear_activation,
+    lambda input, weight, *_: input.new_empty((*input.shape[:-1], weight.shape[0])),
 )
 
 
@@ -84,21 +91,11 @@ def softcap_attention(
     return weights @ value
 
 
-def _softcap_attention_type(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attn_mask: torch.Tensor | None,
-    scale: float,
-    cap: float,
-) -> torch.Tensor:
-    return query.new_empty((*query.shape[:-1], value.shape[-1]))
-
-
-_library.impl("softcap_attention", softcap_attention, "CompositeExplicitAutograd")
-torch.library.register_fake("txgraph::softcap_attention", _softcap_attention_type, lib=_library)
-
-_library.define("expert_linear(Tensor input, Tensor weight, Tensor expert) -> Tensor")
+define(
+    "softcap_attention(Tensor query, Tensor key, Tensor value, Tensor? attn_mask, float scale, float cap) -> Tensor",
+    softcap_attention,
+    lambda query, key, value, *_: query.new_empty((*query.shape[:-1], value.shape[-1])),
+)
 
 
 def expert_linear(input: torch.Tensor, weight: torch.Tensor, expert: torch.Tensor) -> torch.Tensor:
@@ -126,9 +123,8 @@ def expert_linear(input: torch.Tensor, weight: torch.Tensor, expert: torch.Tenso
     return result
 
 
-def _expert_linear_type(input: torch.Tensor, weight: torch.Tensor, expert: torch.Tensor) -> torch.Tensor:
-    return input.new_empty((input.shape[0], weight.shape[1]))
-
-
-_library.impl("expert_linear", expert_linear, "CompositeExplicitAutograd")
-torch.library.register_fake("txgraph::expert_linear", _expert_linear_type, lib=_library)
+define(
+    "expert_linear(Tensor input, Tensor weight, Tensor expert) -> Tensor",
+    expert_linear,
+    lambda input, weight, expert: input.new_empty((input.shape[0], weight.shape[1])),
+)

@@ -143,7 +143,7 @@ class NodePass(Pass):
     """A pass that looks at one operator at a time, and gives some of them another form."""
 
     @abstractmethod
-    def rewrite(self, node: Node, g: GraphBuilder, context: PassContext) -> Node | Reject | None:
+    def rewrite(self, node: Node, g: GraphBuilder) -> Node | Reject | None:
         """The value that replaces ``node``; why there is none, or ``None`` where nobody would expect one.
 
         New nodes are made with ``g``; those made for nothing are removed.
@@ -154,7 +154,7 @@ class NodePass(Pass):
         rewrites = []
         for node in graph.calls():
             g = GraphBuilder(graph, node, made_by=self.name)
-            new = self.rewrite(node, g, context)
+            new = self.rewrite(node, g)
             if isinstance(new, Node) and context.permits(self, node):
                 rewrites.append(replace(self.name, {node: new}, g.made))
                 continue

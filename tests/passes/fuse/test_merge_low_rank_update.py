@@ -411,7 +411,7 @@ def test_adapters_of_peft(make: Callable[[], nn.Module], targets: list[str], cou
     assert len(fast.explain("merge-low-rank-update").rewrites) == count
     assert {p["status"] for p in fast.report.to_dict()["passes"]} <= {"applied", "unchanged"}
     assert not [n for n in fast.graph_after.constants if "lora" in n and "merged" not in n]
-    torch.testing.assert_close(fast(input_ids=ids)[0], model(input_ids=ids)[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(fast(input_ids=ids)[0], model(input_ids=ids)[0])
     with torch.no_grad():
         next(p for n, p in model.named_parameters() if "lora_A" in n).add_(1)
-    torch.testing.assert_close(fast(input_ids=ids)[0], model(input_ids=ids)[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(fast(input_ids=ids)[0], model(input_ids=ids)[0])
