@@ -69,6 +69,19 @@ def capped_as_one(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     return torch.ops.txgraph.softcap_attention(q, k, v, mask, 0.1, 50.0)
 
 
+def repeated_heads(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+    return F.scaled_dot_product_attention(q, k, v, is_causal=q.shape[2] > 1)
+
+
+def heads_as_rows(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(q.reshape(*k.shape[:2], -1, q.shape[-1]), k, v).reshape(q.shape)
+
+
+def shared_heads(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+
+
 def pieces() -> list[Piece]:
     torch.manual_seed(0)
     x, y, w, b = torch.randn(B, S, E), torch.randn(B, S, E), torch.randn(E), torch.randn(E)
@@ -120,6 +133,14 @@ def pieces() -> list[Piece]:
         )
         for rows in (16, 64, 256)
     ]
+    for dtype, queries, keys, otherwise, title in (
+        (torch.float32, 1, 1024, heads_as_rows, "heads as rows"),
+        (torch.bfloat16, 1, 1024, heads_as_rows, "heads as rows"),
+        (torch.float32, 512, 512, shared_heads, "shared keys"),
+    ):
+        q, (k, v) = torch.randn(1, 32, queries, D, dtype=dtype), torch.randn(2, 1, 8, keys, D, dtype=dtype)
+        name = f"32 heads over 8, {queries} x {keys} {str(dtype).removeprefix('torch.')}"
+        found.append(Piece(name, repeated_heads, (q, k, v), otherwise, title))
     for length in (128, 512, 1024, 2048):
         q, k, v = torch.randn(3, 1, 8, length, D).unbind()
         mask = torch.zeros(length, length).masked_fill(torch.ones(length, length).triu(1).bool(), -math.inf)

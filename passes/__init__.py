@@ -24,6 +24,7 @@ from txgraph.passes.fuse.fuse_rms_norm import FuseRmsNorm
 from txgraph.passes.fuse.fuse_shared_input_linears import FuseSharedInputLinears
 from txgraph.passes.fuse.fuse_silu import FuseSilu
 from txgraph.passes.fuse.fuse_softmax import FuseSoftmax
+from txgraph.passes.fuse.group_query_heads import GroupQueryHeads
 from txgraph.passes.fuse.merge_attention_heads import MergeAttentionHeads
 from txgraph.passes.fuse.merge_low_rank_update import MergeLowRankUpdate
 from txgraph.passes.fuse.recognize_masks import RecognizeMasks
@@ -56,6 +57,7 @@ def default_pipeline() -> Pipeline:
             MergeAttentionHeads(),
             AddHeadAxis(),
             RecognizeMasks(),
+            GroupQueryHeads(),  # knows then which masks all queries share
             FoldConstants(),
             FuseLayerNorm(),
             FuseRmsNorm(),

@@ -56,7 +56,8 @@ LEFT_CONCLUSIONS = """\
 So norms with what is added before them, rotary embeddings and gates stay with the backend. Linears of different values
 are not grouped: one batched product is slower than three by themselves; those of experts are where an expert has
 many rows, which would each read its weight ([fuse-expert-linears](#fuse-expert-linears)). Linears of *one* value are
-joined ([fuse-shared-input-linears](#fuse-shared-input-linears)). The affine part of a norm costs next to nothing beside
+joined ([fuse-shared-input-linears](#fuse-shared-input-linears)). Heads that share keys become rows of one product, or
+at least share them ([group-query-heads](#group-query-heads)). The affine part of a norm costs next to nothing beside
 a linear, and to fold it copies the linear's weight, so [fold-norm-affine](#fold-norm-affine) is not in the default
 pipeline. Capped scores are one operator ([fuse-attention](#fuse-attention)), lowered to FlexAttention from 1024 tokens
 on."""

@@ -72,7 +72,7 @@ class MergeAttentionHeads(RewritePass):
         query, key, value = (_joined([h[name] for h in heads], g) for name in ("query", "key", "value"))
         mask = _mask(heads[0], query, key, g)
         attention = g.aten.scaled_dot_product_attention(query, key, value, mask, scale=heads[0]["scale"])
-        batch, tokens = (_size(query, axis, g) for axis in (0, 2))
+        batch, tokens = (g.size(query, axis) for axis in (0, 2))
         out = type_of(match.root)
         assert out is not None, "schema: a tensor"
         return g.aten.reshape(g.aten.transpose.int(attention, 1, 2), [batch, tokens, out.shape[-1]])
@@ -87,7 +87,7 @@ def _joined(pieces: Sequence[Node], g: GraphBuilder) -> Node:
     source = _source(pieces)
     if source is None:
         return g.aten.stack(list(pieces), 1)
-    batch, tokens = (_size(source, axis, g) for axis in (0, 1))
+    batch, tokens = (g.size(source, axis) for axis in (0, 1))
     size = pieces[0].meta["val"].shape[-1]
     return g.aten.transpose.int(g.aten.reshape(source, [batch, tokens, len(pieces), size]), 1, 2)
 
@@ -121,14 +121,8 @@ def _mask(head: dict[str, Any], query: Node, key: Node, g: GraphBuilder) -> Node
     """The mask for all heads; where there is none, one that changes no score."""
     mask: Node | None = head["attn_mask"]
     if head["is_causal"]:
-        sizes = [_size(query, 2, g), _size(key, 2, g)]
+        sizes = [g.size(query, 2), g.size(key, 2)]
         return g.aten.tril(g.aten.new_ones(query, sizes, dtype=torch.bool))
     if mask is None:
         return g.aten.new_zeros(query, [1, 1])
     return mask if mask.meta["val"].ndim == 2 else g.aten.unsqueeze(mask, 1)
-
-
-def _size(value: Node, axis: int, g: GraphBuilder) -> int | Node:
-    """A size as an argument: a number, or a node where it varies."""
-    size = value.meta["val"].shape[axis]
-    return size if isinstance(size, int) else g.aten.sym_size.int(value, axis)

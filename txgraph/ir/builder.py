@@ -79,6 +79,11 @@ class GraphBuilder:
         self._mark(node)
         return node
 
+    def size(self, value: Node, axis: int) -> int | Node:
+        """A size of a tensor, as an argument of operators: a number, or a node where it varies."""
+        size: int | torch.SymInt = value.meta["val"].shape[axis]
+        return size if isinstance(size, int) else self.call(torch.ops.aten.sym_size.int, value, axis)
+
     def constant(self, name: str, tensor: torch.Tensor, made_from: Sequence[str]) -> Node:
         """Insert a new constant computed from the constants named by ``made_from``."""
         unique = self.graph.constants.add_folded(name, tensor, made_from)
