@@ -151,6 +151,7 @@ def compile_call(
         len(after.calls()),
         records,
         verifier.records,
+        [pair for record in records if record.status == "applied" for pair in verifier.errors(record.rewrites)],
         timer.measurements if timer is not None else [],
         backend.name,
         compiled.choices,

@@ -135,8 +135,6 @@ class CompileOptions:
             raise NotImplementedError("calibration= (lossy rewrites) is not available yet; leave it None")
         if verify not in get_args(VerifyLevel):
             raise ValueError(f"unknown verify {verify!r}: expected one of {get_args(VerifyLevel)}")
-        if verify == "rewrites":
-            raise NotImplementedError('verify="rewrites" is not available yet; use verify="passes"')
         if measure not in get_args(MeasureLevel):
             raise ValueError(f"unknown measure {measure!r}: expected one of {get_args(MeasureLevel)}")
         if backend == "tvm":

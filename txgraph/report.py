@@ -13,7 +13,8 @@ from rich.table import Table
 
 from txgraph.cost import Measurement
 from txgraph.pipeline import PassRecord
-from txgraph.verify import StageRecord
+from txgraph.rewrite import Rewrite
+from txgraph.verify import Ledger, LedgerEntry, LocalError, StageRecord
 
 
 @dataclass
@@ -24,6 +25,7 @@ class GraphReport:
         inputs: names and types of its inputs, such as ``input_ids: i64[B, S]``.
         nodes_before, nodes_after: operator nodes.
         passes: in the order they ran. verification: the stages that were judged.
+        errors: each applied rewrite, with its numeric error where that was measured.
         measurements: kinds of rewrites that were measured.
         backend: what lowered it. choices: what the backend decided by measurement.
         seconds: by stage: capture, passes, measure, verify, lower, total.
@@ -34,6 +36,7 @@ class GraphReport:
     nodes_after: int = 0
     passes: list[PassRecord] = field(default_factory=list)
     verification: list[StageRecord] = field(default_factory=list)
+    errors: list[tuple[Rewrite, LocalError | None]] = field(default_factory=list)
     measurements: list[Measurement] = field(default_factory=list)
     backend: str = ""
     choices: dict[str, str] = field(default_factory=dict)
@@ -65,10 +68,28 @@ class Report:
     fallbacks: list[Fallback] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def ledger(self) -> Ledger:
+        """Every applied rewrite with what it did to the numbers; these are measured with ``verify="rewrites"``."""
+        return Ledger.of(graph.errors for graph in self.graphs)
+
+    def blame(self, n: int = 5) -> list[LedgerEntry]:
+        """The ``n`` rewrites that change the outputs most, the largest first.
+
+        Raises:
+            ValueError: no rewrite was measured.
+        """
+        if not self.ledger.measured:
+            raise ValueError(
+                f"the model was verified by {self.verify!r}: rewrites are measured one by one with "
+                f'optimize(..., verify="rewrites")'
+            )
+        return self.ledger.worst(n)
+
     def to_dict(self) -> dict[str, Any]:
         """The report as plain data (dicts, lists, strings, numbers).
 
-        Keys: ``model``, ``backend``, ``verify``, ``graphs``, ``passes``, ``rewrites``,
+        Keys: ``model``, ``backend``, ``verify``, ``graphs``, ``passes``, ``rewrites``, ``ledger``,
         ``verification``, ``measurements``, ``fallbacks``, ``notes``, ``seconds``. Entries of passes, rewrites and
         verification carry the index of their graph.
         """
@@ -106,6 +127,7 @@ class Report:
                 for p in g.passes
                 for r in p.rewrites
             ],
+            "ledger": self.ledger.to_dict(),
             "verification": [
                 {"graph": at, "passed": v.passed, **_plain(asdict(v))}
                 for at, g in enumerate(self.graphs)

@@ -79,7 +79,7 @@ class CombineConstantTerms(Pass):
             if isinstance(verdict, Reject):
                 context.decline(self, root, verdict.reason, verdict.node)
             elif context.permits(self, terms[0].node):
-                rewrites.append(self._combine(graph, terms))
+                rewrites.append(self._combine(graph, root, terms))
         return rewrites
 
     def _check(self, graph: Graph, terms: Sequence[_Term]) -> Accept | Reject:
@@ -108,7 +108,7 @@ class CombineConstantTerms(Pass):
                 return Reject(reason, first)
         return Accept()
 
-    def _combine(self, graph: Graph, terms: Sequence[_Term]) -> Rewrite:
+    def _combine(self, graph: Graph, root: Node, terms: Sequence[_Term]) -> Rewrite:
         first = terms[0]
         builder = GraphBuilder(graph, first.node, like=[term.node for term in terms], made_by=self.name)
         total = _total(first.node, [_tensor(graph, term) for term in terms])
@@ -121,7 +121,8 @@ class CombineConstantTerms(Pass):
             constant = total.item()
         new = builder.aten.add.Tensor if first.node.target is _ADD else builder.aten.mul.Tensor
         value = new(first.value, constant)
-        return replace(self.name, {t.node: value if t is first else t.value for t in terms}, builder.made)
+        values = {t.node: value if t is first else t.value for t in terms}
+        return replace(self.name, values, builder.made, equal={root: root})  # between them a term is missing
 
 
 def _is_link(value: object) -> bool:

@@ -16,7 +16,7 @@ from torch.fx import Node
 
 from txgraph.ir import Graph, is_impure
 from txgraph.ir.aliasing import reaches_output
-from txgraph.rewrite import Pass, PassContext, Rewrite
+from txgraph.rewrite import Pass, PassContext, Rewrite, replace
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,10 @@ class EliminateCommonSubexpressions(Pass):
             if kept is node or (reaches_output(node) and reaches_output(kept)) or not context.permits(self, node):
                 continue
             if node.op == "call_function":
-                rewrites.append(Rewrite.of(self.name, [node]))
-            node.replace_all_uses_with(kept)
-            graph.fx.erase_node(node)
+                rewrites.append(replace(self.name, {node: kept}))
+            else:
+                node.replace_all_uses_with(kept)
+                graph.fx.erase_node(node)
         return rewrites
 
 

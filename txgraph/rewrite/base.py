@@ -74,6 +74,7 @@ class Rewrite:
         rule: name of the pass.
         removed: names of the nodes it replaced, the root first; made: names of the nodes it added.
         module, location: the user's module and source line of the first replaced node.
+        values: pairs of names: a value before, and the one in its place, which is equal up to rounding.
     """
 
     rule: str
@@ -81,6 +82,7 @@ class Rewrite:
     made: tuple[str, ...] = ()
     module: str = ""
     location: str = ""
+    values: tuple[tuple[str, str], ...] = ()
 
     @property
     def root(self) -> str:
@@ -88,15 +90,24 @@ class Rewrite:
         return self.removed[0]
 
     @classmethod
-    def of(cls, rule: str, removed: Iterable[Node], made: Iterable[Node] = ()) -> Rewrite:
+    def of(
+        cls, rule: str, removed: Iterable[Node], made: Iterable[Node] = (), values: Mapping[Node, Node] | None = None
+    ) -> Rewrite:
         """A record of replacing ``removed`` by ``made``; call it before nodes are erased."""
         removed = tuple(removed)
         origin = provenance_of(removed[0])
+        pairs = tuple((old.name, new.name) for old, new in (values or {}).items())
         names = tuple(n.name for n in removed)
-        return cls(rule, names, tuple(n.name for n in made), origin.module, origin.location)
+        return cls(rule, names, tuple(n.name for n in made), origin.module, origin.location, pairs)
 
 
-def replace(rule: str, values: Mapping[Node, Node], made: Sequence[Node] = (), inner: Iterable[Node] = ()) -> Rewrite:
+def replace(
+    rule: str,
+    values: Mapping[Node, Node],
+    made: Sequence[Node] = (),
+    inner: Iterable[Node] = (),
+    equal: Mapping[Node, Node] | None = None,
+) -> Rewrite:
     """Put new values in the places of old ones, and erase what then has no use.
 
     Args:
@@ -104,18 +115,26 @@ def replace(rule: str, values: Mapping[Node, Node], made: Sequence[Node] = (), i
         values: the new value of each node that is replaced; it may be one that is replaced itself.
         made: the nodes that were made for it.
         inner: further nodes that go with those replaced, each before what it uses; those used elsewhere stay.
+        equal: the values that are computed anew, where those in ``values`` become others and only their users' users
+            are the same again.
     """
     removed = (*values, *inner)
-    record = Rewrite.of(rule, removed, made)
-    for old, new in values.items():
-        while new in values:
-            new = values[new]
+    final = {old: _last(new, values) for old, new in values.items()}
+    same = {old: _last(new, values) for old, new in (values if equal is None else equal).items()}
+    record = Rewrite.of(rule, removed, made, same)
+    for old, new in final.items():
         old.replace_all_uses_with(new)
-    kept = set(values.values()) - values.keys()  # a value may be handed on by the very node that it replaces
+    kept = set(final.values())  # a value may be handed on by the very node that it replaces
     for node in removed:
         if not node.users and node not in kept:
             node.graph.erase_node(node)
     return record
+
+
+def _last(new: Node, values: Mapping[Node, Node]) -> Node:
+    while new in values:
+        new = values[new]
+    return new
 
 
 class Pass(ABC):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from txgraph.errors import VerificationFailed
+from txgraph.ir import ConstantStore, Graph, interpret
 from txgraph.verify.gates import check_gates, shared_inputs
 
 _NARROW = (torch.float16, torch.bfloat16, torch.float32)
@@ -149,6 +150,13 @@ def reference(
         ) from error
     oracle = (*wide_buffers, *_tensors(wide_inputs, mutated_inputs), *wide_leaves)
     return Reference(eager, oracle, spec, shared)
+
+
+def in_float64(graph: Graph, inputs: Sequence[Any]) -> tuple[Any, ...]:
+    """Run a graph in float64, its constants and narrower dtypes that it asks for widened, too."""
+    constants = ConstantStore({name: _widen_tensor(tensor) for name, tensor in graph.constants.items()})
+    with Float64():
+        return interpret(replace(graph, constants=constants), [_widen_tensor(value) for value in inputs])
 
 
 def _check_repeats(

@@ -17,6 +17,7 @@ from txgraph.pipeline import PassResult
 from txgraph.rewrite import Rewrite
 from txgraph.verify.blame import culprit
 from txgraph.verify.gates import GateResult, check_gates, check_memory, shared_inputs
+from txgraph.verify.local_error import LocalError, measure_rewrites
 from txgraph.verify.oracle import Reference, reference
 
 MOST_CULPRITS = 3  # of one pass; one with more wrong rewrites is wrong
@@ -56,7 +57,7 @@ class Verifier:
 
     Attributes:
         level: ``"off"``: nothing is checked; ``"final"``: the capture and the compiled result;
-            ``"passes"``: each pass that changed something, too.
+            ``"passes"``: each pass that changed something, too; ``"rewrites"``: each rewrite by itself, too.
         records: the stages judged so far. seconds: of the references themselves.
     """
 
@@ -68,6 +69,7 @@ class Verifier:
     records: list[StageRecord] = field(default_factory=list)
     seconds: float = 0.0
     _reference: Reference | None = None
+    _measured: dict[int, dict[Rewrite, LocalError]] = field(default_factory=dict)
 
     def check_capture(self, graph: Graph) -> None:
         """Make the references and judge the captured graph by them.
@@ -96,8 +98,11 @@ class Verifier:
         A pass is rolled back as a whole if it has one rewrite, or has lost :data:`MOST_CULPRITS` already. To find a
         rewrite, the pass and the graph run again about log2 of the number of rewrites times.
         """
-        if self.level != "passes":
+        if self.level not in ("passes", "rewrites"):
             return ""
+        wrong = self._measure(result) if self.level == "rewrites" else {}
+        if wrong:
+            return wrong
         reason = self._judge(result.each.name, lambda inputs: interpret(result.after, inputs)).reason
         broken = sum(record.stage == result.each.name and not record.passed for record in self.records)
         if not reason or len(result.rewrites) == 1 or broken > MOST_CULPRITS:
@@ -108,6 +113,17 @@ class Verifier:
             return not self._check("trial", lambda inputs: interpret(trial.after, inputs)).passed
 
         return {culprit(result.rewrites, breaks).root: reason}
+
+    def errors(self, rewrites: Sequence[Rewrite]) -> list[tuple[Rewrite, LocalError | None]]:
+        """Each of a pass's rewrites with its error, where that was measured."""
+        measured = self._measured.get(id(rewrites), {})
+        return [(rewrite, measured.get(rewrite)) for rewrite in rewrites]
+
+    def _measure(self, result: PassResult) -> dict[str, str]:
+        """Measure each rewrite by itself; the roots of those that break a gate, with the reasons."""
+        measured = self._measured[id(result.rewrites)] = measure_rewrites(result, self._inputs)
+        broken = ((rewrite.root, error.reason) for rewrite, error in measured.items() if error.reason)
+        return {root: f"by itself: {reason}" for root, reason in broken}
 
     def check_backend(self, run: Callable[[Sequence[torch.Tensor]], Sequence[Any]], stage: str = "backend") -> str:
         """Judge the compiled result; the reason to reject it, or an empty text."""
