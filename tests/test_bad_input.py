@@ -167,7 +167,6 @@ def test_a_user_pass_that_breaks_the_spec_is_named_and_the_graph_before_it_survi
         ({"padding": "none"}, ValueError, "unknown padding 'none'"),
         ({"budget": 0.1}, NotImplementedError, "budget"),
         ({"calibration": []}, NotImplementedError, "calibration"),
-        ({"verify": "rewrites"}, NotImplementedError, 'use verify="passes"'),
         ({"verify": "sometimes"}, ValueError, "unknown verify"),
         ({"backend": "tvm"}, NotImplementedError, 'use backend="inductor"'),
         ({"backend": "llvm"}, ValueError, r"unknown backend 'llvm': expected one of \['auto', 'inductor', 'reference'"),

@@ -8,9 +8,11 @@ torch.Size([2, 5, 32])
 """
 
 from txgraph import ir
+from txgraph.check import Checked, check
 from txgraph.errors import (
     BackendFailed,
     CaptureFailed,
+    CheckFailed,
     GuardFailed,
     InvalidGraph,
     PassFailed,
@@ -33,6 +35,8 @@ __all__ = [
     "BackendFailed",
     "BackendOptions",
     "CaptureFailed",
+    "CheckFailed",
+    "Checked",
     "Explanation",
     "GuardFailed",
     "InvalidGraph",
@@ -51,6 +55,7 @@ __all__ = [
     "TxgraphError",
     "UnsupportedOp",
     "VerificationFailed",
+    "check",
     "default_pipeline",
     "ir",
     "optimize",

@@ -17,7 +17,7 @@ from txgraph.backends import Backend, Compiled, choose_backend
 from txgraph.backends.reference import ReferenceBackend
 from txgraph.capture import InputGuard, ModelState, capture
 from txgraph.cost import CostModel, hardware_of
-from txgraph.errors import GuardFailed, UnsupportedOp
+from txgraph.errors import GuardFailed, UnsupportedOp, VerificationFailed
 from txgraph.ir import Graph, type_of
 from txgraph.measure import RewriteTimer
 from txgraph.options import CompileOptions, Target
@@ -144,7 +144,12 @@ def compile_call(
         ):  # then it was a pass, which this level does not check
             after, records = before, [_rolled_back(r, broken) for r in records]
             compiled = backend.lower(after, target, options.backend_options)
-            verifier.check_backend(compiled.run, "backend reference")
+            broken = verifier.check_backend(compiled.run, "backend reference")
+            if broken:
+                raise VerificationFailed(
+                    f"the captured graph of {type(model).__name__} passed its check, and now breaks a gate even where "
+                    f"the reference backend runs it: {broken}"
+                )
     graph_report = GraphReport(
         tuple(f"{n.target}: {t.format(before.symbols)}" for n in before.inputs if (t := type_of(n)) is not None),
         len(before.calls()),

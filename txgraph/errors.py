@@ -50,3 +50,15 @@ class VerificationFailed(TxgraphError):
 
 class GuardFailed(TxgraphError):
     """A call does not fit what the model was optimized for and must not be answered."""
+
+
+class CheckFailed(TxgraphError):
+    """A rewrite rule is wrong, or no graph was found that it rewrites.
+
+    Attributes:
+        counterexample: the graph for which it is wrong; ``None`` if none was found that it rewrites.
+    """
+
+    def __init__(self, message: str, counterexample: Graph | None = None) -> None:
+        super().__init__(message)
+        self.counterexample = counterexample

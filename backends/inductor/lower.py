@@ -48,6 +48,8 @@ class InductorBackend:
         choices = choose_gemms(lowered) if target.kind == "cpu" else {}
         _inline_activations(lowered)
         inline_softcap(lowered, target)
+        outputs = lowered.outputs
+        lowered.output.args = (tuple(dict.fromkeys(value for value in outputs if isinstance(value, Node))),)
         names, module = _lift_constants(lowered)
         softcap_to_flex(module)
         examples = [n.meta["val"] for n in module.graph.nodes if n.op == "placeholder"]
@@ -59,8 +61,11 @@ class InductorBackend:
                 f"Inductor failed on this graph: {type(error).__name__}: {_first_line(error)}"
             ) from error
 
+        places = {node: at for at, node in enumerate(lowered.outputs)}
+
         def run(tensors: Sequence[torch.Tensor]) -> Sequence[Any]:
-            return compiled(*weights, *tensors)
+            values = compiled(*weights, *tensors)
+            return [values[places[each]] if isinstance(each, Node) else each for each in outputs]
 
         return Compiled(run, code, choices)
 

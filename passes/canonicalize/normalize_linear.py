@@ -25,7 +25,7 @@ class NormalizeLinear(RewritePass):
     def pattern(self, p: PatternFactory) -> Pattern:
         b, w = p.any("b"), p.any("w")
         flattened = p.aten.addmm(b, p.aten.reshape(p.any("x"), p.any()), w)
-        weight = p.either(p.aten.transpose(p.const("wt"), p.any(), p.any()), p.const("w"))
+        weight = p.either(p.aten.transpose(p.const("wt"), p.any("axis0"), p.any("axis1")), p.const("w"))
         return p.either(
             p.aten.reshape(flattened, p.any()), p.aten.addmm(b, p.any("x"), w), p.aten.matmul(p.any("x"), weight)
         )
@@ -35,7 +35,11 @@ class NormalizeLinear(RewritePass):
         assert out is not None, "schema: a tensor"
         if "b" not in match.bound:
             ranks = (x.rank, match.type("wt" if "wt" in match.bound else "w").rank)
-            return Accept() if ranks >= (2, 2) and ranks[1] == 2 else Reject(f"factors of {ranks} axes", match.root)
+            if ranks < (2, 2) or ranks[1] != 2:
+                return Reject(f"factors of {ranks} axes", match.root)
+            if "wt" in match.bound and match["axis0"] % 2 == match["axis1"] % 2:
+                return Reject("an axis of the weight is exchanged with itself", match.root)
+            return Accept()
         bias = match.type("b")
         if bias.rank != 1:
             return Reject(f"the added term is {bias}, not a bias of one axis", match.root)

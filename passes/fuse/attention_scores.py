@@ -106,6 +106,7 @@ class MaskBuilder:
         mask: of the dtype of the scores, or boolean (true: visible); ``None``: all is visible.
         outer: what the steps that are still to come multiply by.
         split: the shape that the scores were given between product and softmax, if they were.
+        joined: whether the scores have their first shape at the present step.
     """
 
     g: GraphBuilder
@@ -113,6 +114,7 @@ class MaskBuilder:
     outer: float = 1.0
     mask: Node | None = None
     split: Sequence[int | Node] | None = None
+    joined: bool = True
 
     def take(self, steps: Sequence[Step]) -> None:
         """Go outwards, from the product to the softmax; the mask then has the 2 axes that the operator wants."""
@@ -125,8 +127,9 @@ class MaskBuilder:
     def _take(self, step: Step) -> None:
         if step.kind == "reshape":
             if self.split is None:
-                self.split = step.bound["shape"]
+                self.split, self.joined = step.bound["shape"], True
                 self.mask = None if self.mask is None else self._split(self.mask)
+            self.joined = not self.joined
         elif step.kind == "mask":
             self._add(self._split(step.bound["mask"]))
         elif step.kind == "fill":
@@ -135,11 +138,14 @@ class MaskBuilder:
             self.mask = self.g.aten.mul.Tensor(self.mask, factor_of(step))
 
     def _split(self, value: Node) -> Node:
-        """[N, s, t] as [B, H, s, t], once the scores [N, S, T] have been split; s and t may be 1."""
+        """[N, s, t] as [B, H, s, t], once the scores [N, S, T] have been split; s and t may be 1.
+
+        Where the scores are split at this step, three axes are [H, s, t].
+        """
         sizes = type_of(value).shape  # type: ignore[union-attr]  # a tensor
         if self.split is None or len(sizes) != 3:
             return value
-        if str(sizes[0]) == "1":
+        if str(sizes[0]) == "1" or not self.joined:
             return self.g.aten.unsqueeze.default(value, 0)
         ends = [1 if str(size) == "1" else end for size, end in zip(sizes[-2:], self.split[-2:], strict=True)]
         return self.g.aten.reshape.default(value, [*self.split[:-2], *ends])

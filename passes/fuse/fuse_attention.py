@@ -6,7 +6,8 @@ after:   scaled_dot_product_attention(q, k, v, mask, scale=scale)   q: [B, H, S,
 legal:   softmax over the keys, in the dtype of the scores (a float32 island in a 16-bit model stays); the weights
          are not used elsewhere; the steps are ``product * scale + mask`` with finite numbers; masks have the scores'
          dtype and do not enlarge them. A row without any key, NaN in eager, is 0 in the fused operator: where the
-         mask is not proven to leave every row a key, such rows are made NaN
+         mask is not proven to leave every row a key, such rows are made NaN. A key that is NaN or infinite and hidden
+         by a fill stays hidden in eager; torch's kernels add -inf to its score instead
 pays:    the S x T scores are not written to memory: 4 B H S T elements less to read and write
 source:  Vaswani et al. 2017, equation 1; Dao et al. 2022
 """
@@ -91,7 +92,8 @@ class FuseAttention(RewritePass):
             attention = g.aten.scaled_dot_product_attention(q, k, v, mask, scale=scale)
         else:
             attention = g.txgraph.softcap_attention(q, k, v, mask, scale, scale_of(outside))
-        if mask is not None and packet_of(match["weights"]) is _aten.softmax:
+        no_keys = same_size(match.type("kt").shape[-1], 0)  # then eager adds up nothing, and gives 0
+        if mask is not None and not no_keys and packet_of(match["weights"]) is _aten.softmax:
             bounds, formulas = ValueBounds(match.graph, LARGEST_SCORE), IndexExpressions(match.graph)
             if may_hide_a_row(match.graph, mask, bounds, formulas):
                 attention = _nan_where_nothing_is_seen(attention, mask, g)

@@ -2,8 +2,8 @@
 
 before:  gelu(linear(x, w, b))                          x: [..., K]  w: [N, K]  b: [N]
 after:   txgraph::linear_activation(x, w, b, "gelu")
-legal:   the weight has two axes and is a constant, or the transpose of one; the value before the activation is not
-         used elsewhere
+legal:   the weight has two axes of floats and is a constant, or the transpose of one; the value before the activation
+         is not used elsewhere
 pays:    one write and one read of [..., N] (bytes) less, in backends with such a kernel; elsewhere not applied
 source:  oneDNN documentation, post-ops fusion
 """
@@ -38,6 +38,8 @@ class FuseLinearActivation(RewritePass):
             return Reject(f"the weight %{weight.name} is computed by the graph", weight)
         if match.type("w").rank != 2:
             return Reject(f"the weight is {match.type('w')}, expected two axes", match.root)
+        if not match.type("w").dtype.is_floating_point:
+            return Reject(f"the weight is {match.type('w')}, expected floats", match.root)
         name = _activation(match)
         if name not in match.context.fused_activations:
             return Reject(f"the backend has no linear with {name} for {match.context.target}", match.root)

@@ -44,4 +44,7 @@ class FuseSoftmax(RewritePass):
 
 
 def _axes(axes: Any, rank: int) -> list[int]:
+    """The axes of a reduction; over all of them where none is named."""
+    if axes is None or axes == []:
+        return list(range(rank))
     return sorted(axis % max(rank, 1) for axis in (axes if isinstance(axes, list | tuple) else [axes]))

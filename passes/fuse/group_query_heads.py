@@ -49,7 +49,7 @@ class GroupQueryHeads(RewritePass):
         if not q.rank == k.rank == v.rank == 4 or not same_size(q.shape[0], k.shape[0]):
             return Reject(f"query is {q}, key {k}: expected [B, H, S, D] and [B, G, T, D]", match.root)
         heads, groups, of_values = (x.shape[_HEADS] for x in (q, k, v))
-        if not isinstance(groups, int) or same_size(heads, groups) or not same_size(of_values, groups):
+        if not isinstance(groups, int) or not groups or same_size(heads, groups) or not same_size(of_values, groups):
             return Reject(f"{heads} heads of queries, {groups} of keys, {of_values} of values", match.root)
         for name in ("k", "v"):
             copy = match.get(f"{name}_copy")
@@ -69,7 +69,9 @@ class GroupQueryHeads(RewritePass):
             return attend(q, k, v, mask, 0.0, match["causal"], scale=scale, enable_gqa=True)
         batch, heads, queries, _ = (g.size(q, axis) for axis in range(4))
         groups, features = match.type("k").shape[_HEADS], match.type("q").shape[-1]
-        attention = attend(g.aten.reshape(q, [batch, groups, -1, features]), k, v, mask, scale=scale)
+        known = isinstance(heads, int) and isinstance(queries, int)
+        rows = heads // groups * queries if known else -1  # of no rows -1 would be ambiguous
+        attention = attend(g.aten.reshape(q, [batch, groups, rows, features]), k, v, mask, scale=scale)
         return g.aten.reshape(attention, [batch, heads, queries, match.type("v").shape[-1]])
 
 

@@ -136,3 +136,16 @@ def test_a_dynamic_graph_is_compiled_once_for_all_sizes() -> None:
     assert len(fast.report.graphs) == 1
     assert fast.report.graphs[0].backend == "inductor"
     assert fast.report.fallbacks == []
+
+
+def test_plain_outputs() -> None:
+    class Model(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> Any:
+            return x * 2, 1.5, None, {"name": "a", "size": x.shape[0]}
+
+    x = torch.ones(2, 4)
+    fast = txgraph.optimize(Model(), (x,), backend="inductor")
+    doubled, *others = fast(x)
+    assert torch.equal(doubled, x * 2)
+    assert others == [1.5, None, {"name": "a", "size": 2}]
+    assert fast.report.fallbacks == []

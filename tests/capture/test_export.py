@@ -218,3 +218,33 @@ def test_a_failed_capture_leaves_the_model_usable() -> None:
         graph_of(model, X)
     assert torch.equal(model(X), expected)
     assert all(type(p) is nn.Parameter for p in model.parameters())
+
+
+def test_values_that_broadcast_into_what_they_are_written_to() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("mean", torch.ones(1))
+            self.register_buffer("count", torch.zeros(2, dtype=torch.int64))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.mean.copy_(x.mean())
+            self.count.copy_(x.sum() * 10)
+            x.copy_(x[:1] * 2)
+            return x - self.mean
+
+    graph, eager, x = graph_of(Model(), X.clone()), Model(), X.clone()
+    outputs = interpret(graph, [X.clone()])
+    result = eager(x)
+    for output, expected in zip(outputs, (eager.mean, eager.count, x, result), strict=True):
+        assert output.dtype == expected.dtype
+        assert torch.equal(output, expected)
+
+
+def test_views_of_what_operators_really_give() -> None:
+    """Of a transposed value, batch norm gives another layout than its shape function says."""
+    norm = nn.BatchNorm1d(4).eval()
+    model = module(lambda x: norm(x.transpose(1, 2)).transpose(1, 2).reshape(-1, 4) + 1, norm=norm)
+    x = torch.linspace(-1, 1, 24).reshape(2, 3, 4)
+    with torch.no_grad():
+        assert torch.equal(interpret(graph_of(model, x), [x])[0], model(x))

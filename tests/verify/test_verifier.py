@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ def test_backends() -> None:
     assert [r.stage for r in judge.records] == ["capture", "backend", "backend", "backend"]
 
 
-@pytest.mark.parametrize("error", [RuntimeError, IndexError, TypeError, ValueError])
+@pytest.mark.parametrize("error", [RuntimeError, IndexError, TypeError, ValueError, AssertionError])
 def test_a_stage_that_cannot_run_has_failed(error: type[Exception]) -> None:
     judge, graph = verifier()
     judge.check_capture(graph)
@@ -301,3 +302,38 @@ def test_a_broken_pass_at_level_off_is_not_found() -> None:
     fast = txgraph.optimize(model, (X,), backend="reference", verify="off", passes=Pipeline((Broken("mul", negate),)))
     assert torch.equal(fast(X), -model(X))
     assert fast.report.to_dict()["verification"] == []
+
+
+def test_an_output_that_is_a_weight() -> None:
+    model = module(lambda x: (weight.clone(), x + 1), weight=(weight := nn.Parameter(torch.ones(3))))
+    judge, graph = verifier(model=model)
+    judge.check_capture(graph)
+    reason = judge.check_backend(lambda tensors: [weight.detach(), tensors[0] + 1])
+    assert reason == "G0 output 0: 1 > 0 shares memory with a weight or buffer of the model, eager's does not"
+    assert judge.check_backend(lambda tensors: [weight.detach().clone(), tensors[0] + 1]) == ""
+
+
+def test_a_graph_that_turns_out_wrong_is_never_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wrong(txgraph.backends.reference.ReferenceBackend):
+        def lower(self, graph: Graph, target: txgraph.Target, options: txgraph.BackendOptions) -> object:
+            compiled = super().lower(graph, target, options)
+            return dataclasses.replace(compiled, run=lambda tensors: [2 * v for v in compiled.run(tensors)])
+
+    monkeypatch.setattr(txgraph.compile, "ReferenceBackend", Wrong)
+    monkeypatch.setattr(txgraph.compile, "choose_backend", lambda name: Wrong())
+    with pytest.raises(VerificationFailed, match="breaks a gate even where the reference backend runs it: G2"):
+        txgraph.optimize(MLP(), (X,), backend="reference")
+
+
+def test_examples_that_are_not_contiguous() -> None:
+    """Runs get them as calls bring them to the graph: contiguous."""
+    judge = Verifier("final", MLP(), (X.T.contiguous().T,), {}, [X.T.contiguous().T])
+    judge.check_capture(graph_of(MLP(), X))
+    seen: list[bool] = []
+
+    def run(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+        seen.append(tensors[0].is_contiguous())
+        return [MLP()(tensors[0]).detach()]
+
+    assert judge.check_backend(run) == ""
+    assert seen == [True]

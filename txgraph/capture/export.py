@@ -22,8 +22,9 @@ from torch.utils import _pytree as pytree
 
 from txgraph.capture.calls import CallSignature
 from txgraph.capture.pytrees import register_caches
+from txgraph.capture.state import attributes_kept
 from txgraph.errors import CaptureFailed, InvalidGraph
-from txgraph.ir import ConstantStore, Graph, Mutation, check_spec, describe, is_random, type_of
+from txgraph.ir import ConstantStore, Graph, GraphBuilder, Mutation, check_spec, describe, is_random, type_of
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +60,9 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], 
     settings = {n: v for n, v in extra.items() if not any(isinstance(t, torch.Tensor) for t in pytree.tree_leaves(v))}
     kwargs = {n: v for n, v in kwargs.items() if n not in settings}
     try:
-        with torch.no_grad(), _settings_bound(model, settings), warnings.catch_warnings():
+        with attributes_kept(model), torch.no_grad(), _settings_bound(model, settings), warnings.catch_warnings():
             # torch.export copies tree specs by a constructor that torch itself calls deprecated.
+            warnings.filterwarnings("ignore", message="The tensor attributes? .* assigned during export")  # undone
             warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)
             exported = torch.export.export(
                 model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False
@@ -121,6 +123,8 @@ def _to_graph(exported: ExportedProgram, model: nn.Module) -> Graph:
     for node in list(fx.nodes):
         if node.target is _aten._assert_tensor_metadata.default:
             fx.erase_node(node)
+        elif node.target is _aten.view.default:  # torch.export's strides need not be those that operators really give
+            node.target = _aten.reshape.default
     graph = Graph(fx, constants, _lift_mutations(fx, signature.output_specs, names))
     graph.symbols = _name_symbols(graph)
     graph.ranges = {str(s): _bounds(r) for s, r in exported.range_constraints.items()}
@@ -174,13 +178,25 @@ def _lift_mutations(fx: torch.fx.Graph, specs: Sequence[Any], names: Mapping[str
         if spec.kind is OutputKind.USER_OUTPUT:
             leaves.append(value)
         elif spec.kind is OutputKind.BUFFER_MUTATION:
-            written.append((Mutation("buffer", names[spec.target]), value))
+            written.append((Mutation("buffer", names[spec.target]), _whole(value, names[spec.target])))
         elif spec.kind is OutputKind.USER_INPUT_MUTATION:
-            written.append((Mutation("input", spec.target), value))
+            written.append((Mutation("input", spec.target), _whole(value, spec.target)))
         else:
             raise CaptureFailed(f"output of kind {spec.kind.name} is not supported")
     output.args = ((*(v for _, v in written), *leaves),)
     return tuple(m for m, _ in written)
+
+
+def _whole(value: Node, target: str) -> Node:
+    """A value that is written, in the shape and dtype of what it is written to: ``copy_`` brings it to these."""
+    fx = value.graph
+    held = next(n for n in fx.nodes if n.op in ("placeholder", "get_attr") and target in (n.target, n.name))
+    builder, wanted = GraphBuilder(Graph(fx), fx.output_node(), like=[value]), held.meta["val"]
+    if value.meta["val"].dtype != wanted.dtype:
+        value = builder.aten._to_copy.default(value, dtype=wanted.dtype)
+    if type_of(value) != type_of(held):
+        value = builder.aten.expand.default(value, [builder.size(held, axis) for axis in range(wanted.ndim)])
+    return value
 
 
 def _name_symbols(graph: Graph) -> dict[str, str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from torch.fx import Node
 
@@ -187,7 +188,13 @@ class RewritePass(Pass):
     """A pass that replaces every place where a pattern fits.
 
     Legality is :meth:`check`, profitability :meth:`gain`; they and :meth:`rewrite` read only their arguments.
+
+    Attributes:
+        examples: graphs that it rewrites, for :func:`txgraph.check`, where chance does not find any: pairs of a
+            function of tensors and the axes of its arguments.
     """
+
+    examples: ClassVar[Sequence[tuple[Callable[..., Any], Mapping[str, str]]]] = ()
 
     @property
     def pays(self) -> bool:

@@ -81,16 +81,27 @@ def check_memory(
 ) -> list[GateResult]:
     """The part of G0 on memory: outputs that gained an alias, and inputs (``after`` a run) that were written to."""
     gained = [
-        GateResult("G0", leaf, False, 1, 0, f"shares memory with input {min(now - then)}, eager's does not")
+        GateResult(
+            "G0", leaf, False, 1, 0, f"shares memory with {_named(min(now - then), len(after))}, eager's does not"
+        )
         for leaf, (now, then) in enumerate(zip(shared, eager_shared, strict=False))
         if now - then
     ]
     written = [
         GateResult("G0", at, False, 1, 0, f"input {at} was written to")
         for at, (now, then) in enumerate(zip(after, before, strict=True))
-        if not torch.equal(_bits(now), _bits(then))
+        if not same_bits(now, then)
     ]
     return gained + written
+
+
+def _named(tensor: int, inputs: int) -> str:
+    return f"input {tensor}" if tensor < inputs else "a weight or buffer of the model"
+
+
+def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two tensors are equal to the last bit: a NaN equals itself, and zeros of two signs differ."""
+    return a.shape == b.shape and a.dtype == b.dtype and torch.equal(_bits(a), _bits(b))
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:

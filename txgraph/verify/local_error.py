@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from txgraph.ir import Graph, interpret
 from txgraph.pipeline import PassResult
 from txgraph.rewrite import Rewrite
-from txgraph.verify.gates import GateResult, check_gates
+from txgraph.verify.gates import GateResult, check_gates, same_bits
 from txgraph.verify.oracle import in_float64
 from txgraph.verify.regions import Region, changed_regions
 
@@ -124,7 +124,7 @@ def _compare(region: Region, values: Mapping[str, Any]) -> _Compared:
         _relative_error(new, truth),
         max(map(_largest_difference, truth, exact), default=0.0),
         tuple(check_gates(new, old, truth)),
-        all(map(_same_bits, old, new)),
+        all(map(_same, old, new)),
     )
 
 
@@ -170,11 +170,7 @@ def _largest_difference(left: Any, right: Any) -> float:
     return float(difference.max()) if difference.numel() else 0.0
 
 
-def _same_bits(a: Any, b: Any) -> bool:
-    if not isinstance(a, torch.Tensor) or not isinstance(b, torch.Tensor):
-        return bool(a == b)
-    return a.shape == b.shape and a.dtype == b.dtype and bool(torch.equal(_bits(a), _bits(b)))
-
-
-def _bits(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.contiguous().flatten().view(torch.uint8)
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        return same_bits(a, b)
+    return bool(a == b)

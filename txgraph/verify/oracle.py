@@ -17,9 +17,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from txgraph.capture.state import attributes_kept
 from txgraph.errors import VerificationFailed
 from txgraph.ir import ConstantStore, Graph, interpret
-from txgraph.verify.gates import check_gates, shared_inputs
+from txgraph.verify.gates import check_gates, same_bits, shared_inputs
 
 _NARROW = (torch.float16, torch.bfloat16, torch.float32)
 
@@ -102,13 +103,18 @@ class Reference:
     Attributes:
         eager: in the model's dtypes. oracle: in float64.
         spec: structure of the model's output.
-        shared: for each eager value, the inputs whose memory it shares.
+        shared: for each eager value, the tensors whose memory it shares: of the inputs, then of the model.
     """
 
     eager: tuple[Any, ...]
     oracle: tuple[Any, ...]
     spec: pytree.TreeSpec
     shared: tuple[frozenset[int], ...] = ()
+
+
+def model_tensors(model: nn.Module) -> list[torch.Tensor]:
+    """The parameters and buffers of a model."""
+    return [*model.parameters(), *model.buffers()]
 
 
 def reference(
@@ -125,30 +131,48 @@ def reference(
             writes to; their values after the call lead the results.
 
     Raises:
-        VerificationFailed: it cannot be run in float64, or gives another result when run again. What its
-            eager run raises is raised as it is.
+        VerificationFailed: it cannot be run in float64, writes to other tensors than those, or gives another result
+            when run again. What its eager run raises is raised as it is.
     """
-    leaves, in_spec = pytree.tree_flatten((args, dict(kwargs)))
-    with _restored(model, buffers) as written:
-        inputs = [leaf.clone() if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
+    with attributes_kept(model):
+        return _reference(model, *pytree.tree_flatten((args, dict(kwargs))), buffers, mutated_inputs)
+
+
+def _reference(
+    model: nn.Module,
+    leaves: Sequence[Any],
+    in_spec: pytree.TreeSpec,
+    buffers: Sequence[torch.Tensor],
+    mutated_inputs: Sequence[int],
+) -> Reference:
+    before = _plain_tensors(model)
+    with _buffers_restored(model) as written:
+        inputs = [*map(_cloned, leaves)]
+        tensors = [leaf for leaf in inputs if isinstance(leaf, torch.Tensor)]
+        versions = _versions([*tensors, *model_tensors(model)])
         outputs = _call(model, in_spec, inputs)
         eager_leaves, spec = pytree.tree_flatten(outputs)
-        eager = (*(b.clone() for b in written()), *_tensors(inputs, mutated_inputs), *eager_leaves)
-        shared = tuple(shared_inputs(eager, [leaf for leaf in inputs if isinstance(leaf, torch.Tensor)]))
-    _check_repeats(model, buffers, in_spec, leaves, eager_leaves)
+        eager = (*(b.clone() for b in written(buffers)), *(tensors[i] for i in mutated_inputs), *eager_leaves)
+        shared = tuple(shared_inputs(eager, [*tensors, *model_tensors(model)]))
+        known = [*(tensors[i] for i in mutated_inputs), *buffers]
+        _check_writes(model, tensors, versions, known)
+    after = _plain_tensors(model)
+    _check_repeats(model, in_spec, leaves, eager_leaves)
+    _check_attributes(model, before, after)
     shadows = [(b, _widen_tensor(b.clone())) for b in buffers]
     wide_inputs = [_widen_tensor(leaf.clone()) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
+    wide_tensors = [leaf for leaf in wide_inputs if isinstance(leaf, torch.Tensor)]
     mode = Float64(shadows)
     try:
-        with _restored(model, buffers) as written, mode, _WidenEarly():
+        with _buffers_restored(model) as written, mode, _WidenEarly():
             wide_leaves = pytree.tree_leaves(_call(model, in_spec, wide_inputs))
-            wide_buffers = [mode.shadow(b) for b in written()]
+            wide_buffers = [mode.shadow(b) for b in written(buffers)]
     except (RuntimeError, NotImplementedError) as error:
         raise VerificationFailed(
             f"{type(model).__name__} cannot be checked: its float64 run raised {type(error).__name__}: {error}. "
             f'With verify="off" nothing is checked.'
         ) from error
-    oracle = (*wide_buffers, *_tensors(wide_inputs, mutated_inputs), *wide_leaves)
+    oracle = (*wide_buffers, *(wide_tensors[i] for i in mutated_inputs), *wide_leaves)
     return Reference(eager, oracle, spec, shared)
 
 
@@ -159,16 +183,55 @@ def in_float64(graph: Graph, inputs: Sequence[Any]) -> tuple[Any, ...]:
         return interpret(replace(graph, constants=constants), [_widen_tensor(value) for value in inputs])
 
 
-def _check_repeats(
-    model: nn.Module,
-    buffers: Sequence[torch.Tensor],
-    in_spec: pytree.TreeSpec,
-    leaves: Sequence[Any],
-    first: Sequence[Any],
+def _check_writes(
+    model: nn.Module, inputs: Sequence[torch.Tensor], versions: Sequence[int], known: Sequence[torch.Tensor]
 ) -> None:
+    """Every tensor that the model writes to must be one whose new value the graph gives."""
+    names = [f"input {at}" for at in range(len(inputs))]
+    names += [name for name, _ in (*model.named_parameters(), *model.named_buffers())]
+    now = _versions([*inputs, *model_tensors(model)])
+    for name, tensor, was, version in zip(names, [*inputs, *model_tensors(model)], versions, now, strict=True):
+        if version != was and not any(tensor is each for each in known):
+            raise VerificationFailed(
+                f"{type(model).__name__} writes to {name}, and its captured graph does not. "
+                f'With verify="off" nothing is checked.'
+            )
+
+
+def _check_attributes(model: nn.Module, before: Mapping[str, torch.Tensor], once: Mapping[str, torch.Tensor]) -> None:
+    """A tensor that is a plain attribute may be cached by a run, but must not move on with every run."""
+    for name, tensor in _plain_tensors(model).items():
+        if name not in before or once.get(name) is before[name]:
+            continue
+        if once[name].shape != tensor.shape or not tensor.equal(once[name]):
+            raise VerificationFailed(
+                f"{type(model).__name__} assigns {name} in its forward(), and each call changes it: make it a buffer, "
+                f'so that its new value can be captured. With verify="off" nothing is checked.'
+            )
+
+
+def _plain_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Tensors that are plain attributes of a module: neither parameters nor buffers."""
+    return {
+        f"{path}.{name}" if path else name: value
+        for path, module in model.named_modules()
+        for name, value in vars(module).items()
+        if isinstance(value, torch.Tensor)
+    }
+
+
+def _cloned(leaf: Any) -> Any:
+    return leaf.clone() if isinstance(leaf, torch.Tensor) else leaf
+
+
+def _versions(tensors: Sequence[torch.Tensor]) -> list[int]:
+    return [0 if tensor.is_inference() else tensor._version for tensor in tensors]
+
+
+def _check_repeats(model: nn.Module, in_spec: pytree.TreeSpec, leaves: Sequence[Any], first: Sequence[Any]) -> None:
     """A model that disagrees with itself would make every gate wide enough for anything."""
-    with _restored(model, buffers):
-        inputs = [leaf.clone() if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
+    with _buffers_restored(model):
+        inputs = [*map(_cloned, leaves)]
         again = pytree.tree_leaves(_call(model, in_spec, inputs))
     broken = [str(g) for g in check_gates(again, first, first) if not g.passed]
     if broken:
@@ -179,32 +242,32 @@ def _check_repeats(
 
 
 @contextlib.contextmanager
-def _restored(model: nn.Module, buffers: Sequence[torch.Tensor]) -> Iterator[Callable[[], list[torch.Tensor]]]:
+def _buffers_restored(model: nn.Module) -> Iterator[Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]]:
     """Undo what a run does to the model's buffers: writes to them, and new tensors in their places.
 
     Yields:
-        A function that gives what now stands in the places of ``buffers``.
+        A function that gives what now stands in the places of the given buffers.
     """
     holders = [m._buffers for m in model.modules()]
     held = [dict(h) for h in holders]
-    places = [next((h, n) for h in holders for n, v in h.items() if v is b) for b in buffers]
-    values = [b.clone() for b in buffers]
+    values = [(b, b.clone()) for h in holders for b in h.values() if b is not None]
+
+    def written(buffers: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        places = [next((at, n) for at, h in enumerate(held) for n, v in h.items() if v is b) for b in buffers]
+        return [holders[at][name] for at, name in places]  # type: ignore[misc]  # tensors, as in buffers
+
     try:
-        yield lambda: [holder[name] for holder, name in places]  # type: ignore[misc]  # tensors, as in buffers
+        yield written
     finally:
         for holder, was in zip(holders, held, strict=True):
             holder.clear()
             holder.update(was)
-        for buffer, value in zip(buffers, values, strict=True):
-            buffer.copy_(value)
+        for buffer, value in values:
+            if not same_bits(buffer, value):  # a write makes graphs stale that hold the buffer's values
+                buffer.copy_(value)
 
 
 def _call(model: nn.Module, spec: pytree.TreeSpec, leaves: Sequence[Any]) -> Any:
     args, kwargs = pytree.tree_unflatten(leaves, spec)
     with torch.no_grad():
         return model(*args, **kwargs)
-
-
-def _tensors(leaves: Sequence[Any], wanted: Sequence[int]) -> list[torch.Tensor]:
-    tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
-    return [tensors[i] for i in wanted]

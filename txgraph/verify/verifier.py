@@ -18,7 +18,7 @@ from txgraph.rewrite import Rewrite
 from txgraph.verify.blame import culprit
 from txgraph.verify.gates import GateResult, check_gates, check_memory, shared_inputs
 from txgraph.verify.local_error import LocalError, measure_rewrites
-from txgraph.verify.oracle import Reference, reference
+from txgraph.verify.oracle import Reference, model_tensors, reference
 
 MOST_CULPRITS = 3  # of one pass; one with more wrong rewrites is wrong
 
@@ -144,15 +144,16 @@ class Verifier:
             inputs = self._inputs()
             values = run(inputs)
             gates = check_gates(values, self._reference.eager, self._reference.oracle)
-            gates += check_memory(shared_inputs(values, inputs), self._reference.shared, inputs, self.tensors)
-        except (RuntimeError, IndexError, TypeError, ValueError) as raised:
+            shared = shared_inputs(values, [*inputs, *model_tensors(self.model)])
+            gates += check_memory(shared, self._reference.shared, inputs, self.tensors)
+        except (RuntimeError, IndexError, TypeError, ValueError, AssertionError) as raised:
             # A stage that cannot run on the user's inputs has failed its check.
             error = f"running it raised {type(raised).__name__}: {raised}"
         return StageRecord(stage, _worst(gates), time.perf_counter() - started, error)
 
     def _inputs(self) -> list[torch.Tensor]:
-        """Fresh inputs for every run, so that no run sees another's writes."""
-        return [t.detach().clone() for t in self.tensors]
+        """Fresh inputs for every run, contiguous as calls bring them, so that no run sees another's writes."""
+        return [t.detach().clone(memory_format=torch.contiguous_format) for t in self.tensors]
 
     def _buffers(self, constants: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """The model's own buffer objects behind the graph's constants (they share storage)."""

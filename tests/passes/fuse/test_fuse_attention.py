@@ -720,3 +720,24 @@ def test_it_is_declined_where_it_does_not_pay() -> None:
 def test_no_attention() -> None:
     assert apply(RULE, traced(lambda x: x.softmax(-1), Q))[1] == []
     assert apply(RULE, traced(lambda x, y: x @ y, normal(3, 4), normal(4, 3)))[1] == []
+
+
+def test_a_bias_of_heads_on_scores_that_are_split() -> None:
+    """[H, 1, T] added to [B, H, S, T] is one for all sequences; added to [B * H, S, T] it would be another."""
+
+    def function(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        scores = torch.matmul(q, k.transpose(-2, -1)).reshape(3, 2, 4, 7) * 0.5 + bias
+        return torch.matmul(scores.softmax(-1).reshape(6, 4, 7), v)
+
+    after = rewritten(RULE, function, normal(6, 4, 8), normal(6, 7, 8), normal(6, 7, 8), normal(2, 1, 7))
+    assert after.count()["scaled_dot_product_attention"] == 1
+
+
+def test_no_keys_under_a_mask() -> None:
+    def function(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        scores = torch.matmul(q, k.transpose(-2, -1)).masked_fill(hidden, -math.inf)
+        return torch.matmul(scores.softmax(-1), v)
+
+    keys, hidden = normal(2, 3, 0, 8), torch.ones(4, 0, dtype=torch.bool)
+    after = rewritten(RULE, function, normal(2, 3, 4, 8), keys, keys, hidden)
+    assert after.count() == {"logical_not": 1, "scaled_dot_product_attention": 1}

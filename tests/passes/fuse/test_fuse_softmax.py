@@ -101,3 +101,12 @@ def test_inner_value_used_elsewhere() -> None:
 
 def test_integers() -> None:
     assert apply(RULE, traced(lambda x: by_amax(x), torch.arange(6).reshape(2, 3)))[1] == []
+
+
+def test_a_sum_over_all_axes() -> None:
+    def function(x: torch.Tensor) -> torch.Tensor:
+        e = torch.ops.aten.exp(torch.ops.aten.sub(x, torch.ops.aten.amax(x, [-1], True)))
+        return torch.ops.aten.div(e, torch.ops.aten.sum.dim_IntList(e, None, True))
+
+    (reason,) = reasons(RULE, function, normal(3, 8))
+    assert reason == "the maximum is over axes [1], the sum over [0, 1]: expected the same one"

@@ -67,3 +67,11 @@ def test_other_ranks() -> None:
 def test_dropout_and_groups() -> None:
     dropped = traced(lambda q, k, v: sdpa(q, k, v, dropout_p=0.5), Q, K, V)
     assert apply(RULE, dropped)[1] == []
+
+
+@pytest.mark.parametrize("keys", [1, 5, 40])
+def test_nan_of_a_query_under_a_causal_mask(keys: int) -> None:
+    q = Q.clone()
+    q[0, 0] = float("nan")
+    after = rewritten(RULE, lambda q, k, v: sdpa(q, k, v, is_causal=True), q, K[:, :keys], V[:, :keys])
+    assert ("tril" in after.count()) == (keys < 32)
