@@ -63,26 +63,38 @@ class CompiledCall:
             raise GuardFailed(
                 "the model writes to an input, and two inputs of this call share memory: pass a clone of one of them"
             )
+        buffers = [graph.constants[m.target] for m in graph.mutations if m.kind == "buffer"]
+        if buffers and _memory(buffers) & _memory(tensors):
+            raise GuardFailed("the model writes to a buffer that is an input of this call: pass a clone of it")
         with torch.no_grad():
             outputs = self.compiled.run([t if t.is_contiguous() else t.contiguous() for t in tensors])
             if graph.mutations:
-                names = [n.name for n in graph.inputs]
-                for mutation, value in zip(graph.mutations, outputs, strict=False):
-                    written = (
-                        graph.constants[mutation.target]
-                        if mutation.kind == "buffer"
-                        else tensors[names.index(mutation.target)]
-                    )
-                    written.copy_(value)
+                self._write_back(tensors, outputs)
                 outputs = outputs[len(graph.mutations) :]
         if self.out_spec.is_leaf():
             return outputs[0]
         return pytree.tree_unflatten(outputs, self.out_spec)
 
+    def _write_back(self, tensors: Sequence[torch.Tensor], values: Sequence[Any]) -> None:
+        """Give what the model writes to its new values; one of these may be what another is written to."""
+        graph = self.after
+        names = [n.name for n in graph.inputs]
+        written = [
+            graph.constants[m.target] if m.kind == "buffer" else tensors[names.index(m.target)] for m in graph.mutations
+        ]
+        memory = _memory(written)
+        values = [v.clone() if _memory([v]) & memory else v for v in values[: len(written)]]
+        for target, value in zip(written, values, strict=True):
+            target.copy_(value)
+
+
+def _memory(tensors: Sequence[torch.Tensor]) -> set[int]:
+    return {t.untyped_storage().data_ptr() for t in tensors if t.numel()}
+
 
 def _overlap(tensors: Sequence[torch.Tensor]) -> bool:
     """Whether two tensors share a storage."""
-    return len({t.untyped_storage().data_ptr() for t in tensors if t.numel()}) < sum(t.numel() > 0 for t in tensors)
+    return len(_memory(tensors)) < sum(t.numel() > 0 for t in tensors)
 
 
 def compile_call(
@@ -163,7 +175,8 @@ def compile_call(
         clock.seconds(),
     )
     report.graphs.append(graph_report)
-    guard, state = InputGuard.of(before), ModelState(model, after.constants.frozen_values())
+    used = {name: before.constants[name] for name in sorted(after.constants.frozen_values())}
+    guard, state = InputGuard.of(before), ModelState(model, used)
     return CompiledCall(structure, guard, state, before, after, context, compiled, captured.out_spec, graph_report)
 
 

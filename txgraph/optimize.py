@@ -18,9 +18,10 @@ from txgraph.backends import backend_names
 from txgraph.capture import CallSignature, FlatCall, dynamic_axes
 from txgraph.capture.guards import explain_mismatch
 from txgraph.capture.shapes import export_shapes
+from txgraph.check import check
 from txgraph.compile import CompiledCall, compile_call
 from txgraph.cost import Hardware
-from txgraph.errors import BackendFailed, CaptureFailed, GuardFailed, TxgraphError, UnsupportedOp
+from txgraph.errors import BackendFailed, CaptureFailed, CheckFailed, GuardFailed, TxgraphError, UnsupportedOp
 from txgraph.explain import Explanation, explain
 from txgraph.ir import Graph
 from txgraph.options import BackendOptions, CompileOptions, Target
@@ -28,6 +29,7 @@ from txgraph.passes import default_pipeline
 from txgraph.pipeline import Pipeline
 from txgraph.render import render_graphs
 from txgraph.report import Fallback, Report
+from txgraph.rewrite import RewritePass
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +74,8 @@ def optimize(
         padding: ``"exact"``.
         budget, calibration: for lossy rewrites; nothing lossy happens without them.
         verify: ``"passes"`` checks the capture, each pass that changed something and the compiled
-            result against eager and float64; ``"final"`` only the capture and the result; ``"off"`` nothing.
+            result against eager and float64; ``"rewrites"`` each rewrite by itself, too, and the user's own rules
+            before all (:func:`txgraph.check`); ``"final"`` only the capture and the result; ``"off"`` nothing.
         measure: ``"off"`` trusts the cost model's predictions; ``"rewrites"`` compiles and times each kind of rewrite
             by itself, before and after, and keeps those that are no slower. Takes seconds for each kind.
         options: see :class:`txgraph.options.BackendOptions`.
@@ -83,6 +86,7 @@ def optimize(
     Raises:
         TypeError: ``model`` is not a module, or the example inputs do not fit its ``forward``.
         ValueError: a value that does not exist; NotImplementedError: one that is not available yet.
+        CheckFailed: a rule of the user's own is wrong by itself.
         CaptureFailed, PassFailed, UnsupportedOp, BackendFailed, VerificationFailed: see :mod:`txgraph.errors`.
     """
     if not isinstance(model, nn.Module):
@@ -117,6 +121,8 @@ def optimize(
     if backend not in backend_names():
         raise ValueError(f"unknown backend {backend!r}: expected one of {backend_names()}")
     optimized = OptimizedModel(model, default_pipeline() if passes is None else passes, parsed)
+    if parsed.verify == "rewrites":
+        optimized.report.notes += _check_rules(optimized._pipeline)
     if args or kwargs:
         optimized.compile_ahead(args, kwargs or {}, dynamic_shapes)
     elif dynamic_shapes is not None:
@@ -349,6 +355,25 @@ class OptimizedModel(nn.Module):
             raise ValueError(f"dynamic_shapes names {unknown}, but the example inputs are {sorted(kwargs)}")
         extra = self._signature.without_parameter(kwargs)
         return {name: named.get(name) for name in kwargs if name not in extra}
+
+
+def _check_rules(pipeline: Pipeline) -> list[str]:
+    """Check the rules that are not built in; notes on those for which no graph was found.
+
+    Raises:
+        CheckFailed: a rule is wrong.
+    """
+    notes = []
+    for rule in pipeline:
+        if not isinstance(rule, RewritePass) or type(rule).__module__.startswith("txgraph.passes."):
+            continue
+        try:
+            check(rule)
+        except CheckFailed as error:
+            if error.counterexample is not None:
+                raise
+            notes.append(str(error).splitlines()[0])
+    return notes
 
 
 def _check_weights(model: nn.Module) -> None:

@@ -69,8 +69,9 @@ class GroupQueryHeads(RewritePass):
             return attend(q, k, v, mask, 0.0, match["causal"], scale=scale, enable_gqa=True)
         batch, heads, queries, _ = (g.size(q, axis) for axis in range(4))
         groups, features = match.type("k").shape[_HEADS], match.type("q").shape[-1]
-        known = isinstance(heads, int) and isinstance(queries, int)
-        rows = heads // groups * queries if known else -1  # of no rows -1 would be ambiguous
+        rows = -1
+        if isinstance(heads, int) and isinstance(queries, int):  # of no rows -1 would be ambiguous
+            rows = heads // groups * queries
         attention = attend(g.aten.reshape(q, [batch, groups, rows, features]), k, v, mask, scale=scale)
         return g.aten.reshape(attention, [batch, heads, queries, match.type("v").shape[-1]])
 

@@ -26,6 +26,12 @@ def dynamic() -> Graph:
     return graph_of(lambda x, y: x @ y, torch.ones(3, 5), torch.ones(5, 4), dynamic_shapes=shapes)
 
 
+def held(model: nn.Module, *names: str) -> dict[str, torch.Tensor]:
+    """Tensors of a model by name, as a graph holds them."""
+    tensors = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers()), **vars(model)}
+    return {name: tensors[name].detach() for name in names}
+
+
 def test_static_shapes() -> None:
     guard = InputGuard.of(graph_of(MLP(), X))
     assert guard.accepts([torch.zeros(3, 4)])
@@ -171,7 +177,7 @@ def test_changes_that_make_a_graph_stale(change: Callable[[Model], Any], message
 @pytest.mark.parametrize("name", ["layers.0.weight", "scale", "table"])
 def test_values_that_are_folded_into_the_graph(name: str) -> None:
     model = Model()
-    state, other = ModelState(model, frozenset({name})), ModelState(model, frozenset({"layers.0.bias"}))
+    state, other = ModelState(model, held(model, *(name,))), ModelState(model, held(model, *("layers.0.bias",)))
     with torch.no_grad():
         eval(f"model.{name}".replace("layers.0", "layers[0]")).mul_(2)
     assert state.change() == f"{name} was changed in place, and its values are folded into the graph"
@@ -188,8 +194,17 @@ def test_folded_values_that_are_written_past_the_version_counter(dtype: torch.dt
         lambda: model.layers[0].weight.detach().view(torch.uint8).numpy().fill(1),
         lambda: model.scalar.data.add_(1),
     ):
-        state = ModelState(model, frozenset({"layers.0.weight", "scalar"}))
-        other = ModelState(model, frozenset({"layers.0.bias"}))
+        state = ModelState(
+            model,
+            held(
+                model,
+                *(
+                    "layers.0.weight",
+                    "scalar",
+                ),
+            ),
+        )
+        other = ModelState(model, held(model, *("layers.0.bias",)))
         write()
         assert state.change() == message
         assert other.change() == ""
@@ -199,7 +214,7 @@ def test_folded_tied_weights() -> None:
     model = Model()
     model.tied = nn.Linear(4, 4)
     model.tied.weight = model.layers[0].weight
-    state = ModelState(model, frozenset({"tied.weight"}))
+    state = ModelState(model, held(model, *("tied.weight",)))
     in_place(model)
     assert "tied.weight was changed in place" in state.change()
 

@@ -198,3 +198,19 @@ def test_programs_are_the_same_each_time() -> None:
 
 def test_every_kind_of_value_is_tried() -> None:
     assert list(VALUES) == ["normal", "zeros", "negative zero", "large", "tiny", "NaN", "inf", "-inf"]
+
+
+def test_rules_of_the_users_own_are_checked_before_each_rewrite_is() -> None:
+    class Never(Rule):
+        def check(self, match: Match) -> Accept | Reject:
+            return Reject("it is never right", match.root)
+
+        examples = ((lambda x, w: aten.linear.default(x, w) * 2.0, {"x": "B K", "w": "N K"}),)
+
+    model, x = torch.nn.Linear(4, 4).eval(), torch.ones(2, 4)
+    with pytest.raises(CheckFailed, match="aliases is wrong"):
+        txgraph.optimize(model, (x,), backend="reference", passes=txgraph.Pipeline((Aliases(),)), verify="rewrites")
+    pipeline = txgraph.default_pipeline().append(Never())
+    fast = txgraph.optimize(model, (x,), backend="reference", passes=pipeline, verify="rewrites")
+    (note,) = fast.report.notes
+    assert note.startswith("never was not checked: no graph was found that it rewrites.")

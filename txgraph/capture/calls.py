@@ -125,9 +125,12 @@ class CallSignature:
 
 
 def _is_default(value: Any, default: Any) -> bool:
-    return value is default or (
-        default is not _EMPTY and type(value) is type(default) and isinstance(value, _PLAIN) and value == default
-    )
+    return value is default or (default is not _EMPTY and isinstance(value, _PLAIN) and _key(value) == _key(default))
+
+
+def _key(value: Any) -> tuple[type, Any]:
+    """Equal for values that no model tells apart: 1, 1.0 and True differ, and so do the zeros of two signs."""
+    return type(value), str(value) if isinstance(value, float | complex) else value
 
 
 def _flatten_one(name: str, value: Any, default: Any, tensors: list[torch.Tensor], structure: list[Any]) -> None:
@@ -137,10 +140,10 @@ def _flatten_one(name: str, value: Any, default: Any, tensors: list[torch.Tensor
     elif _is_default(value, default):
         return
     elif isinstance(value, _PLAIN):
-        structure.append((name, type(value), value))
+        structure.append((name, *_key(value)))
     else:
         leaves, spec = pytree.tree_flatten(value)
         held = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
-        plain = [None if isinstance(leaf, torch.Tensor) else (type(leaf), leaf) for leaf in leaves]
+        plain = [None if isinstance(leaf, torch.Tensor) else _key(leaf) for leaf in leaves]
         tensors += held
         structure.append((name, spec, tuple(plain)))

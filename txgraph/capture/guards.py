@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter, getitem, is_, methodcaller
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.utils._sympy.printers import PythonPrinter
 
+from txgraph.capture.adapter import conditions_on_sizes
 from txgraph.ir import DTYPE_NAMES, Graph, type_of
 
 
@@ -71,6 +72,9 @@ def _write_guard(graph: Graph) -> tuple[str, dict[str, object]]:
                 factor, offset = sympy.Poly(expression, symbol).all_coeffs()
                 lines.append(f"    {symbol} = ({name} - {_size_text(offset)}) // {_size_text(factor)}")
                 checks.append(_range_text(graph, str(symbol)))
+    for condition in conditions_on_sizes(graph):
+        if {str(symbol) for symbol in condition.free_symbols} <= symbols:
+            checks.append(f"({_size_text(condition)})")
     lines.append(f"    return {' and '.join(checks) or 'True'}")
     return "\n".join(lines), constants
 
@@ -106,9 +110,12 @@ class ModelState:
     Which tensors and modules it has, their train/eval flags, dtypes and devices, autocast; and the
     values of those weights that were folded into the graph. Reads only; built for speed: each check is
     one C-level ``map``.
+
+    Args:
+        frozen: the weights whose values were used, by name.
     """
 
-    def __init__(self, model: nn.Module, frozen: frozenset[str] = frozenset()) -> None:
+    def __init__(self, model: nn.Module, frozen: Mapping[str, torch.Tensor] | None = None) -> None:
         self._modules = list(model.modules())
         holders = [d for m in self._modules for d in (m._modules, m._parameters, m._buffers)]
         slots = [(holder, name) for holder in holders for name in holder]
@@ -117,24 +124,18 @@ class ModelState:
         empty = [m._modules for m in self._modules if isinstance(m, containers) and not m._modules]
         self._holders = [h for h in holders if h] + empty
         self._sizes = list(map(len, self._holders))
-        plain: dict[str, torch.Tensor] = {}  # tensors that are plain attributes
-        for path, module in model.named_modules():
-            own = {n: v for n, v in vars(module).items() if isinstance(v, torch.Tensor)}
-            slots += [(vars(module), n) for n in own]
-            plain |= {f"{path}.{n}" if path else n: v for n, v in own.items()}
+        for module in self._modules:
+            slots += [(held, key) for held, key, value in _plain_slots(module) if isinstance(value, torch.Tensor)]
         self._dicts, self._names = [d for d, _ in slots], [n for _, n in slots]
         self._values = list(map(getitem, self._dicts, self._names))
         self._tensors = [v for v in self._values if isinstance(v, torch.Tensor)]
-        named = {
-            **dict(model.named_parameters(remove_duplicate=False)),
-            **dict(model.named_buffers(remove_duplicate=False)),
-            **plain,
-        }
-        self._frozen_names = [n for n in named if n in frozen]
-        self._frozen = [named[n] for n in self._frozen_names]
+        self._frozen_names, self._frozen = list(frozen or {}), list((frozen or {}).values())
         self._device = next((t.device.type for t in self._tensors), "cpu")
         self._pointers = list(map(torch.Tensor.data_ptr, self._tensors))
         self._dtypes = list(map(attrgetter("dtype"), self._tensors))
+        self._shapes = list(map(attrgetter("shape"), self._tensors))
+        self._strides = list(map(torch.Tensor.stride, self._tensors))
+        self._default_dtype = torch.get_default_dtype()
         self._training = list(map(attrgetter("training"), self._modules))
         self._versions = _versions(self._frozen)
         self._samples = [view for t in self._frozen if (view := _sample_view(t)) is not None]
@@ -164,13 +165,30 @@ class ModelState:
             return "the model was moved to another dtype"
         if list(map(torch.Tensor.data_ptr, self._tensors)) != self._pointers:
             return "a parameter or buffer got new storage (assignment to .data, or a move to another device)"
+        shapes, strides = map(attrgetter("shape"), self._tensors), map(torch.Tensor.stride, self._tensors)
+        if list(shapes) != self._shapes or list(strides) != self._strides:
+            return "a parameter or buffer got another shape or other strides"
         return ""
 
     def same_mode(self) -> bool:
-        """Whether train/eval flags and autocast are as they were: switched back, the graph serves again."""
-        if self._autocast_now() != self._autocast:
+        """Whether flags, autocast and default dtype are as they were: switched back, the graph serves again."""
+        if self._autocast_now() != self._autocast or torch.get_default_dtype() is not self._default_dtype:
             return False
         return list(map(attrgetter("training"), self._modules)) == self._training
+
+
+def _plain_slots(module: nn.Module) -> Iterator[tuple[Any, Any, Any]]:
+    """Where a module holds values that are neither parameters nor buffers: attributes, and their lists and dicts."""
+    attributes = vars(module)
+    for name, value in attributes.items():
+        yield attributes, name, value
+        if isinstance(value, list | tuple) and name not in _OF_TORCH:
+            yield from ((value, at, each) for at, each in enumerate(value))
+        elif isinstance(value, dict) and name not in _OF_TORCH:
+            yield from ((value, key, each) for key, each in value.items())
+
+
+_OF_TORCH = frozenset(vars(nn.Module()))
 
 
 def _versions(tensors: Sequence[torch.Tensor]) -> list[int]:

@@ -121,7 +121,7 @@ class Program:
         places = {node: at for at, node in enumerate(n for n in traced.nodes if n.op == "placeholder")}
         for node in traced.nodes:
             if node.op == "call_function":
-                args, kwargs = (map_arg(part, lambda n: Ref(places[n])) for part in (node.args, node.kwargs))
+                args, kwargs = map_arg((node.args, node.kwargs), lambda n: Ref(places[n]))  # type: ignore[arg-type, return-value]  # Ref stands for a node
                 steps.append(Call(node.target, frozen(args), tuple((n, frozen(a)) for n, a in kwargs.items())))
                 places[node] = len(steps) - 1
         result = traced.output_node().args[0]

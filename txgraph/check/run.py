@@ -166,8 +166,9 @@ def _is_rewritten(rule: Pass, program: Program, tried: Counter[str]) -> bool:
 def _graph(program: Program, case: Case) -> Graph:
     tensors = case.tensors(program)
     held = {leaf.name for leaf in program.leaves if leaf.constant}
-    parts = ({n: t for n, t in tensors.items() if (n in held) is constant} for constant in (True, False))
-    return program.graph(*parts, case.sizes)
+    constants = {name: tensor for name, tensor in tensors.items() if name in held}
+    inputs = {name: tensor for name, tensor in tensors.items() if name not in held}
+    return program.graph(constants, inputs, case.sizes)
 
 
 def _inputs(program: Program, case: Case) -> list[torch.Tensor]:

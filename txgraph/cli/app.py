@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from txgraph.cli.check import check
 from txgraph.cli.explain import explain
 
 # Without markup an error is one line, however narrow the terminal: rich would put it into a box and break it.
@@ -14,6 +15,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(explain)
+app.command()(check)
 
 
 @app.callback()

@@ -37,7 +37,7 @@ def load_call(model: str, inputs: str | None, batch: int, length: int) -> ModelC
     made, own_inputs = _load(model)
     made = made.eval()
     if inputs is not None:
-        value = _call(inputs, "--inputs")
+        value = call_named(inputs, "--inputs")
         if not isinstance(value, Mapping | tuple):
             raise typer.BadParameter(
                 f"{inputs} gave a {type(value).__name__}, expected a mapping of keyword arguments or a tuple",
@@ -68,7 +68,7 @@ def _load(name: str) -> tuple[nn.Module, Mapping[str, Any] | tuple[Any, ...] | N
         return hugging_face.from_path(Path(name)), None
     if ":" not in name:
         raise typer.BadParameter(f"no model {name!r}: expected {_KINDS}", param_hint="MODEL")
-    value = _call(name, "MODEL")
+    value = call_named(name, "MODEL")
     match value:
         case nn.Module():
             return value, None
@@ -80,7 +80,7 @@ def _load(name: str) -> tuple[nn.Module, Mapping[str, Any] | tuple[Any, ...] | N
     )
 
 
-def _call(reference: str, param_hint: str) -> Any:
+def call_named(reference: str, param_hint: str) -> Any:
     """What the function named ``module:function`` returns; the current folder is searched for modules, too."""
     module, _, name = reference.partition(":")
     if not (module and name) or module.startswith("."):

@@ -151,13 +151,14 @@ def _reference(
         tensors = [leaf for leaf in inputs if isinstance(leaf, torch.Tensor)]
         versions = _versions([*tensors, *model_tensors(model)])
         outputs = _call(model, in_spec, inputs)
-        eager_leaves, spec = pytree.tree_flatten(outputs)
-        eager = (*(b.clone() for b in written(buffers)), *(tensors[i] for i in mutated_inputs), *eager_leaves)
-        shared = tuple(shared_inputs(eager, [*tensors, *model_tensors(model)]))
+        leaves_now, spec = pytree.tree_flatten(outputs)
+        values = (*written(buffers), *(tensors[i] for i in mutated_inputs), *leaves_now)
+        shared = tuple(shared_inputs(values, [*tensors, *model_tensors(model)]))
+        eager = tuple(map(_cloned, values))  # what is a buffer gets its old value back
         known = [*(tensors[i] for i in mutated_inputs), *buffers]
         _check_writes(model, tensors, versions, known)
     after = _plain_tensors(model)
-    _check_repeats(model, in_spec, leaves, eager_leaves)
+    _check_repeats(model, in_spec, leaves, eager[len(eager) - len(leaves_now) :])
     _check_attributes(model, before, after)
     shadows = [(b, _widen_tensor(b.clone())) for b in buffers]
     wide_inputs = [_widen_tensor(leaf.clone()) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
@@ -232,7 +233,7 @@ def _check_repeats(model: nn.Module, in_spec: pytree.TreeSpec, leaves: Sequence[
     """A model that disagrees with itself would make every gate wide enough for anything."""
     with _buffers_restored(model):
         inputs = [*map(_cloned, leaves)]
-        again = pytree.tree_leaves(_call(model, in_spec, inputs))
+        again = [*map(_cloned, pytree.tree_leaves(_call(model, in_spec, inputs)))]
     broken = [str(g) for g in check_gates(again, first, first) if not g.passed]
     if broken:
         raise VerificationFailed(

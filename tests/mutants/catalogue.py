@@ -1,0 +1,29 @@
+"""All mutants, by area."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import chain
+
+from tests.mutants.attention import ATTENTION
+from tests.mutants.calls import CALLS
+from tests.mutants.compiled import BACKENDS, CAPTURE
+from tests.mutants.graphs import CONTRACT, FOLDS, NORMAL_FORMS, VIEWS
+from tests.mutants.linears import LINEARS
+from tests.mutants.mutant import Mutant
+from tests.mutants.operators import ACTIVATIONS, NORMS
+
+AREAS: Mapping[str, tuple[Mutant, ...]] = {
+    "attention": ATTENTION,
+    "norms": NORMS,
+    "activations": ACTIVATIONS,
+    "linears": LINEARS,
+    "normal forms": NORMAL_FORMS,
+    "views, casts and copies": VIEWS,
+    "folding and moving": FOLDS,
+    "what a pass owes to the pipeline": CONTRACT,
+    "capture and mutations": CAPTURE,
+    "backends": BACKENDS,
+    "later calls": CALLS,
+}
+MUTANTS = tuple(chain.from_iterable(AREAS.values()))

@@ -1,0 +1,208 @@
+"""Faults before and after the passes: in the capture, and in the backends."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.fx import Node
+
+from tests.mutants.edits import given, numbers
+from tests.mutants.graphs import RUNNING
+from tests.mutants.mutant import Fault, Inputs, Mutant, Probe, Scenario, Twins
+from txgraph.backends import Compiled
+from txgraph.backends.inductor import lower
+from txgraph.backends.reference import ReferenceBackend
+from txgraph.capture import export
+from txgraph.compile import CompiledCall
+from txgraph.ir import Graph, GraphBuilder
+
+Tensor = torch.Tensor
+
+# -- capture -------------------------------------------------------------------------------------------------------
+
+
+class Views(nn.Module):
+    """Two buffers on the same memory, one the transpose of the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        (table,) = numbers((8, 8))
+        self.register_buffer("table", table)
+        self.register_buffer("turned", table.t())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.table + torch.sin(x @ self.turned)
+
+
+class Sums(nn.Module):
+    """Adds to a buffer that the output does not depend on, and to its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("total", torch.zeros(8))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        self.total.add_(x.sum(0))
+        x.add_(y)
+        return x * y
+
+
+def _inputs() -> Inputs:
+    return dict(zip("xy", numbers((4, 8), (4, 8)), strict=True))
+
+
+def _two_calls(twins: Twins) -> None:
+    twins.call(**_inputs())
+    twins.call(**_inputs())
+
+
+VIEWS = Probe("a buffer and its transpose", Views, lambda: {"x": numbers((4, 8))[0]})
+SUMS = Scenario("a model that writes to its input and a buffer", Sums, _two_calls)
+
+
+def _write_forgotten(original: Any, fx: torch.fx.Graph, specs: Any, names: Any) -> tuple[Any, ...]:
+    written = original(fx, specs, names)
+    output = fx.output_node()
+    output.args = (tuple(output.args[0][len(written) :]),)  # type: ignore[index, arg-type]  # a tuple
+    return ()
+
+
+def _inputs_left_alone(original: Any, self: CompiledCall, tensors: list[Tensor]) -> Any:
+    return original(self, [tensor.clone() for tensor in tensors])
+
+
+def _buffers_left_alone(original: Any, self: CompiledCall, tensors: list[Tensor]) -> Any:
+    buffers = [self.after.constants[m.target] for m in self.after.mutations if m.kind == "buffer"]
+    values = [buffer.clone() for buffer in buffers]
+    result = original(self, tensors)
+    for buffer, value in zip(buffers, values, strict=True):
+        buffer.copy_(value)
+    return result
+
+
+CAPTURE = (
+    Mutant(
+        "views of one memory taken for tied weights",
+        "two constants at the same address are one, whatever their strides",
+        Fault(export, "_key", lambda original, tensor: (tensor.data_ptr(),)),
+        VIEWS,
+    ),
+    Mutant(
+        "write not captured",
+        "the new value of a buffer is no output of the graph",
+        Fault(export, "_lift_mutations", _write_forgotten),
+        RUNNING,
+    ),
+    Mutant(
+        "write to an input lost",
+        "the new value of an input is not copied back",
+        Fault(CompiledCall, "__call__", _inputs_left_alone),
+        SUMS,
+    ),
+    Mutant(
+        "write to a buffer lost",
+        "the new value of a buffer is not copied back",
+        Fault(CompiledCall, "__call__", _buffers_left_alone),
+        SUMS,
+    ),
+)
+
+# -- backends ------------------------------------------------------------------------------------------------------
+
+
+class FeedForward(nn.Module):
+    """Two linears of the same size, with a GELU between them."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.up, self.down = nn.Linear(8, 8, dtype=dtype), nn.Linear(8, 8, dtype=dtype)
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.down(F.gelu(self.up(x)))
+        return result
+
+
+def _in_place_change(twins: Twins) -> None:
+    x = _inputs()["x"]
+    twins.call(x=x)
+    twins.change(lambda model: model.up.weight.mul_(2))  # type: ignore[operator, union-attr]  # a linear
+    twins.call(x=x)
+
+
+# oneDNN, which may be chosen for linears by measurement, is for float32 only: in float64 nothing is measured.
+WIDE = Probe(
+    "feed-forward in float64, compiled",
+    lambda: FeedForward(torch.float64),
+    lambda: {"x": _inputs()["x"].double()},
+    backend="inductor",
+)
+READ_WEIGHT = Scenario("a weight that is only read changes", lambda: FeedForward(torch.float32), _in_place_change)
+
+
+def _first_two_swapped(original: Any, graph: Graph) -> tuple[list[str], torch.fx.GraphModule]:
+    """Of the constants with the same shape."""
+    names, module = original(graph)
+    first = next(n for n in names if graph.constants[n].ndim == 2)
+    other = next(n for n in names if graph.constants[n].ndim == 2 and n != first)
+    swapped = {first: other, other: first}
+    return [swapped.get(name, name) for name in names], module
+
+
+def _weights_transposed(original: Any, graph: Graph) -> dict[str, str]:
+    choices: dict[str, str] = original(graph)
+    for node in graph.calls():
+        if node.target is torch.ops.txgraph.linear_activation.default:
+            given(node, weight=GraphBuilder(graph, node).aten.transpose.int(node.args[1], 0, 1))
+    return choices
+
+
+def _other_gelu(original: Any, builder: GraphBuilder, value: Node, name: str) -> Node:
+    node: Node = original(builder, value, "gelu_tanh")
+    return node
+
+
+def _weights_copied(original: Any, self: ReferenceBackend, graph: Graph, *rest: Any) -> Compiled:
+    tensors = {name: tensor.clone() for name, tensor in graph.constants.items()}
+    constants = dataclasses.replace(graph.constants, tensors=tensors)
+    compiled: Compiled = original(self, dataclasses.replace(graph, constants=constants), *rest)
+    return compiled
+
+
+BACKENDS = (
+    Mutant(
+        "constants in the wrong order",
+        "Inductor's code gets two weights in each other's places",
+        Fault(lower, "_lift_constants", _first_two_swapped),
+        WIDE,
+    ),
+    Mutant(
+        "activation left out",
+        "a linear with an activation is lowered as a linear alone",
+        Fault(lower, "_activation", lambda original, builder, value, name: value),
+        WIDE,
+    ),
+    Mutant(
+        "another activation",
+        "gelu is lowered as its tanh approximation",
+        Fault(lower, "_activation", _other_gelu),
+        WIDE,
+    ),
+    Mutant(
+        "GEMM with a transposed weight",
+        "a product is lowered with its weight [K, N] for [N, K], where K = N",
+        Fault(lower, "choose_gemms", _weights_transposed),
+        WIDE,
+    ),
+    Mutant(
+        "weights copied",
+        "the reference backend keeps its own copy of the weights",
+        Fault(ReferenceBackend, "lower", _weights_copied),
+        READ_WEIGHT,
+    ),
+)
