@@ -8,6 +8,7 @@ torch.Size([2, 5, 32])
 """
 
 from txgraph import ir
+from txgraph.bisect import Culprit, bisect
 from txgraph.check import Checked, check
 from txgraph.errors import (
     BackendFailed,
@@ -37,6 +38,7 @@ __all__ = [
     "CaptureFailed",
     "CheckFailed",
     "Checked",
+    "Culprit",
     "Explanation",
     "GuardFailed",
     "InvalidGraph",
@@ -55,6 +57,7 @@ __all__ = [
     "TxgraphError",
     "UnsupportedOp",
     "VerificationFailed",
+    "bisect",
     "check",
     "default_pipeline",
     "ir",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from txgraph.cli.bisect import bisect
 from txgraph.cli.check import check
 from txgraph.cli.explain import explain
 
@@ -16,6 +17,7 @@ app = typer.Typer(
 )
 app.command()(explain)
 app.command()(check)
+app.command()(bisect)
 
 
 @app.callback()
