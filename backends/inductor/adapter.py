@@ -15,6 +15,7 @@ import torch
 from torch._inductor import config, standalone_compile
 from torch._inductor.graph import GraphLowering
 from torch.fx import Node
+from torch.fx.experimental import _config as symbolic_sizes
 from torch.nn.attention.flex_attention import _create_empty_block_mask as create_empty_block_mask
 
 _aten = torch.ops.aten
@@ -34,8 +35,10 @@ def compile_graph(
     Returns:
         The compiled function (tensors in, tuple of outputs out), and the generated Python source.
     """
-    # Passing the graph's own fakes keeps static sizes static: "from_graph" would make them symbolic.
-    with torch.no_grad(), config.patch(dict(settings)), _generated_code() as sources:
+    # Passing the graph's own fakes keeps static sizes static: "from_graph" would make them symbolic. Sizes that vary and
+    # are equal in the example stay two: torch would else give both one symbol.
+    kept_apart = symbolic_sizes.patch(use_duck_shape=False)
+    with torch.no_grad(), config.patch(dict(settings)), kept_apart, _generated_code() as sources:
         artifact = standalone_compile(module, list(examples), dynamic_shapes="from_example_inputs")
     return artifact, "\n".join(sources)
 

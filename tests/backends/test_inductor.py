@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.export import Dim
 
 import txgraph
 from tests.small import MLP, assert_as_eager, traced
@@ -121,3 +122,12 @@ def test_experts() -> None:
     compiled = InductorBackend().lower(traced(function, x, e, w=w), Target("cpu"), BackendOptions())
     for expert in (e, e.flip(0), e * 0):
         torch.testing.assert_close(compiled.run([x, expert])[0], function(x, expert, w))
+
+
+def test_sizes_that_vary_and_are_equal_in_the_example() -> None:
+    model = torch.nn.Embedding(11, 8).eval()
+    axes = ({0: Dim.AUTO, 1: Dim.AUTO},)
+    fast = txgraph.optimize(model, (torch.zeros(3, 3, dtype=torch.int64),), dynamic_shapes=axes, backend="inductor")
+    ids = torch.arange(20).reshape(4, 5) % 11
+    assert torch.equal(fast(ids), model(ids))
+    assert len(fast.report.graphs) == 1

@@ -66,3 +66,11 @@ def test_flex_attention_takes_what_the_adapter_gives() -> None:
     blocks = adapter.create_empty_block_mask(torch.empty(1, 1, 1, 1), torch.empty(1, 1, 1, 1)).as_tuple()
     assert callable(blocks[-1])
     assert all(isinstance(b, int) or b is None or (isinstance(b, torch.Tensor) and b.numel() == 1) for b in blocks[:-1])
+
+
+def test_equal_sizes_can_be_kept_apart() -> None:
+    from torch.fx.experimental import _config
+
+    assert _config.use_duck_shape is True
+    with _config.patch(use_duck_shape=False):
+        assert _config.use_duck_shape is False
