@@ -73,12 +73,68 @@ EXAMPLES: dict[str, list[tuple[Callable[..., Any], dict[str, str]]]] = {
     "fuse-expert-linears": [(experts, {"x": "N K", "w": "const E M K", "i": "int N"})],
     "merge-low-rank-update": [(lora, {"x": "B S K", "w": "const N K", "a": "const R K", "b": "const N R"})],
 }
+
+
+def two_linears(x: Tensor, w: Tensor, v: Tensor) -> Tensor:
+    return aten.linear.default(x, w) * aten.linear.default(x, v)
+
+
+def causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    seen = aten.tril.default(aten.new_ones.default(q, [q.shape[-2], k.shape[-2]], dtype=torch.bool))
+    return aten.scaled_dot_product_attention.default(q, k, v, seen)
+
+
+# Passes without a pattern: what they look for, one operator for each.
+OTHERS: dict[str, list[tuple[Callable[..., Any], dict[str, str]]]] = {
+    "normalize-arithmetic": [
+        (lambda x: aten.pow.Tensor_Scalar(x, 2).neg(), {"x": "B S"}),
+        (lambda x, y: aten.rsub.Scalar(aten.true_divide.Tensor(x, y), 1), {"x": "B S", "y": "S"}),
+    ],
+    "normalize-matmul": [
+        (lambda x, y: aten.bmm.default(x, y), {"x": "B S K", "y": "B K N"}),
+        (lambda x, y, z: aten.baddbmm.default(z, x, y, beta=0.5, alpha=2.0), {"x": "B S K", "y": "B K N", "z": "S N"}),
+        (lambda x, y: aten.einsum.default("bhsd,bhtd->bhst", [x, y]), {"x": "B H S D", "y": "B H T D"}),
+    ],
+    "normalize-views": [
+        (lambda x: aten.permute.default(aten.transpose.int(x, 0, 1), [0, 2, 1]).neg(), {"x": "B S K"}),
+        (lambda x: aten.view.default(x, [x.shape[0], x.shape[1] * x.shape[2]]).neg(), {"x": "B S K"}),
+    ],
+    "remove-empty-pieces": [(lambda x: aten.cat.default([aten.new_zeros.default(x, [0]), x], 1), {"x": "B S"})],
+    "eliminate-common-subexpressions": [(lambda x: aten.sin.default(x) + aten.sin.default(x), {"x": "B S"})],
+    "move-selections-up": [
+        (lambda x, w: aten.select.int(aten.linear.default(x, w), 1, 0), {"x": "B S K", "w": "const N K"}),
+        (lambda x: aten.slice.Tensor(aten.exp.default(x), 1, 1, 2).neg(), {"x": "B S K"}),
+    ],
+    "recognize-masks": [(causal, {"q": Q, "k": Q, "v": Q})],
+    "fold-constants": [(lambda x, w: x + aten.exp.default(w), {"x": "B S", "w": "const S"})],
+    "combine-constant-terms": [
+        (lambda x, y, a, b: ((x + a) + y + b).neg(), {"x": "B S", "y": "B S", "a": "const S", "b": "const S"})
+    ],
+    "fuse-shared-input-linears": [(two_linears, {"x": "B S K", "w": "const N K", "v": "const N K"})],
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_built_in_pass_without_a_pattern(name: str) -> None:
+    (each,) = {type(p): p for p in default_pipeline() if p.name == name}.values()
+    checked = check(each, OTHERS[name], without=OTHER_WITHOUT.get(name, ()))
+    assert checked.programs >= len(OTHERS[name])
+    assert checked.cases >= 30
+
+
+def test_every_built_in_pass_is_checked() -> None:
+    """But dead code elimination, which replaces nothing, and a fold of variances, which chance would make negative."""
+    others = set(default_pipeline().names) - RULES.keys() - OTHERS.keys()
+    assert others == {"eliminate-dead-code", "fold-batch-norm"}
+
+
 FILLED = [
     (masked, {"q": Q, "k": K, "v": V, "mask": "bool B 1 1 T"}),
     (masked, {"q": Q, "k": K, "v": V, "mask": "bool S T"}),
 ]
 # What a rule's docstring says that it does not keep.
 INFINITIES = ("inf", "-inf")
+OTHER_WITHOUT = {"recognize-masks": ("NaN", *INFINITIES)}
 WITHOUT = dict.fromkeys(("fuse-gelu", "reassociate-matmuls", "merge-low-rank-update"), INFINITIES)
 
 

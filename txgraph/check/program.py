@@ -159,6 +159,7 @@ class Program:
                 args, kwargs = self._arguments(step, sizes, values.__getitem__, next(iter(dtypes), torch.float32))
                 values.append(builder.call(step.target, *args, **kwargs))
         graph.output.args = ((values[-1],),)
+        graph.eliminate_dead_code()  # results of an operator that nothing uses
         return graph
 
     @staticmethod
