@@ -39,7 +39,7 @@ demo: $(READY) ## optimize a model and show what was done
 	$(BIN)/python examples/demo.py
 
 test: $(READY) ## run the tests
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --dist worksteal
 
 lint: $(READY) ## ruff: rules and formatting
 	$(BIN)/ruff check .

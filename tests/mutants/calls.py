@@ -52,6 +52,18 @@ class Switch(nn.Module):
         return torch.sin(x) if self.training else torch.cos(x)
 
 
+class Even(nn.Module):
+    """Does something else for an even number of rows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(x) if x.shape[0] % 2 else torch.cos(x)
+
+
+def _rows(twins: Twins) -> None:
+    for rows in (4, 5, 6):
+        twins.call(x=torch.ones(rows, 8))
+
+
 class Projections(nn.Module):
     """Two linears of one input: their weights are joined, which copies them."""
 
@@ -322,6 +334,18 @@ CALLS = (
         "its value at compile time is taken for a constant",
         Fault(KnownValues, "_is_known", _buffers_known),
         Scenario("three calls that are counted", Steps, _three_calls),
+    ),
+    Mutant(
+        "conditions on sizes forgotten",
+        "a graph answers for sizes that take another branch",
+        Fault(guards, "conditions_on_sizes", always(())),
+        Scenario("a branch on an even number of rows", Even, _rows),
+    ),
+    Mutant(
+        "other shapes not seen",
+        "a weight that is transposed in its memory is read as it was",
+        Fault(ModelState, "change", _unseen("got another shape")),
+        Scenario("a weight is transposed in place", Alone, _changed(lambda model: model.layer.weight.t_())),
     ),
     Mutant(
         "dropout not refused",

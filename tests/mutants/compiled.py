@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.fx import Node
 
-from tests.mutants.edits import given, numbers
+from tests.mutants.edits import always, given, numbers
 from tests.mutants.graphs import RUNNING
 from tests.mutants.mutant import Fault, Inputs, Mutant, Probe, Scenario, Twins
 from txgraph.backends import Compiled
@@ -19,6 +19,7 @@ from txgraph.backends.reference import ReferenceBackend
 from txgraph.capture import export
 from txgraph.compile import CompiledCall
 from txgraph.ir import Graph, GraphBuilder
+from txgraph.passes.canonicalize import remove_identities
 
 Tensor = torch.Tensor
 
@@ -55,12 +56,59 @@ def _inputs() -> Inputs:
     return dict(zip("xy", numbers((4, 8), (4, 8)), strict=True))
 
 
+class CountsUnseen(nn.Module):
+    """Counts its calls in a buffer that no output shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls.add_(1)
+        return torch.sin(x)
+
+
+class Exchanges(nn.Module):
+    """Two buffers that change places with each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("back", torch.ones(8))
+        self.register_buffer("front", torch.zeros(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        held = self.front.clone()
+        self.front.copy_(self.back)
+        self.back.copy_(held)
+        return x + self.front
+
+
+class GivesAWeight(nn.Module):
+    """Returns a copy of its weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(numbers((8,))[0])
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.weight.clone(), torch.sin(x)
+
+
+def _two_calls_of_one(twins: Twins) -> None:
+    x = _inputs()["x"]
+    twins.call(x=x)
+    twins.call(x=x)
+
+
 def _two_calls(twins: Twins) -> None:
     twins.call(**_inputs())
     twins.call(**_inputs())
 
 
 VIEWS = Probe("a buffer and its transpose", Views, lambda: {"x": numbers((4, 8))[0]})
+COUNTS = Probe("a buffer that no output shows", CountsUnseen, lambda: {"x": _inputs()["x"]})
+WEIGHT = Probe("an output that is a copy of a weight", GivesAWeight, lambda: {"x": _inputs()["x"]})
+EXCHANGE = Scenario("two buffers change places", Exchanges, _two_calls_of_one)
 SUMS = Scenario("a model that writes to its input and a buffer", Sums, _two_calls)
 
 
@@ -69,6 +117,11 @@ def _write_forgotten(original: Any, fx: torch.fx.Graph, specs: Any, names: Any) 
     output = fx.output_node()
     output.args = (tuple(output.args[0][len(written) :]),)  # type: ignore[index, arg-type]  # a tuple
     return ()
+
+
+def _one_after_the_other(original: Any, self: CompiledCall, tensors: list[Tensor], values: Any) -> None:
+    for mutation, value in zip(self.after.mutations, values, strict=False):
+        self.after.constants[mutation.target].copy_(value)
 
 
 def _inputs_left_alone(original: Any, self: CompiledCall, tensors: list[Tensor]) -> Any:
@@ -96,6 +149,24 @@ CAPTURE = (
         "the new value of a buffer is no output of the graph",
         Fault(export, "_lift_mutations", _write_forgotten),
         RUNNING,
+    ),
+    Mutant(
+        "write not captured that no output shows",
+        "the new value of a buffer is no output of the graph, and nothing else depends on it",
+        Fault(export, "_lift_mutations", _write_forgotten),
+        COUNTS,
+    ),
+    Mutant(
+        "output that is the weight itself",
+        "the copy of a weight that is returned is left out",
+        Fault(remove_identities, "copy_is_needed", always(False)),
+        WEIGHT,
+    ),
+    Mutant(
+        "buffers written one after the other",
+        "a buffer is written before its old value was read for another",
+        Fault(CompiledCall, "_write_back", _one_after_the_other),
+        EXCHANGE,
     ),
     Mutant(
         "write to an input lost",
@@ -174,6 +245,16 @@ def _weights_copied(original: Any, self: ReferenceBackend, graph: Graph, *rest: 
     return compiled
 
 
+def _doubled(original: Any, self: ReferenceBackend, *rest: Any) -> Compiled:
+    compiled: Compiled = original(self, *rest)
+    return dataclasses.replace(compiled, run=lambda tensors: [2 * value for value in compiled.run(tensors)])
+
+
+class Sine(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(x)
+
+
 BACKENDS = (
     Mutant(
         "constants in the wrong order",
@@ -198,6 +279,12 @@ BACKENDS = (
         "a product is lowered with its weight [K, N] for [N, K], where K = N",
         Fault(lower, "choose_gemms", _weights_transposed),
         WIDE,
+    ),
+    Mutant(
+        "every output doubled",
+        "the reference backend itself is wrong, which is what others fall back to",
+        Fault(ReferenceBackend, "lower", _doubled),
+        Probe("a sine", Sine, lambda: {"x": _inputs()["x"]}),
     ),
     Mutant(
         "weights copied",
