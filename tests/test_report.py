@@ -37,8 +37,8 @@ def fast() -> OptimizedModel:
 def test_data(fast: OptimizedModel) -> None:
     data = fast.report.to_dict()
     assert list(data) == [
-        "model", "backend", "verify", "graphs", "passes", "rewrites", "ledger", "verification", "measurements", "fallbacks",
-        "notes", "seconds",
+        "model", "backend", "verify", "graphs", "passes", "rewrites", "ledger", "verification", "measurements",
+        "fallbacks", "notes", "seconds",
     ]  # fmt: skip
     assert (data["model"], data["backend"], data["verify"]) == ("MLP", "reference", "passes")
     assert (data["fallbacks"], data["notes"]) == ([], [])

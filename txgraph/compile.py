@@ -175,7 +175,8 @@ def compile_call(
         clock.seconds(),
     )
     report.graphs.append(graph_report)
-    used = {name: before.constants[name] for name in sorted(after.constants.frozen_values())}
+    frozen = after.constants.frozen_values()
+    used = {name: tensor for name, tensor in before.constants.items() if name in frozen}
     guard, state = InputGuard.of(before), ModelState(model, used)
     return CompiledCall(structure, guard, state, before, after, context, compiled, captured.out_spec, graph_report)
 

@@ -35,9 +35,9 @@ def compile_graph(
     Returns:
         The compiled function (tensors in, tuple of outputs out), and the generated Python source.
     """
-    # Passing the graph's own fakes keeps static sizes static: "from_graph" would make them symbolic. Sizes that vary and
-    # are equal in the example stay two: torch would else give both one symbol.
-    kept_apart = symbolic_sizes.patch(use_duck_shape=False)
+    # Passing the graph's own fakes keeps static sizes static: "from_graph" would make them symbolic. And sizes that
+    # vary stay two where they are equal in the example: torch would else give both one symbol.
+    kept_apart = symbolic_sizes.patch(use_duck_shape=False)  # type: ignore[attr-defined]  # added when it is imported
     with torch.no_grad(), config.patch(dict(settings)), kept_apart, _generated_code() as sources:
         artifact = standalone_compile(module, list(examples), dynamic_shapes="from_example_inputs")
     return artifact, "\n".join(sources)

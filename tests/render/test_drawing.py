@@ -61,7 +61,7 @@ def test_views_that_feed_each_other_are_one_box() -> None:
 
     panel = stages(Heads(), X).draw().before
     assert [[o.op for o in b.ops] for b in panel.boxes() if b.ops[0].is_view] == [
-        ["view", "transpose", "unsqueeze"],
+        ["reshape", "transpose", "unsqueeze"],
         ["permute"],
     ]
 

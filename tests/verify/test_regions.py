@@ -68,7 +68,7 @@ def flow(graph: Graph, inputs: list[torch.Tensor]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", ["bert-eager", "gpt2-unmasked-eager", "llama-unmasked-eager", "t5-eager", "mixed"])
 def test_both_parts_are_the_graphs_own(name: str) -> None:
-    model, inputs = example(name)
+    _, inputs = example(name)
     regions = 0
     for rule, result in results(name):
         before, after = (flow(g, list(inputs.values())) for g in (result.before, result.after))
