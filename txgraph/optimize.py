@@ -18,6 +18,7 @@ from txgraph.backends import backend_names
 from txgraph.capture import CallSignature, FlatCall, dynamic_axes
 from txgraph.capture.guards import explain_mismatch
 from txgraph.capture.shapes import export_shapes
+from txgraph.capture.state import plain_tensors
 from txgraph.check import check
 from txgraph.compile import CompiledCall, compile_call
 from txgraph.cost import Hardware
@@ -306,7 +307,9 @@ class OptimizedModel(nn.Module):
         if len(self._compiled) >= options.backend_options.max_graphs:
             last = self._compiled[-1]
             why = "its structure is new"
-            if last.structure == call.structure:
+            if last.structure == call.structure and last.guard.accepts(call.tensors):
+                why = "the mode is new: train or eval flags, autocast, or the default dtype"
+            elif last.structure == call.structure:
                 why = explain_mismatch(last.before, [str(n.target) for n in last.before.inputs], call.tensors)
             raise GuardFailed(
                 f"this call needs graph number {len(self._compiled) + 1}, over options={{'max_graphs': "
@@ -379,17 +382,27 @@ def _check_rules(pipeline: Pipeline) -> list[str]:
 def _check_weights(model: nn.Module) -> None:
     """Refuse weights that cannot be compiled, by name, before any work."""
     devices = set()
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+    for path, module in model.named_modules():
+        if type(module).__module__.startswith("torch.ao.nn.quantized"):
+            raise TxgraphError(f"{path} is quantized ({type(module).__name__}): optimize() takes models before that")
+    held = dict([*model.named_parameters(), *model.named_buffers()])
+    for name, tensor in {**held, **plain_tensors(model)}.items():
         if tensor.device.type == "meta":
             raise TxgraphError(
                 f"{name} is on the meta device: it has no values. Load the weights first (load_state_dict, "
                 f"from_pretrained, or model.to_empty(device=...) and initialisation), then optimize."
             )
-        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_complex():
+        if tensor.is_inference():
+            raise TxgraphError(
+                f"{name} was made under torch.inference_mode(), and torch.export takes no such tensors: make or load "
+                f"the model outside of it"
+            )
+        if tensor.layout is not torch.strided or tensor.is_quantized or (tensor.is_complex() and name in held):
             raise TxgraphError(
                 f"{name} has layout {tensor.layout} and dtype {tensor.dtype}, which optimize() does not take"
             )
-        devices.add(tensor.device)
+        if name in held:
+            devices.add(tensor.device)
     if len(devices) > 1:
         raise TxgraphError(f"the weights are on several devices, {sorted(map(str, devices))}: move the model to one")
 

@@ -7,6 +7,7 @@ import copy
 from collections import OrderedDict
 from collections.abc import Iterator
 
+import torch
 from torch import nn
 
 _COLLECTIONS = (list, dict, set, OrderedDict)  # those of torch.nn.Module, such as its hooks, among them
@@ -30,3 +31,13 @@ def attributes_kept(model: nn.Module) -> Iterator[None]:
         for collection, held in collections:
             collection.clear()
             collection.extend(held) if isinstance(collection, list) else collection.update(held)
+
+
+def plain_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Tensors that are plain attributes of a module: neither parameters nor buffers."""
+    return {
+        f"{path}.{name}" if path else name: value
+        for path, module in model.named_modules()
+        for name, value in vars(module).items()
+        if isinstance(value, torch.Tensor)
+    }

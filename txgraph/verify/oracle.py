@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from txgraph.capture.state import attributes_kept
+from txgraph.capture.state import attributes_kept, plain_tensors
 from txgraph.errors import VerificationFailed
 from txgraph.ir import ConstantStore, Graph, interpret
 from txgraph.verify.gates import check_gates, same_bits, shared_inputs
@@ -145,7 +145,7 @@ def _reference(
     buffers: Sequence[torch.Tensor],
     mutated_inputs: Sequence[int],
 ) -> Reference:
-    before = _plain_tensors(model)
+    before = plain_tensors(model)
     with _buffers_restored(model) as written:
         inputs = [*map(_cloned, leaves)]
         tensors = [leaf for leaf in inputs if isinstance(leaf, torch.Tensor)]
@@ -157,7 +157,7 @@ def _reference(
         eager = tuple(map(_cloned, values))  # what is a buffer gets its old value back
         known = [*(tensors[i] for i in mutated_inputs), *buffers]
         _check_writes(model, tensors, versions, known)
-    after = _plain_tensors(model)
+    after = plain_tensors(model)
     _check_repeats(model, in_spec, leaves, eager[len(eager) - len(leaves_now) :])
     _check_attributes(model, before, after)
     shadows = [(b, _widen_tensor(b.clone())) for b in buffers]
@@ -201,7 +201,7 @@ def _check_writes(
 
 def _check_attributes(model: nn.Module, before: Mapping[str, torch.Tensor], once: Mapping[str, torch.Tensor]) -> None:
     """A tensor that is a plain attribute may be cached by a run, but must not move on with every run."""
-    for name, tensor in _plain_tensors(model).items():
+    for name, tensor in plain_tensors(model).items():
         if name not in before or once.get(name) is before[name]:
             continue
         if once[name].shape != tensor.shape or not tensor.equal(once[name]):
@@ -209,16 +209,6 @@ def _check_attributes(model: nn.Module, before: Mapping[str, torch.Tensor], once
                 f"{type(model).__name__} assigns {name} in its forward(), and each call changes it: make it a buffer, "
                 f'so that its new value can be captured. With verify="off" nothing is checked.'
             )
-
-
-def _plain_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Tensors that are plain attributes of a module: neither parameters nor buffers."""
-    return {
-        f"{path}.{name}" if path else name: value
-        for path, module in model.named_modules()
-        for name, value in vars(module).items()
-        if isinstance(value, torch.Tensor)
-    }
 
 
 def _cloned(leaf: Any) -> Any:
