@@ -19,9 +19,10 @@ from tests.small import Encoder, graph_of
 from tests.zoo import tokens
 from txgraph import NodePass, Pipeline
 from txgraph.backends.reference import ReferenceBackend
-from txgraph.bisect import Part, reproduction, smallest_part
+from txgraph.bisect import smallest_part
 from txgraph.cli.app import app
 from txgraph.ir import Graph, GraphBuilder, interpret, op_name
+from txgraph.reproduction import reproduction
 
 INPUTS = tokens(2, 6)
 
@@ -96,7 +97,7 @@ def test_a_reproduction_runs(tmp_path: Path) -> None:
     part = smallest_part(graph, list(INPUTS.values()), with_tanh)
     assert part is not None
     path = tmp_path / "bisected.py"
-    path.write_text(reproduction(part, "reference"), encoding="utf-8")
+    path.write_text(reproduction(part.graph, part.inputs, part.reason, "reference"), encoding="utf-8")
     ran = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stdout) == (0, "right: compiled and eager agree\n"), ran.stderr
     source = path.read_text().replace("passes=txgraph.Pipeline(())", "passes=None")
@@ -111,8 +112,7 @@ def test_a_reproduction_runs(tmp_path: Path) -> None:
 
 def test_large_values_are_made_anew() -> None:
     graph = graph_of(torch.nn.Linear(600, 600), torch.ones(2, 600))
-    part = Part(graph, (torch.ones(2, 600),), "G2")
-    text = reproduction(part, "inductor")
+    text = reproduction(graph, (torch.ones(2, 600),), "G2", "inductor")
     assert "'constant_0': torch.randn((600, 600)).to(torch.float32)," in text
     assert len(text) < 10_000
     compile(text, "bisected.py", "exec")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import logging
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +19,7 @@ from txgraph.optimize import optimize
 from txgraph.options import BackendOptions, Target
 from txgraph.passes import default_pipeline
 from txgraph.pipeline import PassRecord, Pipeline
+from txgraph.reproduction import reproduction
 from txgraph.rewrite import PassContext
 from txgraph.verify import Verifier, check_gates
 from txgraph.verify.oracle import in_float64
@@ -29,7 +27,6 @@ from txgraph.verify.oracle import in_float64
 log = logging.getLogger(__name__)
 
 _MOST_TRIALS = 60  # compilations that are spent on making a part smaller
-_LARGEST_VALUES = 1 << 20  # bytes of values that a file of its own may hold
 
 
 @dataclass(frozen=True)
@@ -217,81 +214,10 @@ def _of_backend(backend: Backend, part: Part) -> Culprit:
     origin = provenance_of(calls[0])
     what = ", ".join(f"%{node.name} = {node.target}" for node in calls)
     return Culprit(
-        f"backend {backend.name}", what, origin.module, origin.location, part.reason, reproduction(part, backend.name)
+        f"backend {backend.name}",
+        what,
+        origin.module,
+        origin.location,
+        part.reason,
+        reproduction(part.graph, part.inputs, part.reason, backend.name),
     )
-
-
-def reproduction(part: Part, backend: str) -> str:
-    """A Python file that compiles the part, compares it with eager, and exits with 1 if they differ."""
-    fx = torch.fx.Graph()
-    held: dict[str, torch.Tensor] = {}
-    made: dict[Node, Node] = {}
-    for node in part.graph.nodes:
-        if node.op == "get_attr":
-            held[f"constant_{len(held)}"] = part.graph.constants[str(node.target)]
-            made[node] = fx.get_attr(f"constant_{len(held) - 1}")
-        else:
-            made[node] = fx.node_copy(node, made.__getitem__)
-    code = torch.fx.Graph.python_code(fx, "self").src
-    body = "\n".join(f"    {line}" for line in code.strip().splitlines())
-    tensors = {**held, **{f"input_{at}": value for at, value in enumerate(part.inputs)}}
-    return _FILE.format(
-        backend=backend,
-        reason=part.reason,
-        names=repr([name for name in tensors if name.startswith("input_")]),
-        forward=body,
-        values="\n".join(f"    {name!r}: {_value(tensor)}," for name, tensor in tensors.items()),
-    )
-
-
-def _value(tensor: torch.Tensor) -> str:
-    """Source of a tensor: its own values, or random ones of its type where it is large."""
-    if tensor.nbytes > _LARGEST_VALUES:
-        return f"torch.randn({tuple(tensor.shape)}).to({tensor.dtype})"
-    buffer = io.BytesIO()
-    torch.save(tensor.detach().clone(), buffer)
-    return f"held({base64.b85encode(zlib.compress(buffer.getvalue(), 9)).decode()!r})"
-
-
-_FILE = '''"""A graph that the backend {backend} compiles wrongly: {reason}"""
-
-import base64
-import io
-import sys
-import zlib
-
-import torch
-from torch import device, inf, nan  # what a graph may name
-
-import txgraph
-from txgraph.verify import check_gates, reference
-
-
-def held(text):
-    return torch.load(io.BytesIO(zlib.decompress(base64.b85decode(text))), weights_only=True)
-
-
-torch.manual_seed(0)
-VALUES = {{
-{values}
-}}
-
-
-class Part(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        for name, value in VALUES.items():
-            if name.startswith("constant_"):
-                self.register_buffer(name, value)
-
-{forward}
-
-
-inputs = tuple(VALUES[name] for name in {names})
-compiled = txgraph.optimize(Part(), inputs, backend="{backend}", passes=txgraph.Pipeline(()), verify="off")
-truth = reference(Part(), inputs, {{}})
-result = compiled(*inputs)
-failed = [str(gate) for gate in check_gates([*result], truth.eager, truth.oracle) if not gate.passed]
-print("\\n".join(failed) or "right: compiled and eager agree")
-sys.exit(bool(failed))
-'''

@@ -18,7 +18,7 @@ from txgraph.backends import backend_names
 from txgraph.capture import CallSignature, FlatCall, dynamic_axes
 from txgraph.capture.guards import explain_mismatch
 from txgraph.capture.shapes import export_shapes
-from txgraph.capture.state import plain_tensors
+from txgraph.capture.weights import check_weights
 from txgraph.check import check
 from txgraph.compile import CompiledCall, compile_call
 from txgraph.cost import Hardware
@@ -146,7 +146,7 @@ class OptimizedModel(nn.Module):
     def __init__(self, model: nn.Module, pipeline: Pipeline, options: CompileOptions) -> None:
         super().__init__()
         with _COMPILING:
-            _check_weights(model)
+            check_weights(model)
         vars(self)["_original"] = model
         for name in _SHARED:
             vars(self)[name] = vars(model)[name]
@@ -315,7 +315,7 @@ class OptimizedModel(nn.Module):
                 f"this call needs graph number {len(self._compiled) + 1}, over options={{'max_graphs': "
                 f"{options.backend_options.max_graphs}}}: {why}. Declare the varying axes with dynamic_shapes=."
             )
-        _check_weights(self._original)
+        check_weights(self._original)
         compiled = compile_call(
             self._original,
             args,
@@ -377,34 +377,6 @@ def _check_rules(pipeline: Pipeline) -> list[str]:
                 raise
             notes.append(str(error).splitlines()[0])
     return notes
-
-
-def _check_weights(model: nn.Module) -> None:
-    """Refuse weights that cannot be compiled, by name, before any work."""
-    devices = set()
-    for path, module in model.named_modules():
-        if type(module).__module__.startswith("torch.ao.nn.quantized"):
-            raise TxgraphError(f"{path} is quantized ({type(module).__name__}): optimize() takes models before that")
-    held = dict([*model.named_parameters(), *model.named_buffers()])
-    for name, tensor in {**held, **plain_tensors(model)}.items():
-        if tensor.device.type == "meta":
-            raise TxgraphError(
-                f"{name} is on the meta device: it has no values. Load the weights first (load_state_dict, "
-                f"from_pretrained, or model.to_empty(device=...) and initialisation), then optimize."
-            )
-        if tensor.is_inference():
-            raise TxgraphError(
-                f"{name} was made under torch.inference_mode(), and torch.export takes no such tensors: make or load "
-                f"the model outside of it"
-            )
-        if tensor.layout is not torch.strided or tensor.is_quantized or (tensor.is_complex() and name in held):
-            raise TxgraphError(
-                f"{name} has layout {tensor.layout} and dtype {tensor.dtype}, which optimize() does not take"
-            )
-        if name in held:
-            devices.add(tensor.device)
-    if len(devices) > 1:
-        raise TxgraphError(f"the weights are on several devices, {sorted(map(str, devices))}: move the model to one")
 
 
 def _with_target(options: CompileOptions, model: nn.Module) -> CompileOptions:

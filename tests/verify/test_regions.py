@@ -71,7 +71,7 @@ def test_both_parts_are_the_graphs_own(name: str) -> None:
     _, inputs = example(name)
     regions = 0
     for rule, result in results(name):
-        before, after = (flow(g, list(inputs.values())) for g in (result.before, result.after))
+        before = flow(result.before, list(inputs.values()))
         for region in changed_regions(result.before, result.after, result.rewrites):
             regions += 1
             old = [before[value] for value in region.values]
@@ -84,7 +84,6 @@ def test_both_parts_are_the_graphs_own(name: str) -> None:
             assert set(region.right.constants) <= set(result.after.constants)
         named = [rewrite for rewrite in result.rewrites if rewrite.values]
         assert named or rule == "eliminate-dead-code", rule
-        assert after
     assert regions > 10
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter, getitem, is_, methodcaller
 from typing import Any
@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils._sympy.printers import PythonPrinter
 
 from txgraph.capture.adapter import conditions_on_sizes
+from txgraph.capture.state import plain_slots, versions
 from txgraph.ir import DTYPE_NAMES, Graph, type_of
 
 
@@ -125,7 +126,7 @@ class ModelState:
         self._holders = [h for h in holders if h] + empty
         self._sizes = list(map(len, self._holders))
         for module in self._modules:
-            slots += [(held, key) for held, key, value in _plain_slots(module) if isinstance(value, torch.Tensor)]
+            slots += [(held, key) for held, key, value in plain_slots(module) if isinstance(value, torch.Tensor)]
         self._dicts, self._names = [d for d, _ in slots], [n for _, n in slots]
         self._values = list(map(getitem, self._dicts, self._names))
         self._tensors = [v for v in self._values if isinstance(v, torch.Tensor)]
@@ -137,7 +138,7 @@ class ModelState:
         self._strides = list(map(torch.Tensor.stride, self._tensors))
         self._default_dtype = torch.get_default_dtype()
         self._training = list(map(attrgetter("training"), self._modules))
-        self._versions = _versions(self._frozen)
+        self._versions = versions(self._frozen)
         self._samples = [view for t in self._frozen if (view := _sample_view(t)) is not None]
         self._sampled = list(map(_read, self._samples))
         self._autocast = self._autocast_now()
@@ -154,9 +155,9 @@ class ModelState:
             return f"{missing} was removed from the model"
         if not same or list(map(len, self._holders)) != self._sizes:
             return "a parameter, buffer or submodule was replaced or added"
-        if _versions(self._frozen) != self._versions:
+        if versions(self._frozen) != self._versions:
             changed = [
-                n for n, a, b in zip(self._frozen_names, _versions(self._frozen), self._versions, strict=True) if a != b
+                n for n, a, b in zip(self._frozen_names, versions(self._frozen), self._versions, strict=True) if a != b
             ]
             return f"{changed[0]} was changed in place, and its values are folded into the graph"
         if list(map(_read, self._samples)) != self._sampled:
@@ -175,24 +176,6 @@ class ModelState:
         if self._autocast_now() != self._autocast or torch.get_default_dtype() is not self._default_dtype:
             return False
         return list(map(attrgetter("training"), self._modules)) == self._training
-
-
-def _plain_slots(module: nn.Module) -> Iterator[tuple[Any, Any, Any]]:
-    """Where a module holds values that are neither parameters nor buffers: attributes, and their lists and dicts."""
-    attributes = vars(module)
-    for name, value in attributes.items():
-        yield attributes, name, value
-        if isinstance(value, list | tuple) and name not in _OF_TORCH:
-            yield from ((value, at, each) for at, each in enumerate(value))
-        elif isinstance(value, dict) and name not in _OF_TORCH:
-            yield from ((value, key, each) for key, each in value.items())
-
-
-_OF_TORCH = frozenset(vars(nn.Module()))
-
-
-def _versions(tensors: Sequence[torch.Tensor]) -> list[int]:
-    return [0 if t.is_inference() else t._version for t in tensors]
 
 
 _SAMPLES = 16

@@ -1,15 +1,17 @@
-"""What a run of a model may leave behind on its modules, and how it is undone."""
+"""What a model holds beside parameters and buffers, what runs may leave behind there, and how that is undone."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
+_OF_TORCH = frozenset(vars(nn.Module()))
 _COLLECTIONS = (list, dict, set, OrderedDict)  # those of torch.nn.Module, such as its hooks, among them
 
 
@@ -33,11 +35,31 @@ def attributes_kept(model: nn.Module) -> Iterator[None]:
             collection.extend(held) if isinstance(collection, list) else collection.update(held)
 
 
+def plain_slots(module: nn.Module) -> Iterator[tuple[Any, Any, Any]]:
+    """Where a module holds what is neither parameter nor buffer: attributes, and the entries of their lists and dicts.
+
+    Yields:
+        The holder, the name, index or key in it, and the value.
+    """
+    attributes = vars(module)
+    for name, value in attributes.items():
+        yield attributes, name, value
+        if isinstance(value, list | tuple) and name not in _OF_TORCH:
+            yield from ((value, at, each) for at, each in enumerate(value))
+        elif isinstance(value, dict) and name not in _OF_TORCH:
+            yield from ((value, key, each) for key, each in value.items())
+
+
 def plain_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Tensors that are plain attributes of a module: neither parameters nor buffers."""
+    """Tensors that are attributes of a module by themselves."""
     return {
         f"{path}.{name}" if path else name: value
         for path, module in model.named_modules()
-        for name, value in vars(module).items()
-        if isinstance(value, torch.Tensor)
+        for holder, name, value in plain_slots(module)
+        if isinstance(value, torch.Tensor) and holder is vars(module)
     }
+
+
+def versions(tensors: Sequence[torch.Tensor]) -> list[int]:
+    """Torch's counters of writes; 0 for tensors of inference mode, which have none."""
+    return [0 if tensor.is_inference() else tensor._version for tensor in tensors]

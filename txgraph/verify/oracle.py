@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from txgraph.capture.state import attributes_kept, plain_tensors
+from txgraph.capture.state import attributes_kept, plain_tensors, versions
 from txgraph.errors import VerificationFailed
 from txgraph.ir import ConstantStore, Graph, interpret
 from txgraph.verify.gates import check_gates, same_bits, shared_inputs
@@ -149,14 +149,14 @@ def _reference(
     with _buffers_restored(model) as written:
         inputs = [*map(_cloned, leaves)]
         tensors = [leaf for leaf in inputs if isinstance(leaf, torch.Tensor)]
-        versions = _versions([*tensors, *model_tensors(model)])
+        counters = versions([*tensors, *model_tensors(model)])
         outputs = _call(model, in_spec, inputs)
         leaves_now, spec = pytree.tree_flatten(outputs)
         values = (*written(buffers), *(tensors[i] for i in mutated_inputs), *leaves_now)
         shared = tuple(shared_inputs(values, [*tensors, *model_tensors(model)]))
         eager = tuple(map(_cloned, values))  # what is a buffer gets its old value back
         known = [*(tensors[i] for i in mutated_inputs), *buffers]
-        _check_writes(model, tensors, versions, known)
+        _check_writes(model, tensors, counters, known)
     after = plain_tensors(model)
     _check_repeats(model, in_spec, leaves, eager[len(eager) - len(leaves_now) :])
     _check_attributes(model, before, after)
@@ -185,13 +185,13 @@ def in_float64(graph: Graph, inputs: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def _check_writes(
-    model: nn.Module, inputs: Sequence[torch.Tensor], versions: Sequence[int], known: Sequence[torch.Tensor]
+    model: nn.Module, inputs: Sequence[torch.Tensor], before: Sequence[int], known: Sequence[torch.Tensor]
 ) -> None:
     """Every tensor that the model writes to must be one whose new value the graph gives."""
     names = [f"input {at}" for at in range(len(inputs))]
     names += [name for name, _ in (*model.named_parameters(), *model.named_buffers())]
-    now = _versions([*inputs, *model_tensors(model)])
-    for name, tensor, was, version in zip(names, [*inputs, *model_tensors(model)], versions, now, strict=True):
+    now = versions([*inputs, *model_tensors(model)])
+    for name, tensor, was, version in zip(names, [*inputs, *model_tensors(model)], before, now, strict=True):
         if version != was and not any(tensor is each for each in known):
             raise VerificationFailed(
                 f"{type(model).__name__} writes to {name}, and its captured graph does not. "
@@ -213,10 +213,6 @@ def _check_attributes(model: nn.Module, before: Mapping[str, torch.Tensor], once
 
 def _cloned(leaf: Any) -> Any:
     return leaf.clone() if isinstance(leaf, torch.Tensor) else leaf
-
-
-def _versions(tensors: Sequence[torch.Tensor]) -> list[int]:
-    return [0 if tensor.is_inference() else tensor._version for tensor in tensors]
 
 
 def _check_repeats(model: nn.Module, in_spec: pytree.TreeSpec, leaves: Sequence[Any], first: Sequence[Any]) -> None:
