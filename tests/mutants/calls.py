@@ -296,7 +296,7 @@ CALLS = (
     Mutant(
         "versions of weights not compared",
         "an in-place change of a weight that was copied is not seen",
-        Fault(guards, "_versions", always([])),
+        Fault(guards, "versions", always([])),
         Scenario("one element of a joined weight changes", Projections, _changed(_one_element)),
     ),
     Mutant(
