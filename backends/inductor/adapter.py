@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import operator
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from unittest import mock
 
 import torch
-from torch._inductor import config, standalone_compile
+from torch._inductor import config, pattern_matcher, standalone_compile
+from torch._inductor.fx_passes import joint_graph
 from torch._inductor.graph import GraphLowering
+from torch.compiler import config as caches
 from torch.fx import Node
 from torch.fx.experimental import _config as symbolic_sizes
 from torch.nn.attention.flex_attention import _create_empty_block_mask as create_empty_block_mask
@@ -38,9 +41,33 @@ def compile_graph(
     # Passing the graph's own fakes keeps static sizes static: "from_graph" would make them symbolic. And sizes that
     # vary stay two where they are equal in the example: torch would else give both one symbol.
     kept_apart = symbolic_sizes.patch(use_duck_shape=False)  # type: ignore[attr-defined]  # added when it is imported
-    with torch.no_grad(), config.patch(dict(settings)), kept_apart, _generated_code() as sources:
+    configured = config.patch(dict(settings))
+    with torch.no_grad(), configured, kept_apart, _no_patterns_from_files(), _generated_code() as sources:
         artifact = standalone_compile(module, list(examples), dynamic_shapes="from_example_inputs")
     return artifact, "\n".join(sources)
+
+
+@contextlib.contextmanager
+def _no_patterns_from_files() -> Iterator[None]:
+    """Leave out Inductor's patterns of attention, meanwhile: they fit other functions, too.
+
+    A pattern is matched without its axes and sizes, and then traced with those of the match. Where torch reads the
+    pattern from a file it leaves that second step out: a softmax over any axis and a key with any order of its axes
+    become attention (https://github.com/pytorch/pytorch/issues/195320 and 196468). Our own passes know attention.
+    """
+    patterns = joint_graph.patterns
+
+    def apply(graph: torch.fx.Graph) -> int:
+        from_files = {id(pattern) for *_, pattern in pattern_matcher._known_precompiled_patterns}
+        kept = defaultdict(list, {k: [e for e in v if id(e.pattern) not in from_files] for k, v in entries.items()})
+        with mock.patch.object(patterns, "patterns", kept):
+            return original(graph)
+
+    entries, original = patterns.patterns, patterns.apply
+    tag = f"{caches.cache_key_tag} without patterns from files"  # nothing comes back that was compiled with them
+    tagged = caches.patch(cache_key_tag=tag)  # type: ignore[attr-defined]  # added when it is imported
+    with mock.patch.object(patterns, "apply", apply), tagged:
+        yield
 
 
 @contextlib.contextmanager

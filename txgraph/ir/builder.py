@@ -73,11 +73,21 @@ class GraphBuilder:
 
     def call(self, target: Callable[..., Any], *args: Any, **kwargs: Any) -> Node:
         """Insert a call of any operator (or function of symbolic sizes)."""
-        with self.graph.fx.inserting_before(self._before):
-            node = self.graph.fx.call_function(target, args, kwargs)
+        node = self._insert(target, args, kwargs)
         node.meta["val"] = infer(node, self.graph)
         self._mark(node)
         return node
+
+    def typed(self, value: Any, target: Callable[..., Any], *args: Any) -> Node:
+        """Insert a call whose type is known: a fake tensor, or a tuple of them, as sizes that depend on values have."""
+        node = self._insert(target, args, {})
+        node.meta["val"] = value
+        self._mark(node)
+        return node
+
+    def _insert(self, target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Node:
+        with self.graph.fx.inserting_before(self._before):
+            return self.graph.fx.call_function(target, args, kwargs)
 
     def size(self, value: Node, axis: int) -> int | Node:
         """A size of a tensor, as an argument of operators: a number, or a node where it varies."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import networkx as nx
 import torch
@@ -13,6 +13,9 @@ from torch.fx import Node
 
 from txgraph.ir.constants import ConstantStore
 from txgraph.ir.node import is_impure, op_name, provenance_of, type_of
+
+if TYPE_CHECKING:
+    from txgraph.ir.padding import PaddingAssumption, ZeroedOutput
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class Graph:
             are the model's own output leaves.
         symbols: readable names of symbolic sizes, such as ``{"s72": "B"}``.
         ranges: lowest and highest value of each symbol (``None``: no bound).
+        assumptions: what must be true of a call's padding masks for the graph to be right, or to be the best one.
+        zeroed: the outputs that are zero at padding, by the caller's word; not what the model itself gives there.
     """
 
     fx: torch.fx.Graph
@@ -42,6 +47,8 @@ class Graph:
     mutations: tuple[Mutation, ...] = ()
     symbols: Mapping[str, str] = field(default_factory=dict)
     ranges: Mapping[str, tuple[int, int | None]] = field(default_factory=dict)
+    assumptions: tuple[PaddingAssumption, ...] = ()
+    zeroed: tuple[ZeroedOutput, ...] = ()
 
     @property
     def nodes(self) -> Iterator[Node]:
@@ -106,7 +113,8 @@ class Graph:
             mapping[node] = fresh.node_copy(node, mapping.__getitem__)
             mapping[node].name = node.name  # fx renames a node called like a builtin, such as `input`
             mapping[node].meta = copy.copy(node.meta)
-        return Graph(fresh, self.constants.copy(), self.mutations, self.symbols, self.ranges)
+        contract = self.mutations, self.symbols, self.ranges, self.assumptions, self.zeroed
+        return Graph(fresh, self.constants.copy(), *contract)
 
     def snapshot(self) -> tuple[object, ...]:
         """Equal as long as no node, argument or constant of this graph is changed."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import sympy
@@ -59,13 +59,16 @@ def every_row_sees_a_key(formula: Expression | None, mask_type: TensorType | Non
 class IndexExpressions:
     """Derives formulas for the values of one graph; a value outside the covered operators has none.
 
+    Args:
+        given: formulas of inputs, which by themselves have none.
+
     Attributes:
         used: names of the constants whose values the formulas rely on.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, given: Mapping[Node, Expression] | None = None) -> None:
         self._graph = graph
-        self._known: dict[Node, Expression | None] = {}
+        self._known: dict[Node, Expression | None] = dict(given or {})
         self.used: set[str] = set()
 
     def of(self, value: Any) -> Expression | None:

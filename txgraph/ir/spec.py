@@ -6,7 +6,8 @@
 3. The graph is functional: no operator writes to its arguments.
 4. Every get_attr names a constant that the graph owns; one tensor has one name.
 5. Every tensor-valued node carries its type, a FakeTensor in ``meta["val"]``.
-6. Against the graph before a pass: the same inputs, and outputs of the same number and type.
+6. Against the graph before a pass: the same inputs, and outputs of the same number and type; what it assumes, and
+   which outputs are zero at padding, is not taken back.
 """
 
 from __future__ import annotations
@@ -104,3 +105,7 @@ def _check_contract(graph: Graph, before: Graph) -> None:
                 raise InvalidGraph(f"{kind} {index}{where} is {type_of(value)} where it was {type_of(expected)}")
     if graph.mutations != before.mutations:
         raise InvalidGraph("the graph's mutations changed")
+    for kind in ("assumptions", "zeroed"):
+        held = getattr(before, kind)
+        if getattr(graph, kind)[: len(held)] != held:
+            raise InvalidGraph(f"the graph lost {kind} that it had")
