@@ -10,7 +10,7 @@ BENCH  := $(VENV)/.ready-bench
 WHEEL   := build/wheel
 SOURCES := $(shell find txgraph passes backends -not -path '*__pycache__*' \( -type d -o -type f \))
 
-.PHONY: help demo test lint format typecheck contracts examples docs check bench clean .venv
+.PHONY: help demo test lint format typecheck contracts examples docs check bench bench-cpu bench-cuda clean .venv
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -66,6 +66,14 @@ check: test lint typecheck contracts examples docs ## all that CI runs
 
 bench: $(BENCH) ## compare with eager and torch.compile on this machine
 	$(BIN)/python -m benchmarks.compare
+
+bench-cpu: $(BENCH) ## all rows and competitors on the CPU, then docs/benchmarks.md: half an hour on a quiet machine
+	$(BIN)/python -m benchmarks.compare --suite cpu
+	$(BIN)/python -m benchmarks.page
+
+bench-cuda: $(BENCH) ## the rows for an NVIDIA GPU, then docs/benchmarks.md
+	$(BIN)/python -m benchmarks.compare --suite cuda
+	$(BIN)/python -m benchmarks.page
 
 clean: ## remove what the other targets made, except .venv
 	rm -rf build dist out txgraph.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,52 +1,41 @@
 """Speed, errors, cold compile seconds and memory of competitors, side by side on this machine.
 
+    python -m benchmarks.compare --suite cpu
     python -m benchmarks.compare --rows bert-base-1x128 bert-base-8x128 --rounds 15 --threads 2
     python -m benchmarks.compare --list
 
 Every competitor has a process of its own (thread pools that share a process disturb each other). All processes of
 a row are alive at once and wait, except the one that is at work. In each round every competitor has one turn, so
 that a slow moment of the machine hits all of them: ratios are worth more than times.
+
+The result is written after each row; ``--resume`` keeps the rows that are there, and measures those that failed or
+are missing.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
-import math
-import statistics
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.competitors import COMPETITORS, DEFAULT_COMPETITORS
-from benchmarks.errors import compare_outputs
+from benchmarks.competitors import COMPETITORS, DEFAULT_COMPETITORS, INSTALL
 from benchmarks.hardware import describe_hardware, versions
-from benchmarks.processes import Worker, WorkerFailed
+from benchmarks.processes import WorkerFailed
+from benchmarks.references import check_name
+from benchmarks.row_comparison import Settings, compare_row
 from benchmarks.rows import DEFAULT_ROWS, ROWS
-from benchmarks.table import print_row, wide_console
+from benchmarks.suites import SUITES
+from benchmarks.summary import summarise_all
+from benchmarks.table import print_row, print_summary, wide_console
 
 RESULTS = Path(__file__).parent / "results"
-BASELINES = ("eager", "torch.compile")  # ratios are given to these
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to measure.
-
-    Attributes:
-        rounds: turns of each competitor. threads: of each competitor.
-        turn_seconds: a turn times calls until this has passed, and one at least.
-        warm_up_calls: timed by no one, after the first call.
-    """
-
-    rounds: int = 15
-    threads: int = 2
-    turn_seconds: float = 0.3
-    warm_up_calls: int = 3
+Plan = Mapping[str, Sequence[str]]  # rows, each with its competitors
 
 
 def compare(
@@ -60,175 +49,140 @@ def compare(
     ``rows`` and ``competitors`` are known names, or ``"module:attribute"`` of a :class:`benchmarks.rows.Row` and
     of a :class:`benchmarks.competitors.Competitor` class.
     """
+    return compare_plan(dict.fromkeys(rows, competitors), settings, progress)
+
+
+def compare_plan(
+    plan: Plan,
+    settings: Settings,
+    progress: Callable[[str], None] = lambda text: None,
+    after_row: Callable[[dict[str, Any], dict[str, Any]], None] = lambda row, result: None,
+    suite: str = "",
+    earlier: Mapping[str, dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """As :func:`compare`, with competitors for each row; ``earlier`` rows are taken over.
+
+    ``after_row`` gets each new row, and the result as far as it is complete. A row that fails in eager is in the
+    result with its reason, and the others go on.
+
+    Raises:
+        ValueError: a name is unknown.
+    """
+    for row, competitors in plan.items():
+        check_name(row, ROWS)
+        for competitor in competitors:
+            check_name(competitor, COMPETITORS)
+    done = dict(earlier or {})
+    order = [*ROWS, *plan]
+    result = {**_conditions(settings, suite), "rows": [], "summary": {}}
+    for row, competitors in plan.items():
+        new = row not in done
+        if new:
+            try:
+                measured = compare_row(row, competitors, settings, progress)
+            except WorkerFailed as error:
+                measured = {"row": row, "failed": str(error)}
+            done[row] = {**measured, "asked": [row, *competitors]}
+        result["rows"] = sorted(done.values(), key=lambda row: order.index(row["asked"][0]))
+        result["summary"] = summarise_all(result["rows"])
+        if new:
+            after_row(done[row], result)
+    return result
+
+
+def read_earlier(path: Path, plan: Plan, settings: Settings, suite: str) -> dict[str, dict[str, Any]]:
+    """The rows at ``path`` that are not to be measured: those that are complete, and those that are not in the plan.
+
+    Raises:
+        ValueError: they were measured under other conditions.
+    """
+    if not path.exists():
+        return {}
+    result = json.loads(path.read_text(encoding="utf-8"))
+    for what, now in _conditions(settings, suite).items():
+        if result[what] != now:
+            raise ValueError(f"{path} cannot be resumed: its {what} are {result[what]}, now {now}")
+    asked = {row: [row, *competitors] for row, competitors in plan.items()}
+    rows = {row["asked"][0]: row for row in result["rows"]}
     return {
+        name: row
+        for name, row in rows.items()
+        if name not in plan or (row["asked"] == asked[name] and not row["failed"])
+    }
+
+
+def _conditions(settings: Settings, suite: str) -> dict[str, Any]:
+    return {
+        "suite": suite,
         "hardware": describe_hardware(),
         "versions": versions(),
         "settings": asdict(settings),
-        "rows": [compare_row(row, competitors, settings, progress) for row in rows],
     }
 
 
-def compare_row(
-    row: str, competitors: Sequence[str], settings: Settings, progress: Callable[[str], None]
-) -> dict[str, Any]:
-    """All competitors on one row.
-
-    Raises:
-        WorkerFailed: the row itself fails in eager.
-    """
-    progress(f"{row}: eager, for reference")
-    with Worker(row, "eager", settings.threads) as worker:
-        facts = worker.ask("hello")
-        reference = {kind: torch.load(path) for kind, path in worker.ask("reference").items()}
-    tolerance = facts["tolerance"]
-    with ExitStack() as stack:
-        entries: dict[str, dict[str, Any]] = {}
-        workers: dict[str, Worker] = {}
-        for competitor in competitors:
-            progress(f"{row}: {competitor}, cold start")
-            worker = stack.enter_context(Worker(row, competitor, settings.threads))
-            name, entry = _start(worker, reference, tolerance)
-            entries[name] = entry
-            if not entry["failed"]:
-                workers[name] = worker
-        progress(f"{row}: {settings.rounds} rounds")
-        turns = _take_turns(workers, entries, settings)
-        for name, worker in workers.items():
-            if not entries[name]["failed"]:
-                _finish(worker, entries[name], reference, tolerance)
-    _summarise(entries, turns)
-    return {
-        "row": facts["row"],
-        "inputs": facts["inputs"],
-        "weights_bytes": facts["weights_bytes"],
-        "tolerance": tolerance,
-        "machine_busy": _machine_busy(turns),
-        "eager_error_against_float64": compare_outputs(reference["eager"], reference["float64"], math.inf),
-        "competitors": entries,
-        "turns": turns,
-    }
+def _write(path: Path, result: dict[str, Any]) -> None:
+    """In one step: whoever interrupts it keeps the earlier rows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    unfinished.replace(path)
 
 
-def _start(worker: Worker, reference: dict[str, list[torch.Tensor]], tolerance: float) -> tuple[str, dict[str, Any]]:
-    """Compile, call once and judge the outputs."""
-    name = worker.competitor
-    try:
-        name = worker.ask("hello")["competitor"]
-        built = worker.ask("build")
-    except WorkerFailed as error:
-        return name, {"failed": str(error)}
-    outputs = torch.load(built["outputs"])
-    return name, {
-        "failed": "",
-        "cold_seconds": built["build_seconds"] + built["first_call_seconds"],
-        "build_seconds": built["build_seconds"],
-        "first_call_seconds": built["first_call_seconds"],
-        "rss_bytes": built["rss_bytes"],
-        "error": compare_outputs(outputs, reference["eager"], tolerance),
-        "error_against_float64": compare_outputs(outputs, reference["float64"], math.inf),
-        "details": built["details"],
-    }
-
-
-def _take_turns(
-    workers: dict[str, Worker], entries: dict[str, dict[str, Any]], settings: Settings
-) -> list[dict[str, Any]]:
-    """Warm up, then the rounds; gives all turns in the order in which they were taken."""
-    turns: list[dict[str, Any]] = []
-    for at in range(-1, settings.rounds):
-        warming_up = at < 0
-        calls = max(settings.warm_up_calls, 1) if warming_up else 1
-        for name, worker in workers.items():
-            if entries[name]["failed"]:
-                continue
-            try:
-                answer = worker.ask("turn", seconds=0 if warming_up else settings.turn_seconds, calls=calls)
-            except WorkerFailed as error:
-                entries[name]["failed"] = f"in round {at}: {error}"
-                continue
-            if not warming_up:
-                turns.append({"round": at, "competitor": name, **answer})
-    return turns
-
-
-def _finish(worker: Worker, entry: dict[str, Any], reference: dict[str, list[torch.Tensor]], tolerance: float) -> None:
-    """Judge the outputs once more, and keep the worse."""
-    try:
-        answer = worker.ask("finish")
-    except WorkerFailed as error:
-        entry["failed"] = f"after the last round: {error}"
-        return
-    last = compare_outputs(torch.load(answer["outputs"]), reference["eager"], tolerance)
-    entry["error"] = max(entry["error"], last, key=_badness)
-    entry["rss_bytes"] |= answer["rss_bytes"]
-
-
-def _badness(error: dict[str, Any]) -> float:
-    return math.inf if error["relative"] is None else float(error["relative"])
-
-
-def _summarise(entries: dict[str, dict[str, Any]], turns: list[dict[str, Any]]) -> None:
-    """Add to each entry its median, minimum and ratios.
-
-    A round counts by the median of its calls. ``times_faster`` holds, for each baseline, the ratio of the medians
-    and the median, least and largest of the ratios within one round; over 1 is faster than the baseline.
-    """
-    rounds: dict[str, list[float]] = {}
-    for turn in turns:
-        rounds.setdefault(turn["competitor"], []).append(statistics.median(turn["seconds"]))
-    for name, entry in entries.items():
-        if entry["failed"] or name not in rounds:
-            continue
-        mine = rounds[name]
-        entry["median_seconds"] = statistics.median(mine)
-        entry["min_seconds"] = min(min(t["seconds"]) for t in turns if t["competitor"] == name)
-        entry["times_faster"] = {}
-        for baseline in BASELINES:
-            theirs = rounds.get(baseline, [])
-            if not theirs or entries[baseline]["failed"]:
-                continue
-            ratios = [b / m for b, m in zip(theirs, mine, strict=True)]
-            entry["times_faster"][baseline] = {
-                "of_medians": statistics.median(theirs) / statistics.median(mine),
-                "median_of_rounds": statistics.median(ratios),
-                "least": min(ratios),
-                "largest": max(ratios),
-            }
-
-
-def _machine_busy(turns: list[dict[str, Any]]) -> float | None:
-    """The median over all turns of the share of time in which some task waited for a core."""
-    shares = [turn["machine_busy"] for turn in turns if turn["machine_busy"] is not None]
-    return statistics.median(shares) if shares else None
-
-
-def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """The command line."""
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     defaults = Settings()
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__.split("\n")[0])
-    parser.add_argument("--rows", nargs="+", default=list(DEFAULT_ROWS))
-    parser.add_argument("--competitors", nargs="+", default=list(DEFAULT_COMPETITORS))
+    parser.add_argument("--suite", choices=SUITES, help="many rows, each with its competitors")
+    parser.add_argument("--rows", nargs="+", default=[], help="these only")
+    parser.add_argument("--competitors", nargs="+", default=[], help="these only")
     parser.add_argument("--rounds", type=int, default=defaults.rounds)
     parser.add_argument("--threads", type=int, default=defaults.threads)
     parser.add_argument("--turn-seconds", type=float, default=defaults.turn_seconds)
     parser.add_argument("--warm-up-calls", type=int, default=defaults.warm_up_calls)
-    parser.add_argument("--name", default="compare", help="the result is benchmarks/results/NAME.json")
+    parser.add_argument("--cold-limit", type=float, default=defaults.cold_limit, help="seconds; slower is failed")
+    parser.add_argument("--name", help="the result is benchmarks/results/NAME.json; default: the suite's, or compare")
     parser.add_argument("--results", type=Path, default=RESULTS, help="another folder for the result")
-    parser.add_argument("--list", action="store_true", help="list the rows and competitors")
-    given = parser.parse_args(arguments)
+    parser.add_argument("--resume", action="store_true", help="keep the rows that the result has")
+    parser.add_argument("--list", action="store_true", help="list the suites, rows and competitors")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """The command line."""
+    given = _arguments(arguments)
     console = wide_console()
     if given.list:
-        console.print("rows:       ", *ROWS)
-        console.print("competitors:", *COMPETITORS)
+        for title, names in (("suites", SUITES), ("rows", ROWS), ("competitors", COMPETITORS)):
+            console.print(f"{title}: {' '.join(names)}")
         return {}
-    settings = Settings(given.rounds, given.threads, given.turn_seconds, given.warm_up_calls)
-    result = compare(given.rows, given.competitors, settings, lambda text: console.print(text, style="dim"))
-    for row in result["rows"]:
+    if given.suite:
+        suite = SUITES[given.suite]
+        if suite.device == "cuda" and not torch.cuda.is_available():
+            raise SystemExit(f"suite {suite.name} needs an NVIDIA GPU that torch can use, and there is none here")
+        plan: Plan = suite.select(given.rows, given.competitors)
+    else:
+        competitors = given.competitors or DEFAULT_COMPETITORS
+        plan = {row: tuple(competitors) for row in given.rows or DEFAULT_ROWS}
+    settings = Settings(given.rounds, given.threads, given.turn_seconds, given.warm_up_calls, given.cold_limit)
+    path = given.results / f"{given.name or given.suite or 'compare'}.json"
+    earlier = read_earlier(path, plan, settings, given.suite or "") if given.resume else {}
+
+    def after_row(row: dict[str, Any], result: dict[str, Any]) -> None:
         print_row(row, result, console)
-    path = given.results / f"{given.name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        _write(path, result)
+
+    result = compare_plan(
+        plan, settings, lambda text: console.print(text, style="dim"), after_row, given.suite or "", earlier
+    )
+    _write(path, result)
+    print_summary(result, console)
     console.print(f"all times: {path}")
+    if given.suite and importlib.util.find_spec("matplotlib") is None:
+        console.print(f"no picture: matplotlib is not installed: {INSTALL}", markup=False)
+    elif given.suite:
+        from benchmarks.plot import plot  # matplotlib is in the bench extra only
+
+        plot(result, path.with_suffix(".svg"))
+        console.print(f"picture: {path.with_suffix('.svg')}")
     return result
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import AutoModel, AutoTokenizer
 
-from benchmarks.rows import Inputs, Row
+from benchmarks.rows import Inputs, Row, attended
 
 SENTENCES = (
     "The ferry leaves at a quarter past nine.",
@@ -64,4 +64,4 @@ def sentence_embeddings(token_values: torch.Tensor, attention_mask: torch.Tensor
     return nn.functional.normalize(mean, dim=-1)
 
 
-minilm_real_32 = Row("minilm-real-32", load_minilm)
+minilm_real_32 = Row("minilm-real-32", load_minilm, valid=attended)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -46,19 +49,32 @@ class Worker:
                 text=True,
             )
 
-    def ask(self, command: str, **arguments: Any) -> dict[str, Any]:
-        """Give a command and wait for its answer.
+    def ask(self, command: str, limit: float = math.inf, **arguments: Any) -> dict[str, Any]:
+        """Give a command and wait for its answer: :meth:`tell`, then :meth:`answer`."""
+        self.tell(command, **arguments)
+        return self.answer(limit)
+
+    def tell(self, command: str, **arguments: Any) -> None:
+        """Give a command; where the process has ended, its answer will say so."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            print(json.dumps({"do": command, **arguments}), file=self._process.stdin, flush=True)
+
+    def answer(self, limit: float = math.inf) -> dict[str, Any]:
+        """Wait for the answer to a command, for ``limit`` seconds.
 
         Raises:
-            WorkerFailed: the command failed, or the process ended.
+            WorkerFailed: the command failed, the process ended, or its time was up; then it is ended.
         """
-        assert self._process.stdin is not None
         assert self._process.stdout is not None
-        try:
-            print(json.dumps({"do": command, **arguments}), file=self._process.stdin, flush=True)
-            line = self._process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
+        overdue = threading.Event()
+        watch = threading.Timer(min(limit, threading.TIMEOUT_MAX), self._end, [overdue])
+        watch.daemon = True
+        watch.start()
+        line = self._process.stdout.readline()
+        watch.cancel()
+        if overdue.is_set():
+            raise WorkerFailed(f"no answer after {limit:.0f} s")
         if not line:
             code = self._process.wait()
             raise WorkerFailed(f"the process ended with code {code}: {self._last_words()}")
@@ -87,6 +103,10 @@ class Worker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _end(self, overdue: threading.Event) -> None:
+        overdue.set()
+        self._process.kill()
 
     def _last_words(self) -> str:
         lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()

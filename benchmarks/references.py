@@ -13,7 +13,16 @@ def look_up(name: str, known: Mapping[str, str]) -> Any:
     Raises:
         ValueError: it is neither.
     """
+    check_name(name, known)
     module, _, attribute = known.get(name, name).partition(":")
-    if not attribute:
-        raise ValueError(f"unknown name {name!r}: expected one of {sorted(known)}, or module:attribute")
     return getattr(importlib.import_module(module), attribute)
+
+
+def check_name(name: str, known: Mapping[str, str]) -> None:
+    """Before anything is imported.
+
+    Raises:
+        ValueError: ``name`` is neither a key of ``known`` nor a reference ``"module:attribute"``.
+    """
+    if name not in known and ":" not in name:
+        raise ValueError(f"unknown name {name!r}: expected one of {sorted(known)}, or module:attribute")

@@ -1,7 +1,7 @@
-"""The models and inputs that are compared: float32, seeded random weights, inference.
+"""The models and inputs that are compared: seeded random weights, inference, float32 on CPUs.
 
 "Dense" rows get no attention mask: every token counts. "Padded" rows have a mask with zeros at the end of each
-sequence, as a tokenizer makes it.
+sequence, as a tokenizer makes it, and say which positions of the outputs are valid.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import transformers
 from torch import nn
 
 Inputs = dict[str, torch.Tensor]
+Made = tuple[nn.Module, Inputs]
 
 
 @dataclass(frozen=True)
@@ -25,23 +26,29 @@ class Row:
         name: how users name it.
         make: gives the model in eval mode, and the keyword arguments of one call.
         tolerance: largest error against eager that is not called wrong, relative to eager's largest value.
+        valid: for padded rows: the positions [B, S] that are no padding, from the inputs.
+        new_tokens: that one call generates, on rows that decode.
     """
 
     name: str
-    make: Callable[[], tuple[nn.Module, Inputs]]
+    make: Callable[[], Made]
     tolerance: float = 1e-4
+    valid: Callable[[Inputs], torch.Tensor] | None = None
+    new_tokens: int = 0
 
 
-def _seeded(name: str, make: Callable[[], tuple[nn.Module, Inputs]]) -> Row:
-    def make_seeded() -> tuple[nn.Module, Inputs]:
+def seeded(name: str, make: Callable[[], Made], **facts: Any) -> Row:
+    """A row whose weights and inputs are the same in every process."""
+
+    def make_seeded() -> Made:
         torch.manual_seed(0)
         model, inputs = make()
         return model.eval(), inputs
 
-    return Row(name, make_seeded)
+    return Row(name, make_seeded, **facts)
 
 
-def _tokens(vocabulary: int, B: int, S: int, lengths: Sequence[int] = ()) -> Inputs:
+def tokens(vocabulary: int, B: int, S: int, lengths: Sequence[int] = ()) -> Inputs:
     """Random tokens [B, S]; with ``lengths``, a mask [B, S] too."""
     inputs = {"input_ids": torch.randint(1, vocabulary, (B, S))}
     if lengths:
@@ -49,21 +56,62 @@ def _tokens(vocabulary: int, B: int, S: int, lengths: Sequence[int] = ()) -> Inp
     return inputs
 
 
-def _bert(B: int, S: int, lengths: Sequence[int] = (), **sizes: Any) -> Callable[[], tuple[nn.Module, Inputs]]:
-    def make() -> tuple[nn.Module, Inputs]:
+def attended(inputs: Inputs) -> torch.Tensor:
+    """What the attention mask of Hugging Face models lets in."""
+    return inputs["attention_mask"].bool()
+
+
+def _bert(B: int, S: int, lengths: Sequence[int] = (), **sizes: Any) -> Callable[[], Made]:
+    def make() -> Made:
         config = transformers.BertConfig(**sizes)
-        return transformers.BertModel(config), _tokens(config.vocab_size, B, S, lengths)
+        return transformers.BertModel(config), tokens(config.vocab_size, B, S, lengths)
 
     return make
 
 
-def _gpt2(B: int, S: int) -> tuple[nn.Module, Inputs]:
+def _classifier(B: int, S: int, lengths: Sequence[int]) -> Made:
+    """Only logits [B, 2] come out: nobody sees what stands at the padding."""
+    config = transformers.BertConfig()
+    return transformers.BertForSequenceClassification(config), tokens(config.vocab_size, B, S, lengths)
+
+
+def _gpt2(B: int, S: int) -> Made:
     config = transformers.GPT2Config(use_cache=False)
-    return transformers.GPT2LMHeadModel(config), _tokens(config.vocab_size, B, S)
+    return transformers.GPT2LMHeadModel(config), tokens(config.vocab_size, B, S)
 
 
-def _vit(B: int) -> tuple[nn.Module, Inputs]:
+def _vit(B: int) -> Made:
     return transformers.ViTModel(transformers.ViTConfig()), {"pixel_values": torch.randn(B, 3, 224, 224)}
+
+
+def _llama(B: int, S: int) -> Made:
+    config = transformers.LlamaConfig(
+        vocab_size=49152,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        tie_word_embeddings=True,
+        use_cache=False,
+    )
+    return transformers.LlamaForCausalLM(config), tokens(config.vocab_size, B, S)
+
+
+def _t5(B: int, S: int, T: int) -> Made:
+    config = transformers.T5Config(use_cache=False)  # its defaults are those of t5-small
+    decoder_input_ids = torch.randint(1, config.vocab_size, (B, T))
+    inputs = {**tokens(config.vocab_size, B, S), "decoder_input_ids": decoder_input_ids}
+    return transformers.T5ForConditionalGeneration(config), inputs
+
+
+def _torch_encoder(S: int, lengths: Sequence[int]) -> Made:
+    layer = nn.TransformerEncoderLayer(512, 8, 2048, batch_first=True)
+    ignored = torch.arange(S) >= torch.tensor(lengths)[:, None]
+    return nn.TransformerEncoder(layer, 6), {
+        "src": torch.randn(len(lengths), S, 512),
+        "src_key_padding_mask": ignored,
+    }
 
 
 _MINILM: dict[str, Any] = {
@@ -72,21 +120,41 @@ _MINILM: dict[str, Any] = {
     "num_attention_heads": 12,
     "intermediate_size": 1536,
 }
+_LENGTHS = (128, 20, 35, 64, 15, 90, 28, 44)  # 41 % of 8 x 128
+_HALF = (64, 58, 54, 50, 46, 42, 38, 34, 30, 26, 22, 18, 14, 8, 5, 3)  # half of 16 x 64
 
-bert_base_1x128 = _seeded("bert-base-1x128", _bert(1, 128))
-bert_base_8x128 = _seeded("bert-base-8x128", _bert(8, 128))
-bert_base_8x128_padded = _seeded("bert-base-8x128-padded", _bert(8, 128, (128, 20, 35, 64, 15, 90, 28, 44)))
-gpt2_1x128 = _seeded("gpt2-1x128", lambda: _gpt2(1, 128))
-vit_base_1x224 = _seeded("vit-base-1x224", lambda: _vit(1))
-minilm_shaped_32x64 = _seeded("minilm-shaped-32x64", _bert(32, 64, **_MINILM))
+bert_base_1x128 = seeded("bert-base-1x128", _bert(1, 128))
+bert_base_8x128 = seeded("bert-base-8x128", _bert(8, 128))
+bert_base_8x128_padded = seeded("bert-base-8x128-padded", _bert(8, 128, _LENGTHS), valid=attended)
+bert_classifier_8x128_padded = seeded(
+    "bert-classifier-8x128-padded", lambda: _classifier(8, 128, _LENGTHS), valid=attended
+)
+gpt2_1x128 = seeded("gpt2-1x128", lambda: _gpt2(1, 128))
+vit_base_1x224 = seeded("vit-base-1x224", lambda: _vit(1))
+llama_135m_1x128 = seeded("llama-135m-1x128", lambda: _llama(1, 128))
+t5_small_64_32 = seeded("t5-small-1x64-1x32", lambda: _t5(1, 64, 32))
+torch_encoder_16x64_padded = seeded(
+    "torch-encoder-16x64-padded",
+    lambda: _torch_encoder(64, _HALF),
+    valid=lambda inputs: ~inputs["src_key_padding_mask"],
+)
+minilm_shaped_32x64 = seeded("minilm-shaped-32x64", _bert(32, 64, **_MINILM))
 
 ROWS: Mapping[str, str] = {
     "bert-base-1x128": "benchmarks.rows:bert_base_1x128",
     "bert-base-8x128": "benchmarks.rows:bert_base_8x128",
     "bert-base-8x128-padded": "benchmarks.rows:bert_base_8x128_padded",
-    "gpt2-1x128": "benchmarks.rows:gpt2_1x128",
-    "vit-base-1x224": "benchmarks.rows:vit_base_1x224",
-    "minilm-shaped-32x64": "benchmarks.rows:minilm_shaped_32x64",
     "minilm-real-32": "benchmarks.minilm:minilm_real_32",  # trained weights and real sentences, padded
+    "minilm-shaped-32x64": "benchmarks.rows:minilm_shaped_32x64",
+    "bert-classifier-8x128-padded": "benchmarks.rows:bert_classifier_8x128_padded",
+    "gpt2-1x128": "benchmarks.rows:gpt2_1x128",
+    "gpt2-decode-64": "benchmarks.decoding:gpt2_decode_64",
+    "vit-base-1x224": "benchmarks.rows:vit_base_1x224",
+    "llama-135m-1x128": "benchmarks.rows:llama_135m_1x128",
+    "t5-small-1x64-1x32": "benchmarks.rows:t5_small_64_32",
+    "torch-encoder-16x64-padded": "benchmarks.rows:torch_encoder_16x64_padded",
+    "cuda-bert-large-32x512": "benchmarks.cuda_rows:bert_large_32x512",
+    "cuda-bert-large-32x512-padded": "benchmarks.cuda_rows:bert_large_32x512_padded",
+    "cuda-gpt2-xl-8x512": "benchmarks.cuda_rows:gpt2_xl_8x512",
 }
 DEFAULT_ROWS = ("bert-base-1x128", "bert-base-8x128")

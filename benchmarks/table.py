@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from rich import box
@@ -16,8 +17,10 @@ _HEADINGS = (
     "min\nms",
     "times\neager",
     "times\ncompile",  # torch.compile
+    "times\nbest peer",
     "largest\nerror",
     "relative\nerror",
+    "error to\nfloat64",
     "cold\ns",
     "compile\npeak MB",
     "end\npeak MB",
@@ -27,42 +30,68 @@ _HEADINGS = (
 def wide_console() -> Console:
     """The terminal as wide as it is; files and pipes as wide as the tables."""
     console = Console()
-    return console if console.is_terminal else Console(width=110)
+    return console if console.is_terminal else Console(width=140)
 
 
 def print_row(row: dict[str, Any], result: dict[str, Any], console: Console) -> None:
     """One row of :func:`benchmarks.compare.compare`; ratios are the median of the ratios within a round."""
+    if row["failed"]:
+        console.print(f"[red]{escape(row['row'])} failed: {escape(row['failed'])}[/red]")
+        return
     settings = result["settings"]
     versions = ", ".join(f"{k} {v}" for k, v in result["versions"].items() if k in ("torch", "transformers"))
     table = Table(
-        title=f"{row['row']}, float32, {row['weights_bytes'] / MB:.0f} MB of weights",
+        title=f"{row['row']}, {row['dtype']}, {row['weights_bytes'] / MB:.0f} MB of weights",
         caption=f"{result['hardware']}, {settings['threads']} threads, {settings['rounds']} rounds, {versions}\n"
-        f"eager itself is {row['eager_error_against_float64']['relative']:.1e} off float64 (relative)",
+        f"eager itself is {row['eager_error_against_float64']['relative']:.1e} off float64 (relative); "
+        f"errors at {row['judged_at']}",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
     table.add_column("competitor", no_wrap=True, vertical="bottom")
-    for heading in _HEADINGS:
+    for heading in (*_HEADINGS, *(["tokens/s"] if row["new_tokens"] else [])):
         table.add_column(heading, justify="right", no_wrap=True)
-    notes = []
     for name, entry in row["competitors"].items():
         if entry["failed"]:
             table.add_row(name, "[red]failed[/red]")
-            notes.append(f"{name} failed: {entry['failed']}")
-            continue
-        table.add_row(name, *_cells(entry))
-        if entry["error"]["wrong"]:
-            notes.append(f"{name} is wrong: {entry['error']['wrong']}")
-        for fallback in entry["details"].get("fallbacks", ()):
-            notes.append(f"{name} fell back: {fallback['what']}: {fallback['reason']}")
+        else:
+            table.add_row(name, *_cells(entry), *([f"{entry['tokens_per_second']:.1f}"] if row["new_tokens"] else []))
     console.print(table)
+    for note in notes(row):
+        console.print(f"[red]{escape(note)}[/red]")
+
+
+def print_summary(result: dict[str, Any], console: Console) -> None:
+    """The geometric means over all rows."""
+    for name, means in result["summary"].items():
+        left_out = f"; without {', '.join(means['left_out'])}" if means["left_out"] else ""
+        console.print(
+            f"{name}: {means['eager']:.2f} times eager, {means['best peer']:.2f} times the best peer "
+            f"(geometric means over {means['rows']} rows{escape(left_out)})"
+        )
+
+
+def notes(row: dict[str, Any]) -> Iterator[str]:
+    """What a reader of the times must know: failures, wrong numbers, fallbacks, and a busy machine."""
+    for name, entry in row["competitors"].items():
+        if entry["failed"]:
+            yield f"{name} failed: {entry['failed']}"
+            continue
+        if entry["error"]["wrong"]:
+            yield f"{name} is wrong: {entry['error']['wrong']}"
+        elif entry.get("error_everywhere", {}).get("wrong"):
+            yield f"{name} differs from eager at masked positions: {entry['error_everywhere']['wrong']}"
+        if entry["promises_zeros"]:
+            yield f"{name} promises zeros at masked positions, not eager's values there"
+        if "note" in entry["details"]:
+            yield f"{name}: {entry['details']['note']}"
+        for fallback in entry["details"].get("fallbacks", ()):
+            yield f"{name} fell back: {fallback['what']}: {fallback['reason']}"
     if (row["machine_busy"] or 0.0) > BUSY:
-        notes.append(
+        yield (
             f"the machine was busy: tasks waited for a core during {row['machine_busy']:.0%} of the time. "
             f"Measure again when it is quiet."
         )
-    for note in notes:
-        console.print(f"[red]{escape(note)}[/red]")
 
 
 def _cells(entry: dict[str, Any]) -> list[str]:
@@ -70,12 +99,13 @@ def _cells(entry: dict[str, Any]) -> list[str]:
     color = "red" if error["wrong"] else "green"
     sizes = ["" if size is None else f"{size:.1e}" for size in (error["max_abs"], error["relative"])]
     sizes[0] = f"WRONG {sizes[0]}".rstrip() if error["wrong"] else sizes[0]
+    exact = entry["error_against_float64"]["relative"]
     return [
         f"{entry['median_seconds'] * 1e3:.1f}",
         f"{entry['min_seconds'] * 1e3:.1f}",
-        _ratio(entry, "eager"),
-        _ratio(entry, "torch.compile"),
+        *(_ratio(entry, baseline) for baseline in ("eager", "torch.compile", "best peer")),
         *(f"[{color}]{size}[/{color}]" for size in sizes),
+        "" if exact is None else f"{exact:.1e}",
         f"{entry['cold_seconds']:.1f}",
         f"{memory['after_compile'] / MB:.0f}",
         f"{memory['end'] / MB:.0f}",

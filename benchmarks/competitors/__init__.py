@@ -26,13 +26,29 @@ class Competitor(Protocol):
         """
 
     def details(self) -> Mapping[str, Any]:
-        """Whatever is worth keeping in the JSON: plain data; asked for after the first call."""
+        """Whatever is worth keeping in the JSON: plain data; asked for after the first call.
+
+        ``note`` is a sentence that is shown with the times.
+        """
+
+
+class ZeroPadding:
+    """A competitor that promises zeros at masked positions, where others promise eager's values."""
 
 
 COMPETITORS: Mapping[str, str] = {
     "eager": "benchmarks.competitors.eager:Eager",
+    "eager-static-cache": "benchmarks.competitors.decoding:EagerStaticCache",
     "torch.compile": "benchmarks.competitors.torch_compile:TorchCompile",
     "torch.compile-max-autotune": "benchmarks.competitors.torch_compile:TorchCompileMaxAutotune",
+    "torch.compile-static-cache": "benchmarks.competitors.decoding:TorchCompileStaticCache",
+    "onnxruntime": "benchmarks.competitors.onnx_runtime:OnnxRuntime",
+    "onnxruntime-transformers": "benchmarks.competitors.onnx_runtime:OnnxRuntimeTransformers",
+    "onnxruntime-decoding": "benchmarks.competitors.onnx_decoding:OnnxRuntimeDecoding",
+    "openvino": "benchmarks.competitors.openvino:OpenVino",
     "txgraph": "benchmarks.competitors.txgraph:Txgraph",
+    "txgraph-zeros": "benchmarks.competitors.txgraph:TxgraphZeros",
 }
 DEFAULT_COMPETITORS = ("eager", "torch.compile", "txgraph")
+INSTALL = "pip install -c constraints.txt -e '.[bench]'"  # all of their packages
+OURS = "txgraph"  # what the names of our own competitors begin with: they are no peers

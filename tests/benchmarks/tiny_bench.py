@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from benchmarks.competitors import Run
+from benchmarks.competitors import Run, ZeroPadding
 from benchmarks.rows import Inputs, Row
 
 
@@ -18,7 +19,24 @@ def make() -> tuple[nn.Module, Inputs]:
     return nn.Sequential(nn.Linear(8, 8), nn.GELU()).eval(), {"input": torch.randn(4, 8)}
 
 
+def make_padded() -> tuple[nn.Module, Inputs]:
+    return nn.Identity(), {"input": torch.arange(1.0, 9.0).reshape(2, 4, 1)}
+
+
+class Counts(nn.Module):
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return torch.arange(4) + input
+
+
+def fail() -> tuple[nn.Module, Inputs]:
+    raise RuntimeError("not today")
+
+
 row = Row("tiny", make)
+padded_row = Row("padded", make_padded, valid=lambda inputs: VALID)
+decoding_row = Row("decoding", lambda: (Counts(), {"input": torch.tensor([1])}), new_tokens=4)
+failing_row = Row("failing", fail)
+VALID = torch.tensor([[True, True, True, True], [True, True, False, False]])
 
 
 class Competitor:
@@ -66,3 +84,32 @@ class Dies(Competitor):
 
     def build(self, model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Run:
         os._exit(3)
+
+
+class Sleeps(Competitor):
+    name = "sleeps"
+
+    def build(self, model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Run:
+        time.sleep(600)
+        return lambda inputs: None
+
+
+class AtPadding(Competitor):
+    """Right at valid positions; elsewhere whatever the class says."""
+
+    elsewhere = 0.0
+
+    def build(self, model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Run:
+        return lambda inputs: model(**inputs).where(VALID[..., None], self.elsewhere)
+
+
+class WrongAtPadding(AtPadding):
+    name, elsewhere = "wrong at padding", -1.0
+
+
+class Zeros(AtPadding, ZeroPadding):
+    name = "zeros"
+
+
+class ZerosNotKept(AtPadding, ZeroPadding):
+    name, elsewhere = "zeros not kept", 1.0

@@ -1,0 +1,68 @@
+"""ONNX Runtime on the model as torch exports it, and after ONNX Runtime's own optimizer of Transformers."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import torch
+from onnxruntime.transformers import optimizer
+from torch import nn
+
+from benchmarks.competitors import Run
+from benchmarks.onnx_export import as_arrays, export_onnx
+
+# The optimizer's name for a kind of model, by Hugging Face's; "qwen3" is its name for rotary decoders with RMSNorm.
+MODEL_TYPES = {"bert": "bert", "gpt2": "gpt2", "llama": "qwen3", "t5": "t5", "vit": "vit"}
+
+
+def open_session(path: Path) -> onnxruntime.InferenceSession:
+    """All of ONNX Runtime's optimizations, and as many threads as torch has here."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+class OnnxRuntime:
+    name = "onnxruntime"
+
+    def build(self, model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Run:
+        with tempfile.TemporaryDirectory() as folder:
+            session = open_session(self.prepare(model, inputs, Path(folder)))
+        names = [wanted.name for wanted in session.get_inputs()]
+        return lambda inputs: session.run(None, as_arrays(inputs, names))
+
+    def prepare(self, model: nn.Module, inputs: Mapping[str, torch.Tensor], folder: Path) -> Path:
+        """Write the file that is run."""
+        return export_onnx(model, inputs, folder)
+
+    def details(self) -> dict[str, Any]:
+        return {}
+
+
+class OnnxRuntimeTransformers(OnnxRuntime):
+    name = "onnxruntime-transformers"
+
+    def __init__(self) -> None:
+        self._details: dict[str, Any] = {}
+
+    def prepare(self, model: nn.Module, inputs: Mapping[str, torch.Tensor], folder: Path) -> Path:
+        config: Any = getattr(model, "config", None)
+        kind = MODEL_TYPES[config.model_type] if config else "bert"
+        optimized = optimizer.optimize_model(
+            str(super().prepare(model, inputs, folder)),
+            model_type=kind,
+            num_heads=config.num_attention_heads if config else 0,  # 0: it finds them
+            hidden_size=config.hidden_size if config else 0,
+        )
+        self._details = {"model_type": kind, "fused": dict(optimized.get_fused_operator_statistics())}
+        path = folder / "optimized.onnx"
+        optimized.save_model_to_file(str(path), use_external_data_format=True)
+        return path
+
+    def details(self) -> dict[str, Any]:
+        return self._details
