@@ -31,6 +31,8 @@ from txgraph.passes.fuse.recognize_masks import RecognizeMasks
 from txgraph.passes.layout.add_head_axis import AddHeadAxis
 from txgraph.passes.layout.move_selections_up import MoveSelectionsUp
 from txgraph.passes.layout.reassociate_matmuls import ReassociateMatmuls
+from txgraph.passes.padding.remove_padding import RemovePadding
+from txgraph.passes.padding.zero_padding import ZeroPadding
 from txgraph.pipeline import Pipeline
 
 
@@ -73,6 +75,8 @@ def default_pipeline() -> Pipeline:
             # After CSE: linears that share an input are then seen to do so.
             FuseSharedInputLinears(),
             FuseLinearActivation(),
+            # Of what is left to do, only for tokens; after all fusions, which need not know packed forms.
+            RemovePadding(),
             # What the passes left: transposes of transposes, views of views.
             NormalizeViews(),
             RemovePointlessViews(),
@@ -80,3 +84,15 @@ def default_pipeline() -> Pipeline:
             EliminateDeadCode(),
         )
     )
+
+
+def with_zero_padding(pipeline: Pipeline) -> Pipeline:
+    """The pipeline for ``padding="zeros"``.
+
+    Raises:
+        ValueError: it has no pass ``remove-padding``.
+    """
+    name = RemovePadding().name
+    if name not in pipeline.names:
+        raise ValueError(f'padding="zeros" is for the pass {name!r}, which this pipeline does not have')
+    return pipeline.insert_before(name, ZeroPadding())

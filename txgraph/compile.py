@@ -19,6 +19,7 @@ from txgraph.capture import InputGuard, ModelState, capture
 from txgraph.cost import CostModel, hardware_of
 from txgraph.errors import GuardFailed, UnsupportedOp, VerificationFailed
 from txgraph.ir import Graph, type_of
+from txgraph.ir.padding import may_be_mask
 from txgraph.measure import RewriteTimer
 from txgraph.options import CompileOptions, Target
 from txgraph.pipeline import PassRecord, PassResult, Pipeline
@@ -125,7 +126,8 @@ def compile_call(
     hardware = options.backend_options.hardware or hardware_of(target)
     cost = CostModel(hardware, backend.fuses_elementwise)
     timer = RewriteTimer(backend, target, options.backend_options) if options.measure == "rewrites" else None
-    context = PassContext(target, backend.fused_activations(target), cost, weighs=timer is None)
+    masks = {str(n.target): t.detach().clone() for n, t in zip(before.inputs, tensors, strict=True) if may_be_mask(t)}
+    context = PassContext(target, backend.fused_activations(target), cost, weighs=timer is None, inputs=masks)
 
     def between_passes(result: PassResult) -> str | Mapping[str, str]:
         if timer is not None:
@@ -143,7 +145,7 @@ def compile_call(
     with clock("lower"):
         compiled = _lower(backend, after, target, options)
     with clock("verify"):
-        broken = verifier.check_backend(compiled.run)
+        broken = verifier.check_backend(after, compiled.run)
     if broken:
         report.fallbacks.append(
             Fallback(f"backend {backend.name}", f"its result broke a gate, the graph is interpreted: {broken}")
@@ -151,12 +153,11 @@ def compile_call(
         log.warning("backend %s broke a gate and was replaced by the reference backend: %s", backend.name, broken)
         backend = ReferenceBackend()
         compiled = backend.lower(after, target, options.backend_options)
-        if verifier.check_backend(
-            compiled.run, "backend reference"
-        ):  # then it was a pass, which this level does not check
+        if verifier.check_backend(after, compiled.run, "backend reference"):
+            # Then it was a pass, which this level does not check.
             after, records = before, [_rolled_back(r, broken) for r in records]
             compiled = backend.lower(after, target, options.backend_options)
-            broken = verifier.check_backend(compiled.run, "backend reference")
+            broken = verifier.check_backend(after, compiled.run, "backend reference")
             if broken:
                 raise VerificationFailed(
                     f"the captured graph of {type(model).__name__} passed its check, and now breaks a gate even where "
@@ -175,9 +176,10 @@ def compile_call(
         clock.seconds(),
     )
     report.graphs.append(graph_report)
+    report.notes += [advice for advice in dict.fromkeys(context.advice) if advice not in report.notes]
     frozen = after.constants.frozen_values()
     used = {name: tensor for name, tensor in before.constants.items() if name in frozen}
-    guard, state = InputGuard.of(before), ModelState(model, used)
+    guard, state = InputGuard.of(before, after.assumptions), ModelState(model, used)
     return CompiledCall(structure, guard, state, before, after, context, compiled, captured.out_spec, graph_report)
 
 

@@ -26,7 +26,7 @@ from txgraph.errors import BackendFailed, CaptureFailed, CheckFailed, GuardFaile
 from txgraph.explain import Explanation, explain
 from txgraph.ir import Graph
 from txgraph.options import BackendOptions, CompileOptions, Target
-from txgraph.passes import default_pipeline
+from txgraph.passes import default_pipeline, with_zero_padding
 from txgraph.pipeline import Pipeline
 from txgraph.render import render_graphs
 from txgraph.report import Fallback, Report
@@ -72,7 +72,9 @@ def optimize(
         backend: ``"inductor"``, ``"reference"`` (eager interpreter) or ``"auto"``.
         target: ``"cpu"``, ``"cuda"``, ``"cuda:sm_90"`` or a :class:`Target`; default: where the weights are.
         passes: the pipeline to run; default :func:`txgraph.default_pipeline`.
-        padding: ``"exact"``.
+        padding: ``"exact"``: outputs are eager's, also where the padding mask says that there is no token; such values
+            are then computed. ``"zeros"``: your word that nobody uses them: outputs with a batch and a sequence axis
+            are zeros there, and the work is skipped.
         budget, calibration: for lossy rewrites; nothing lossy happens without them.
         verify: ``"passes"`` checks the capture, each pass that changed something and the compiled
             result against eager and float64; ``"rewrites"`` each rewrite by itself, too, and the user's own rules
@@ -121,7 +123,10 @@ def optimize(
         )
     if backend not in backend_names():
         raise ValueError(f"unknown backend {backend!r}: expected one of {backend_names()}")
-    optimized = OptimizedModel(model, default_pipeline() if passes is None else passes, parsed)
+    pipeline = default_pipeline() if passes is None else passes
+    if padding == "zeros":
+        pipeline = with_zero_padding(pipeline)
+    optimized = OptimizedModel(model, pipeline, parsed)
     if parsed.verify == "rewrites":
         optimized.report.notes += _check_rules(optimized._pipeline)
     if args or kwargs:

@@ -127,8 +127,6 @@ class CompileOptions:
         """
         if padding not in ("exact", "zeros"):
             raise ValueError(f'unknown padding {padding!r}: expected "exact" or "zeros"')
-        if padding == "zeros":
-            raise NotImplementedError('padding="zeros" (padding removal) is not available yet; use padding="exact"')
         if budget is not None:
             raise NotImplementedError("budget= (lossy rewrites) is not available yet; leave it None")
         if calibration is not None:

@@ -143,6 +143,8 @@ class Pipeline:
             if not rewrites:
                 if candidate.snapshot() != untouched:
                     candidate = None  # whatever the pass did, it does not stand by it
+                else:
+                    graph = replace(graph, assumptions=candidate.assumptions)
                 records.append(PassRecord(each.name, "unchanged", seconds=time.perf_counter() - started))
                 continue
             seconds = time.perf_counter() - started

@@ -12,6 +12,7 @@ from torch.fx import Node
 from txgraph.backends.base import Compiled
 from txgraph.backends.inductor.adapter import compile_graph
 from txgraph.backends.inductor.gemm import choose_gemms, fused_activations
+from txgraph.backends.inductor.head import cut_head
 from txgraph.backends.inductor.softcap import inline_softcap, softcap_to_flex
 from txgraph.errors import BackendFailed
 from txgraph.ir import Graph, GraphBuilder, arguments, describe, type_of
@@ -45,6 +46,7 @@ class InductorBackend:
     def lower(self, graph: Graph, target: Target, options: BackendOptions) -> Compiled:
         """Compile; the weights are handed over at each call, not copied."""
         lowered = graph.copy()
+        head = cut_head(lowered)
         choices = choose_gemms(lowered) if target.kind == "cpu" else {}
         _inline_activations(lowered)
         inline_softcap(lowered, target)
@@ -64,7 +66,7 @@ class InductorBackend:
         places = {node: at for at, node in enumerate(lowered.outputs)}
 
         def run(tensors: Sequence[torch.Tensor]) -> Sequence[Any]:
-            values = compiled(*weights, *tensors)
+            values = compiled(*weights, *tensors, *head(tensors))
             return [values[places[each]] if isinstance(each, Node) else each for each in outputs]
 
         return Compiled(run, code, choices)

@@ -18,7 +18,7 @@ from torch.fx import Node
 from txgraph.ir import Graph, arguments, type_of
 from txgraph.ir.formulas import Expression, is_boolean
 from txgraph.ir.index_expressions import IndexExpressions, axis_symbol, is_causal
-from txgraph.ir.padding import MOST_NEGATIVE_BIAS, PaddingMask, may_be_mask
+from txgraph.ir.padding import PaddingMask, may_be_mask
 
 _aten = torch.ops.aten
 ATTENTION = _aten.scaled_dot_product_attention.default
@@ -58,7 +58,8 @@ class PaddedAttention:
 
 def padded_attentions(graph: Graph) -> Iterator[PaddedAttention]:
     """For each input that is a padding mask, the attentions that heed it."""
-    masked = [(n, mask) for n in graph.calls() if n.target is ATTENTION and isinstance(mask := n.args[3:4] and n.args[3], Node)]
+    attentions = [n for n in graph.calls() if n.target is ATTENTION]
+    masked = [(n, mask) for n in attentions if isinstance(mask := arguments(n)["attn_mask"], Node)]
     if not masked:
         return
     for node in graph.inputs:
@@ -125,6 +126,8 @@ def _hides(formulas: MaskFormulas, mask: Any) -> bool:
             chosen = formulas.of(named["condition"], 3, 0, valid=False)
             sides = [named["self"]] if chosen == sympy.true else [named["other"]] if chosen == sympy.false else []
             return any(_hides_number(side) or _hides(formulas, side) for side in sides)
+        case _aten.__and__.Tensor | _aten.bitwise_and.Tensor | _aten.logical_and.default:
+            return _hides(formulas, named["self"]) or _hides(formulas, named["other"])
         case _aten.add.Tensor if named["alpha"] == 1:  # the other is a learned bias: a number
             return _hides(formulas, named["self"]) or _hides(formulas, named["other"])
     return False
@@ -142,4 +145,4 @@ def _is_low(formula: Expression) -> bool:
     """Whether a bias hides a key: a number, or a choice between numbers, that is low enough."""
     if isinstance(formula, sympy.Piecewise):
         return all(_is_low(case) for case, _ in formula.args)
-    return not is_boolean(formula) and bool(formula.is_number) and float(formula) <= min(_HIDDEN_FROM, MOST_NEGATIVE_BIAS)
+    return not is_boolean(formula) and bool(formula.is_number) and float(formula) <= _HIDDEN_FROM

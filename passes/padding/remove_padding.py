@@ -20,7 +20,8 @@ import networkx as nx
 import torch
 from torch.fx import Node
 
-from txgraph.ir import Graph, describe
+from txgraph.ir import Graph, arguments, describe
+from txgraph.ir.node import GETITEM
 from txgraph.ir.padding import PaddingAssumption
 from txgraph.passes.padding.attention_masks import ATTENTION, padded_attentions
 from txgraph.passes.padding.packer import Packer
@@ -42,13 +43,17 @@ class RemovePadding(Pass):
 
     def run(self, graph: Graph, context: PassContext) -> list[Rewrite]:
         rewrites = []
-        for attention in list(padded_attentions(graph)):
+        attentions = list(padded_attentions(graph))
+        for node in [] if attentions else graph.calls():
+            if node.target is ATTENTION and arguments(node)["attn_mask"] is not None:
+                context.decline(self, node, "its mask is not proven to hide what an input says is padding")
+        for attention in attentions:
             flow, root = TokenFlow.of(graph, attention), next(iter(attention.rest))
             if reason := _in_the_way(flow, context):
                 context.decline(self, root, reason)
                 continue
             mask = attention.formulas.mask
-            assumption = PaddingAssumption(mask, self.density, frozenset(flow.ends))
+            assumption = PaddingAssumption(mask, self.density, frozenset(flow.needs))
             example = context.inputs.get(mask.input)
             chosen = _worth_packing(flow)
             if not chosen:
@@ -105,10 +110,14 @@ def _in_the_way(flow: TokenFlow, context: PassContext) -> str:
 
 def _worth_packing(flow: TokenFlow) -> set[Node]:
     """The values to compute on packed tokens: connected parts of the graph in which tokens attend to one another."""
-    free = [n for n in flow.layouts if n.op == "call_function" and n not in flow.exposed]
     parts = nx.Graph()
-    parts.add_nodes_from(free)
-    parts.add_edges_from((source, n) for n in free for source in n.all_input_nodes if source in parts)
+    for node in flow.graph.calls():
+        if node not in flow.layouts or node in flow.exposed:
+            continue
+        if node.target is GETITEM and node.args[0] not in parts:
+            continue  # a piece of what is computed for all positions
+        parts.add_node(node)
+        parts.add_edges_from((source, node) for source in node.all_input_nodes if source in parts)
     heavy = (part for part in nx.connected_components(parts) if any(n.target is ATTENTION for n in part))
     return set().union(*heavy)
 

@@ -32,7 +32,8 @@ class TokenFlow:
     Attributes:
         layouts: of the values that have tokens.
         exposed: those whose values at padding are used: by which node.
-        ends: ``"first"`` and ``"last"``, if that token of each row is taken by its place.
+        needs: ``"first"`` and ``"last"`` if that token of each row is taken by its place, ``"some"`` if each row must
+            have one.
     """
 
     graph: Graph
@@ -40,7 +41,7 @@ class TokenFlow:
     tokens: TokenAxes
     layouts: dict[Node, Layout] = field(default_factory=dict)
     exposed: dict[Node, Node] = field(default_factory=dict)
-    ends: set[str] = field(default_factory=set)
+    needs: set[str] = field(default_factory=set)
 
     @classmethod
     def of(cls, graph: Graph, attention: PaddedAttention) -> TokenFlow:
@@ -88,7 +89,8 @@ class TokenFlow:
     def _at(self, node: Node, value: Any, valid: bool) -> Any:
         """The formula of an operand of ``node`` where the tokens of ``node`` are valid, or padding."""
         layout = self.layouts.get(node)
-        if layout is None or (batch := layout.axis_of("batch")) is None or (place := layout.axis_of("sequence")) is None:
+        batch, place = (None, None) if layout is None else (layout.axis_of("batch"), layout.axis_of("sequence"))
+        if layout is None or batch is None or place is None:
             return None
         return self._formulas.of(value, layout.rank - 1 - batch, layout.rank - 1 - place, valid)
 
@@ -136,13 +138,15 @@ class TokenFlow:
     def _exposes(self, user: Node, value: Node) -> bool:
         """Whether ``user`` needs what ``value`` holds at padding."""
         if user in self.attention.rest and value not in (user.args[0], user.args[3]):
+            if user not in self.layouts:
+                self.needs.add("some")  # a query of another sequence, whose keys are all hidden, may average them
             return not _is_heads(self.layouts[value])
         if user in self.layouts:
             return user in self.exposed and not self.masks(user, value)
         end = self.end_taken(user, value)
         if end is None:
             return True
-        self.ends.add(end)
+        self.needs.add(end)
         return False
 
     def end_taken(self, user: Node, value: Node) -> str | None:
@@ -154,7 +158,8 @@ class TokenFlow:
         if layout.axis_of("sequence") != dim % layout.rank:  # type: ignore[operator]  # a dimension
             return None
         size = self.tokens.sequence
-        return "first" if index == 0 else "last" if index == -1 or (isinstance(size, int) and index == size - 1) else None
+        last = index == -1 or (isinstance(size, int) and index == size - 1)
+        return "first" if index == 0 else "last" if last else None
 
 
 @dataclass
@@ -182,7 +187,7 @@ def _is_heads(layout: Layout | None) -> bool:
     """Whether a value is ``[B, H, S, D]``."""
     if layout is None or layout.rank != 4:
         return False
-    return layout.axes[0] == ("batch",) and layout.axes[2] == ("sequence",) and layout.is_plain(1) and layout.is_plain(3)
+    return layout.axes[0::2] == (("batch",), ("sequence",)) and layout.is_plain(1) and layout.is_plain(3)
 
 
 def _attention_layout(node: Node, known: _Known) -> Layout | None:

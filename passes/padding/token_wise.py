@@ -190,6 +190,37 @@ def _pack_cat(node: Node, named: Named, packed: Packed) -> Node:
     return packed.g.aten.cat.default(parts, layout.packed_axis(named["dim"] % layout.rank))
 
 
+def _stack_layout(node: Node, named: Named, known: Known) -> Layout | None:
+    layouts = [known.layout(each) for each in named["tensors"]]
+    first = layouts[0]
+    if first is None or any(each != first for each in layouts):
+        return None
+    return first.inserted(named["dim"] % (first.rank + 1)).resized(_shape(node))
+
+
+def _pack_stack(node: Node, named: Named, packed: Packed) -> Node:
+    layout = packed.layout(node)
+    assert layout is not None, "it is token-wise"
+    parts = [packed.packed(each) for each in named["tensors"]]
+    return packed.g.aten.stack.default(parts, layout.packed_axis(named["dim"] % layout.rank))
+
+
+def _index_layout(node: Node, named: Named, known: Known) -> Layout | None:
+    """Of a selection along one plain axis by a list of places."""
+    source, given = _only(node, named["self"], known), [at for at, i in enumerate(named["indices"]) if i is not None]
+    if source is None or len(given) != 1 or not source.is_plain(given[0]):
+        return None
+    return source.resized(_shape(node)) if len(_shape(named["indices"][given[0]])) == 1 else None
+
+
+def _pack_index(node: Node, named: Named, packed: Packed) -> Node:
+    source = packed.layout(named["self"])
+    assert source is not None, "it is token-wise"
+    at = next(at for at, index in enumerate(named["indices"]) if index is not None)
+    indices = [*[None] * source.packed_axis(at), named["indices"][at]]
+    return packed.g.aten.index.Tensor(packed.packed(named["self"]), indices)
+
+
 def _piece_layout(node: Node, named: Named, known: Known) -> Layout | None:
     whole = known.layout(named["self"])
     return None if whole is None or type_of(node) is None else whole.resized(_shape(node))
@@ -220,7 +251,8 @@ def _reshape_layout(node: Node, named: Named, known: Known) -> Layout | None:
 
 def _pack_reshape(node: Node, named: Named, packed: Packed) -> Node:
     source, layout, value = packed.layout(named["self"]), packed.layout(node), packed.packed(named["self"])
-    assert source is not None and layout is not None, "it is token-wise"
+    assert source is not None, "it is token-wise"
+    assert layout is not None, "likewise"
     if source.packed_sizes == layout.packed_sizes:
         return value
     return packed.g.aten.reshape(value, [-1, *layout.packed_sizes])
@@ -267,7 +299,8 @@ def _expand_layout(node: Node, named: Named, known: Known) -> Layout | None:
 
 def _pack_expand(node: Node, named: Named, packed: Packed) -> Node:
     source, layout, value = packed.layout(named["self"]), packed.layout(node), packed.packed(named["self"])
-    assert source is not None and layout is not None, "it is token-wise"
+    assert source is not None, "it is token-wise"
+    assert layout is not None, "likewise"
     return value if source == layout else packed.g.aten.expand(value, [-1, *layout.packed_sizes])
 
 
@@ -305,6 +338,8 @@ RULES: dict[Any, Rule] = {
         _ALONG,
     ),
     _aten.cat.default: Rule(_cat_layout, _pack_cat),
+    _aten.stack.default: Rule(_stack_layout, _pack_stack),
+    _aten.index.Tensor: Rule(_index_layout, _pack_index),
     GETITEM: Rule(_piece_layout, _pack_piece),
     _aten.embedding.default: Rule(_embedding_layout, _pack_embedding),
     **dict.fromkeys((_aten.reshape.default, _aten.view.default), _RESHAPE),

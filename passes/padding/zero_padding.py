@@ -33,9 +33,8 @@ class ZeroPadding(Pass):
                 if node in flow.layouts and context.permits(self, node):
                     rewrites += self._zero(graph, flow, node)
         if not rewrites:
-            context.advice.append(
-                'padding="zeros" changes nothing: no output has the batch and sequence of an input that is a padding mask'
-            )
+            why = "no output has the batch and sequence of an input that is a padding mask"
+            context.advice.append(f'padding="zeros" changes nothing: {why}')
         return rewrites
 
     def _zero(self, graph: Graph, flow: TokenFlow, node: Node) -> list[Rewrite]:

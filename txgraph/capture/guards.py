@@ -16,6 +16,7 @@ from torch.utils._sympy.printers import PythonPrinter
 from txgraph.capture.adapter import conditions_on_sizes
 from txgraph.capture.state import plain_slots, versions
 from txgraph.ir import DTYPE_NAMES, Graph, type_of
+from txgraph.ir.padding import PaddingAssumption
 
 
 @dataclass(frozen=True)
@@ -31,15 +32,15 @@ class InputGuard:
     source: str
 
     @classmethod
-    def of(cls, graph: Graph) -> InputGuard:
-        """The guard of the inputs that ``graph`` was captured for."""
-        source, constants = _write_guard(graph)
+    def of(cls, graph: Graph, assumptions: Sequence[PaddingAssumption] = ()) -> InputGuard:
+        """The guard of the inputs that ``graph`` was captured for, and of what was then assumed of their values."""
+        source, constants = _write_guard(graph, assumptions)
         namespace: dict[str, Any] = dict(constants)
         exec(compile(source, "<txgraph guard>", "exec"), namespace)
         return cls(namespace["accepts"], source)
 
 
-def _write_guard(graph: Graph) -> tuple[str, dict[str, object]]:
+def _write_guard(graph: Graph, assumptions: Sequence[PaddingAssumption]) -> tuple[str, dict[str, object]]:
     """Python source of a check that reads every property once."""
     constants: dict[str, object] = {}
     lines = ["def accepts(tensors):"]
@@ -76,6 +77,10 @@ def _write_guard(graph: Graph) -> tuple[str, dict[str, object]]:
     for condition in conditions_on_sizes(graph):
         if {str(symbol) for symbol in condition.free_symbols} <= symbols:
             checks.append(f"({_size_text(condition)})")
+    for number, assumption in enumerate(assumptions):  # last: these read values
+        constants[f"assumed{number}"] = assumption.accepts
+        at = [str(n.target) for n in graph.inputs].index(assumption.mask.input)
+        checks.append(f"assumed{number}(tensors[{at}])")
     lines.append(f"    return {' and '.join(checks) or 'True'}")
     return "\n".join(lines), constants
 

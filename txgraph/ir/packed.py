@@ -63,10 +63,11 @@ def ragged_attention(
     """Attention within each sequence of a packed batch; see :func:`torch.nn.functional.scaled_dot_product_attention`.
 
     Args:
-        query: ``[N, H, D]``. key: ``[N, G, D]``. value: ``[N, G, Dv]``; ``G`` is ``H``, or divides it with ``enable_gqa``.
+        query: ``[N, H, D]``. key: ``[N, G, D]``. value: ``[N, G, Dv]``; ``G`` is ``H``, or with ``enable_gqa`` divides
+            it.
         row, position, lengths: of :func:`token_index`.
-        attn_mask: as for the padded batch, broadcasts to ``[B, H, S, S]``: of each sequence only the rows and columns of
-            its valid positions are read.
+        attn_mask: as for the padded batch, broadcasts to ``[B, H, S, S]``: of each sequence only the rows and columns
+            of its valid positions are read.
 
     Returns:
         ``[N, H, Dv]`` in the dtype of ``query``.
@@ -97,13 +98,9 @@ def _groups(lengths: torch.Tensor) -> Iterator[tuple[slice, int, int]]:
 
 def _mask_of(mask: torch.Tensor, rows: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     """``[G, H, L, L]``: a mask ``[B, H, S, S]``, any axis of which may be 1, at the given rows and positions."""
-    at = [
-        index if size > 1 else torch.zeros_like(index)
-        for index, size in zip(
-            (rows[:, None, None], places[:, :, None], places[:, None, :]), (mask.shape[i] for i in (0, 2, 3)), strict=True
-        )
-    ]
-    return mask.transpose(0, 1)[:, at[0], at[1], at[2]].transpose(0, 1)
+    wanted = {0: rows[:, None, None], 2: places[:, :, None], 3: places[:, None, :]}
+    row, query, key = (index if mask.shape[axis] > 1 else torch.zeros_like(index) for axis, index in wanted.items())
+    return mask.transpose(0, 1)[:, row, query, key].transpose(0, 1)
 
 
 define(

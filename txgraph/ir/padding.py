@@ -54,7 +54,7 @@ class PaddingAssumption:
     Attributes:
         mask: the padding mask.
         density: the share of positions that are tokens is at most this, and there are two at least.
-        needs: rows whose ``"first"`` or ``"last"`` position must be a token.
+        needs: of each row, the ``"first"`` or the ``"last"`` position must be a token, or ``"some"`` position.
         holds: whether the graph is for calls of which this is true, or for the others.
     """
 
@@ -75,9 +75,11 @@ class PaddingAssumption:
             return f"{count} of the {tokens.numel()} positions are tokens"
         if not self.mask.is_one(mask):
             return "the mask has values that are neither 0 nor 1, nor hide a key"
-        for end in self.needs:
-            if not bool(tokens[:, {"first": 0, "last": -1}[end]].all()):
-                return f"the {end} position of a row is padding, and it is used"
+        for need in sorted(self.needs):
+            held = tokens.any(1) if need == "some" else tokens[:, {"first": 0, "last": -1}[need]]
+            if not bool(held.all()):
+                what = "every" if need == "some" else f"the {need}"
+                return f"{what} position of a row is padding, and is used"
         return ""
 
 
@@ -118,7 +120,9 @@ def may_be_mask(tensor: torch.Tensor) -> bool:
     return tensor.ndim in (2, 4) and all(str(size) == "1" for size in tensor.shape[1:-1])
 
 
-def with_zeros(values: Sequence[object], outputs: Sequence[ZeroedOutput], masks: Mapping[str, torch.Tensor]) -> list[object]:
+def with_zeros(
+    values: Sequence[object], outputs: Sequence[ZeroedOutput], masks: Mapping[str, torch.Tensor]
+) -> list[object]:
     """Outputs with zeros at padding, where the contract says so."""
     results = list(values)
     for each in outputs:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import torch
 from torch.fx import Node
 
 from txgraph.cost import CostModel, hardware_of
@@ -27,7 +28,9 @@ class PassContext:
         cost: predicts seconds on the target.
         weighs: rewrites with no predicted gain are declined; not if they are measured instead.
         vetoes: rewrites that must not be made, by the name of the pass and of the root, with the reason.
+        inputs: values of those inputs that may be padding masks, in the call that the graph is made for, by name.
         near_misses: why rewrites were not applied, if somebody wants to know; filled by the passes.
+        advice: what the caller could do to get more; filled by the passes.
     """
 
     target: Target = Target("cpu")
@@ -35,7 +38,9 @@ class PassContext:
     cost: CostModel = field(default_factory=lambda: CostModel(hardware_of(Target("cpu")), fuses_elementwise=True))
     weighs: bool = True
     vetoes: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    inputs: Mapping[str, torch.Tensor] = field(default_factory=dict, compare=False, repr=False)
     near_misses: list[NearMiss] | None = field(default=None, compare=False)
+    advice: list[str] = field(default_factory=list, compare=False, repr=False)
 
     def permits(self, each: Pass, root: Node) -> bool:
         """Whether a pass may rewrite at ``root``; if not, the reason is noted. Every pass asks before it rewrites."""

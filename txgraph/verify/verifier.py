@@ -12,6 +12,7 @@ from torch import nn
 
 from txgraph.errors import VerificationFailed
 from txgraph.ir import Graph, interpret
+from txgraph.ir.padding import ZeroedOutput, with_zeros
 from txgraph.options import VerifyLevel
 from txgraph.pipeline import PassResult
 from txgraph.rewrite import Rewrite
@@ -20,6 +21,7 @@ from txgraph.verify.gates import GateResult, check_gates, check_memory, shared_i
 from txgraph.verify.local_error import LocalError, measure_rewrites
 from txgraph.verify.oracle import Reference, model_tensors, reference
 
+Run = Callable[[Sequence[torch.Tensor]], Sequence[Any]]
 MOST_CULPRITS = 3  # of one pass; one with more wrong rewrites is wrong
 
 
@@ -70,6 +72,7 @@ class Verifier:
     seconds: float = 0.0
     _reference: Reference | None = None
     _written: int = 0
+    _names: Sequence[str] = ()
     _measured: dict[int, dict[Rewrite, LocalError]] = field(default_factory=dict)
 
     def check_capture(self, graph: Graph) -> None:
@@ -86,6 +89,7 @@ class Verifier:
         inputs = [names.index(m.target) for m in graph.mutations if m.kind == "input"]
         self._reference = reference(self.model, self.args, self.kwargs, self._buffers(buffers), inputs)
         self.seconds, self._written = time.perf_counter() - started, len(graph.mutations)
+        self._names = [str(n.target) for n in graph.inputs]
         record = self._judge("capture", lambda inputs: interpret(graph, inputs))
         if not record.passed:
             raise VerificationFailed(
@@ -104,14 +108,15 @@ class Verifier:
         wrong = self._measure(result) if self.level == "rewrites" else {}
         if wrong:
             return wrong
-        reason = self._judge(result.each.name, lambda inputs: interpret(result.after, inputs)).reason
+        zeros = result.after.zeroed
+        reason = self._judge(result.each.name, lambda inputs: interpret(result.after, inputs), zeros).reason
         broken = sum(record.stage == result.each.name and not record.passed for record in self.records)
         if not reason or len(result.rewrites) == 1 or broken > MOST_CULPRITS:
             return reason
 
         def breaks(left_out: Collection[Rewrite]) -> bool:
             trial = result.without(dict.fromkeys((r.root for r in left_out), "left out to find the one that is wrong"))
-            return not self._check("trial", lambda inputs: interpret(trial.after, inputs)).passed
+            return not self._check("trial", lambda inputs: interpret(trial.after, inputs), trial.after.zeroed).passed
 
         return {culprit(result.rewrites, breaks).root: reason}
 
@@ -126,25 +131,27 @@ class Verifier:
         broken = ((rewrite.root, error.reason) for rewrite, error in measured.items() if error.reason)
         return {root: f"by itself: {reason}" for root, reason in broken}
 
-    def check_backend(self, run: Callable[[Sequence[torch.Tensor]], Sequence[Any]], stage: str = "backend") -> str:
-        """Judge the compiled result; the reason to reject it, or an empty text."""
+    def check_backend(self, graph: Graph, run: Run, stage: str = "backend") -> str:
+        """Judge what a graph was compiled to; the reason to reject it, or an empty text."""
         if self.level == "off":
             return ""
-        return self._judge(stage, run).reason
+        return self._judge(stage, run, graph.zeroed).reason
 
-    def _judge(self, stage: str, run: Callable[[Sequence[torch.Tensor]], Sequence[Any]]) -> StageRecord:
-        record = self._check(stage, run)
+    def _judge(self, stage: str, run: Run, zeros: Sequence[ZeroedOutput] = ()) -> StageRecord:
+        record = self._check(stage, run, zeros)
         self.records.append(record)
         return record
 
-    def _check(self, stage: str, run: Callable[[Sequence[torch.Tensor]], Sequence[Any]]) -> StageRecord:
+    def _check(self, stage: str, run: Run, zeros: Sequence[ZeroedOutput]) -> StageRecord:
         assert self._reference is not None, "check_capture comes first"
         started = time.perf_counter()
         error, gates = "", []
         try:
             inputs = self._inputs()
             values = run(inputs)
-            gates = check_gates(values, self._reference.eager, self._reference.oracle)
+            masks = dict(zip(self._names, self.tensors, strict=True))
+            expected = (with_zeros(each, zeros, masks) for each in (self._reference.eager, self._reference.oracle))
+            gates = check_gates(values, *expected)
             shared = shared_inputs(values, [*inputs, *model_tensors(self.model)])
             shared[: self._written] = [frozenset()] * self._written  # these are copied to where they belong
             gates += check_memory(shared, self._reference.shared, inputs, self.tensors)
