@@ -9,8 +9,8 @@ import transformers
 
 from benchmarks.rows import Made, attended, seeded, tokens
 
-# bfloat16 has 8 bits: over 24 to 48 layers, eager itself is some percent away from float64.
-_TOLERANCE = 5e-2
+# bfloat16 has 8 bits: over 24 layers eager itself is 3 % away from float64, and so may be another on the other side.
+_TOLERANCE = 1e-1
 _BERT_LARGE: dict[str, Any] = {
     "hidden_size": 1024,
     "num_hidden_layers": 24,

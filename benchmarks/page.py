@@ -185,7 +185,7 @@ def _ms(entry: dict[str, Any]) -> str:
 
 def _ratio(entry: dict[str, Any], baseline: str) -> str:
     ratios = entry.get("times_faster", {}).get(baseline)
-    return f"{ratios['median_of_rounds']:.2f}" if ratios else ""
+    return f"{ratios['median_of_rounds']:.2f}" if ratios and not entry["error"]["wrong"] else ""
 
 
 def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -28,8 +28,8 @@ class Settings:
 
     rounds: int = 15
     threads: int = 2
-    turn_seconds: float = 0.3
-    warm_up_calls: int = 3
+    turn_seconds: float = 0.15
+    warm_up_calls: int = 2
     cold_limit: float = 300.0
 
 
