@@ -18,11 +18,10 @@ from torch.fx import Node
 from txgraph.ir import Graph, arguments, type_of
 from txgraph.ir.formulas import Expression, is_boolean
 from txgraph.ir.index_expressions import IndexExpressions, axis_symbol, is_causal
-from txgraph.ir.padding import PaddingMask, may_be_mask
+from txgraph.ir.padding import MOST_NEGATIVE_BIAS, PaddingMask, may_be_mask
 
 _aten = torch.ops.aten
 ATTENTION = _aten.scaled_dot_product_attention.default
-_HIDDEN_FROM = -1e30  # a finite bias that leaves a key no weight beside any other
 
 
 @dataclass(frozen=True)
@@ -138,11 +137,11 @@ def _is_true_at_padding(formulas: MaskFormulas, value: Node) -> bool:
 
 
 def _hides_number(value: Any) -> bool:
-    return isinstance(value, int | float) and value <= _HIDDEN_FROM
+    return isinstance(value, int | float) and value <= MOST_NEGATIVE_BIAS
 
 
 def _is_low(formula: Expression) -> bool:
     """Whether a bias hides a key: a number, or a choice between numbers, that is low enough."""
     if isinstance(formula, sympy.Piecewise):
         return all(_is_low(case) for case, _ in formula.args)
-    return not is_boolean(formula) and bool(formula.is_number) and float(formula) <= _HIDDEN_FROM
+    return not is_boolean(formula) and bool(formula.is_number) and float(formula) <= MOST_NEGATIVE_BIAS

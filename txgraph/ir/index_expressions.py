@@ -292,6 +292,14 @@ def _slice(known: IndexExpressions, node: Node, named: dict[str, Any]) -> Expres
     return _rename(inner, {axis: start + step * axis_symbol(axis)})
 
 
+def _select(known: IndexExpressions, node: Node, named: dict[str, Any]) -> Expression | None:
+    inner, rank, index = known.of(named["self"]), _rank(named["self"]), known.of(named["index"])
+    if inner is None or index is None or not index.is_nonnegative:
+        return None
+    at = rank - 1 - named["dim"] % rank
+    return _rename(inner, {at: index, **{a: axis_symbol(a - 1) for a in range(at + 1, rank)}})
+
+
 def _index(known: IndexExpressions, node: Node, named: dict[str, Any]) -> Expression | None:
     """Gather by integer tensors on all axes; none of them counts from the end."""
     inner, indices, rank = known.of(named["self"]), named["indices"], _rank(named["self"])
@@ -369,6 +377,7 @@ _RULES: dict[Any, _Rule] = {
     _aten.unsqueeze.default: _unsqueeze,
     _aten.transpose.int: _transpose,
     _aten.slice.Tensor: _slice,
+    _aten.select.int: _select,
     _aten.index.Tensor: _index,
     _aten.cumsum.default: _cumsum,
     _aten.diff.default: _diff,

@@ -32,7 +32,7 @@ def token_index(valid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.
     lengths = counts[order]
     last = torch.empty_like(counts).index_copy_(0, order, lengths.cumsum(0) - 1)
     most = max(len(place) - 1, 0)
-    return order[place], position.contiguous(), lengths, (last - counts + 1).clamp(0, most), last.clamp(0, most)
+    return order[place], position.clone(), lengths, (last - counts + 1).clamp(0, most), last.clamp(0, most)
 
 
 def _token_index_type(valid: torch.Tensor) -> tuple[torch.Tensor, ...]:

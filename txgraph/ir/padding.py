@@ -11,7 +11,8 @@ from torch.fx import Node
 
 from txgraph.ir.builder import GraphBuilder
 
-MOST_NEGATIVE_BIAS = -1e4  # of an additive mask: what is below hides a key in any dtype
+# An additive mask that is no larger hides a key: it leaves it no weight, unless scores differ by thousands.
+MOST_NEGATIVE_BIAS = -1e4
 
 
 @dataclass(frozen=True)
