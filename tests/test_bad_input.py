@@ -163,7 +163,7 @@ def test_a_user_pass_that_breaks_the_spec_is_named_and_the_graph_before_it_survi
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"padding": "zeros"}, NotImplementedError, "padding removal"),
+        ({"padding": "zeros", "passes": txgraph.Pipeline()}, ValueError, "which this pipeline does not have"),
         ({"padding": "none"}, ValueError, "unknown padding 'none'"),
         ({"budget": 0.1}, NotImplementedError, "budget"),
         ({"calibration": []}, NotImplementedError, "calibration"),

@@ -76,7 +76,6 @@ def test_the_target_of_a_device() -> None:
         ({"padding": "ones"}, ValueError, r'unknown padding \'ones\': expected "exact" or "zeros"'),
         ({"options": {"max_graph": 3, "a": 1}}, ValueError, r"unknown options \['a', 'max_graph'\]: expected some of"),
         ({"backend": "tvm"}, NotImplementedError, r'backend="tvm" is not available yet; use backend="inductor"'),
-        ({"padding": "zeros"}, NotImplementedError, r'padding="zeros" .* is not available yet; use padding="exact"'),
         ({"budget": 0.01}, NotImplementedError, r"budget= .* is not available yet; leave it None"),
         ({"budget": 0}, NotImplementedError, r"budget="),
         ({"calibration": []}, NotImplementedError, r"calibration= .* is not available yet; leave it None"),

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tests import padded
 from tests.small import MLP, find, graph_of, traced
 from tests.zoo import ZOO
 from txgraph import (
@@ -398,6 +399,7 @@ def graphs_with_rewrites() -> dict[str, list[tuple[Pass, Graph]]]:
     for name in ("bert-eager", "gpt2-unmasked-eager", "llama-unmasked-eager", "mixtral-sdpa"):
         collect(ZOO[name].model(), ZOO[name].inputs(2, 12), found)
     collect(Mixed(), {"x": torch.randn(2, 40, 8)}, found)
+    collect(padded.Encoder(lambda m: m[:, None, None], padded.mean), {"ids": padded.ids(), "mask": padded.RIGHT}, found)
     dead = traced(lambda x: x.sin(), X)
     GraphBuilder(dead, dead.output).aten.cos(dead.inputs[0])
     found["eliminate-dead-code"] = [(EliminateDeadCode(), dead)]

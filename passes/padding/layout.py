@@ -67,12 +67,12 @@ class Layout:
         return [size for at in range(self.rank) for size in self.plain_sizes(at)]
 
     def resized(self, shape: Sequence[int | torch.SymInt]) -> Layout | None:
-        """The same axes, the plain ones with other sizes; ``None`` if one of these varies."""
+        """The same axes, the plain ones with other sizes; ``None`` if one of these varies, or is empty."""
         if len(shape) != self.rank:
             return None
         axes: list[Axis] = []
         for at, size in enumerate(shape):
-            if self.is_plain(at) and not isinstance(size, int):
+            if self.is_plain(at) and (not isinstance(size, int) or size == 0):
                 return None
             axes.append((int(size),) if self.is_plain(at) else self.axes[at])
         return Layout(tuple(axes))

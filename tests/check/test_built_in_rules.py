@@ -79,6 +79,14 @@ def two_linears(x: Tensor, w: Tensor, v: Tensor) -> Tensor:
     return aten.linear.default(x, w) * aten.linear.default(x, v)
 
 
+def pooled(x: Tensor, w: Tensor, mask: Tensor) -> Tensor:
+    q = aten.unsqueeze.default(aten.linear.default(x, w), 1)
+    seen = aten.unsqueeze.default(aten.unsqueeze.default(mask, 1), 1)
+    y = aten.squeeze.dim(aten.scaled_dot_product_attention.default(q, q, q, seen), 1)
+    padding = aten.unsqueeze.default(aten.logical_not.default(mask), -1)
+    return aten.sum.dim_IntList(aten.masked_fill.Scalar(y, padding, 0.0), [1])
+
+
 def causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     seen = aten.tril.default(aten.new_ones.default(q, [q.shape[-2], k.shape[-2]], dtype=torch.bool))
     return aten.scaled_dot_product_attention.default(q, k, v, seen)
@@ -110,6 +118,7 @@ OTHERS: dict[str, list[tuple[Callable[..., Any], dict[str, str]]]] = {
     "combine-constant-terms": [
         (lambda x, y, a, b: ((x + a) + y + b).neg(), {"x": "B S", "y": "B S", "a": "const S", "b": "const S"})
     ],
+    "remove-padding": [(pooled, {"x": "B S K", "w": "const K K", "mask": "bool B S"})],
     "fuse-shared-input-linears": [(two_linears, {"x": "B S K", "w": "const N K", "v": "const N K"})],
 }
 
@@ -134,7 +143,7 @@ FILLED = [
 ]
 # What a rule's docstring says that it does not keep.
 INFINITIES = ("inf", "-inf")
-OTHER_WITHOUT = {"recognize-masks": ("NaN", *INFINITIES)}
+OTHER_WITHOUT = dict.fromkeys(("recognize-masks", "remove-padding"), ("NaN", *INFINITIES))
 WITHOUT = dict.fromkeys(("fuse-gelu", "reassociate-matmuls", "merge-low-rank-update"), INFINITIES)
 
 

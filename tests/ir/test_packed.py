@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -30,7 +32,7 @@ def test_token_index(valid: torch.Tensor) -> None:
     assert len(row) == int(valid.sum())
     assert torch.equal(lengths, valid.sum(1).sort().values)
     starts = [0, *lengths.cumsum(0).tolist()]
-    for start, stop in zip(starts, starts[1:], strict=False):  # each row's tokens lie together, in their order
+    for start, stop in itertools.pairwise(starts):  # each row's tokens lie together, in their order
         assert row[start:stop].unique().numel() <= 1
         assert torch.equal(position[start:stop], position[start:stop].sort().values)
     for at in valid.any(1).nonzero().flatten().tolist():
@@ -39,7 +41,9 @@ def test_token_index(valid: torch.Tensor) -> None:
         assert (row[last[at]], position[last[at]]) == (at, places[-1])
 
 
-def attended(valid: torch.Tensor, mask: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+def attended(
+    valid: torch.Tensor, mask: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
+) -> torch.Tensor:
     """Attention on the padded batch: packed queries, in order."""
     row, position, *_ = token_index(valid)
     visible = mask & valid[:, None, None] if mask.dtype is torch.bool else mask.masked_fill(~valid[:, None, None], -1e9)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch._dynamo.source import ConstantSource
-from torch.fx.experimental.symbolic_shapes import DimDynamic
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 
 from txgraph.ir.builder import fake_mode_of
 from txgraph.ir.graph import Graph
@@ -17,8 +17,10 @@ def new_size(graph: Graph, name: str, origin: str, hint: int) -> torch.SymInt:
         name: how it is printed. origin: of what it is the size; a graph has one of each.
         hint: what it is taken to be where code is tuned.
     """
-    environment = fake_mode_of(graph).shape_env
-    assert environment is not None, "torch.export gives its fake tensors one"
+    mode = fake_mode_of(graph)
+    if mode.shape_env is None:  # a graph that was made by hand
+        mode.shape_env, mode.static_shapes = ShapeEnv(), False
+    environment = mode.shape_env
     source = ConstantSource(origin)
     symbol = environment.create_symbol(hint, source, dynamic_dim=DimDynamic.DYNAMIC)
     size = environment.create_symintnode(symbol, hint=hint, source=source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -33,7 +34,7 @@ def layouts(draw: st.DrawFn) -> Layout:
     cuts = draw(st.sets(st.integers(1, len(parts) - 1)))
     bounds = [0, *sorted(cuts), len(parts)]
     axes = []
-    for start, stop in zip(bounds, bounds[1:], strict=False):
+    for start, stop in itertools.pairwise(bounds):
         axis = parts[start:stop]
         if not any(isinstance(part, str) for part in axis):
             axis = [math.prod(axis)]
@@ -47,7 +48,7 @@ def test_a_reshape_is_a_reshape_of_packed_tokens(layout: Layout, data: st.DataOb
     factors = [p for size in padded.shape for p in _primes(size)]
     cuts = sorted(data.draw(st.sets(st.integers(0, len(factors)))))
     bounds = [0, *cuts, len(factors)]
-    shape = [math.prod(factors[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
+    shape = [math.prod(factors[a:b]) for a, b in itertools.pairwise(bounds)]
     result = layout.reshaped(shape, TOKENS)
     if result is None:
         return  # a token axis would be cut

@@ -13,12 +13,10 @@ from torch import nn
 from torch.export import Dim
 
 import txgraph
+from tests.padded import RIGHT, B, E, Encoder, H, S, ids, mean
 from tests.zoo import OPTIONS, ZOO
 from txgraph.passes.padding.remove_padding import RemovePadding
 
-B, S, E, H = 4, 8, 16, 4
-LENGTHS = torch.tensor([8, 3, 5, 1])
-RIGHT = torch.arange(S) < LENGTHS[:, None]
 LEFT = RIGHT.flip(1)
 HOLES = torch.tensor([[1, 0, 1, 0, 0, 1, 0, 0], [0, 1, 0, 0, 0, 0, 0, 0], [1] * 8, [0, 0, 1, 0, 1, 0, 0, 0]]).bool()
 LOWEST = torch.finfo(torch.float32).min
@@ -45,37 +43,6 @@ def _leaves(value: Any) -> list[Tensor]:
     return [leaf for leaf in torch.utils._pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
-class Encoder(nn.Module):
-    """A layer by hand with a mask in any form, and what becomes of its tokens in any form."""
-
-    def __init__(self, mask: Callable[[Tensor], Tensor], head: Callable[..., Any], causal: bool = False) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.words, self.places = nn.Embedding(50, E), nn.Embedding(S, E)
-        self.qkv, self.out, self.up, self.down = (nn.Linear(E, n) for n in (3 * E, E, 2 * E, 2 * E))
-        self.down, self.norm = nn.Linear(2 * E, E), nn.LayerNorm(E)
-        self.mask, self.head, self.causal = mask, head, causal
-        self.eval()
-
-    def forward(self, ids: Tensor, mask: Tensor) -> Any:
-        x = self.words(ids) + self.places(torch.arange(ids.shape[1]))
-        q, k, v = (t.unflatten(-1, (H, -1)).transpose(1, 2) for t in self.qkv(x).chunk(3, -1))
-        visible = self.mask(mask)
-        if self.causal:
-            visible = visible & torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
-        x = self.norm(x + self.out(F.scaled_dot_product_attention(q, k, v, visible).transpose(1, 2).flatten(2)))
-        return self.head(x + self.down(F.gelu(self.up(x))), mask)
-
-
-def ids(batch: int = B, length: int = S) -> Tensor:
-    return torch.randint(0, 50, (batch, length), generator=torch.Generator().manual_seed(batch * 100 + length))
-
-
-def mean(x: Tensor, mask: Tensor) -> Tensor:
-    weight = mask[:, :, None].to(x.dtype)
-    return (x * weight).sum(1) / weight.sum(1).clamp(min=1e-9)
-
-
 MASKS: dict[str, tuple[Callable[[Tensor], Tensor], torch.dtype]] = {
     "boolean": (lambda m: m[:, None, None, :], torch.bool),
     "integer as boolean": (lambda m: m[:, None, None, :].bool(), torch.int64),
@@ -91,9 +58,7 @@ MASKS: dict[str, tuple[Callable[[Tensor], Tensor], torch.dtype]] = {
         torch.bool,
     ),
     "a bias added": (
-        lambda m: (
-            torch.linspace(-1, 1, H * S * S).reshape(1, H, S, S) + (1 - m[:, None, None, :].float()) * LOWEST
-        ),
+        lambda m: torch.linspace(-1, 1, H * S * S).reshape(1, H, S, S) + (1 - m[:, None, None, :].float()) * LOWEST,
         torch.int64,
     ),
 }
@@ -397,5 +362,5 @@ def test_compiled(name: str) -> None:
 
 def test_a_pipeline_without_it() -> None:
     model = Encoder(MASKS["boolean"][0], mean)
-    with pytest.raises(ValueError, match='padding="zeros" is for the pass \'remove-padding\''):
+    with pytest.raises(ValueError, match="padding=\"zeros\" is for the pass 'remove-padding'"):
         txgraph.optimize(model, passes=txgraph.default_pipeline().without("remove-padding"), padding="zeros")
