@@ -37,8 +37,15 @@ class Linear(nn.Module):
         return self.layer(x)
 
 
+class Copy(nn.Module):
+    """What ``remove-identities`` removes."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+
 class MLP(nn.Module):
-    """Two linears with a gelu between them, and a dropout; made in eval mode."""
+    """Two linears with a gelu between them, a dropout and a copy; made in eval mode."""
 
     def __init__(self, width: int = 8) -> None:
         super().__init__()
@@ -46,11 +53,12 @@ class MLP(nn.Module):
         self.up = nn.Linear(4, width)
         self.down = nn.Linear(width, 4)
         self.dropout = nn.Dropout(0.1)
+        self.copy = Copy()
         self.eval()
 
     def forward(self, x: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
         hidden = torch.nn.functional.gelu(self.up(x))
-        return self.dropout(self.down(hidden)) * scale
+        return self.copy(self.dropout(self.down(hidden))) * scale
 
 
 class Encoder(nn.Module):

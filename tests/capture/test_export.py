@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.export import Dim
 from torch.utils import _pytree as pytree
@@ -191,9 +193,39 @@ def test_random_numbers(model: nn.Module, operator: str) -> None:
         graph_of(model, X)
 
 
-def test_dropout_with_probability_zero_draws_nothing() -> None:
-    graph = graph_of(nn.Sequential(Linear(), nn.Dropout(0.0)).train(), X)
-    assert "native_dropout" not in graph.count()
+IDLE = {
+    "a module": nn.Dropout(0.5).eval(),
+    "a function": lambda x: F.dropout(x, 0.5, training=False),
+    "an operator": lambda x: torch.dropout(train=False, p=0.5, input=x),
+    "probability zero": nn.Dropout(0.0).train(),
+}
+
+
+@pytest.mark.parametrize("dropout", IDLE.values(), ids=IDLE)
+def test_dropout_that_is_not_active_is_its_input(dropout: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    graph = graph_of(lambda x: (dropout(x), dropout(dropout(x)).t(), x.clone()), X)
+    assert graph.count() == {"clone": 1, "t": 1}
+    ours, copied = interpret(graph, [X])[0], interpret(graph, [X])[2]
+    assert ours.data_ptr() == X.data_ptr() != copied.data_ptr()
+
+
+@pytest.mark.parametrize("dropout", IDLE.values(), ids=IDLE)
+def test_writes_to_what_dropout_gives_reach_its_input(dropout: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    def function(x: torch.Tensor) -> torch.Tensor:
+        dropout(x).add_(1)
+        return x * 2
+
+    graph = graph_of(function, X)
+    assert graph.mutations == (Mutation("input", "x"),)
+    assert all(torch.equal(*pair) for pair in zip(interpret(graph, [X]), (X + 1, (X + 1) * 2), strict=True))
+
+
+def test_dropout_in_a_region_of_autocast() -> None:
+    def function(x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return F.dropout(x, 0.5, training=False)
+
+    assert graph_of(function, X).count() == {}
 
 
 def test_control_flow_operators() -> None:

@@ -51,7 +51,7 @@ def test_each_pass_says_what_optimize_says() -> None:
     found = explain_passes(ModelCall(model, kwargs=kwargs), "auto")
     assert list(found) == list(dict.fromkeys(txgraph.default_pipeline().names))
     assert found == {name: fast.explain(name) for name in found}
-    assert sum(len(each.rewrites) for each in found.values()) > 5
+    assert sum(len(each.rewrites) for each in found.values()) > 3
 
 
 def test_the_backend_decides_what_pays() -> None:

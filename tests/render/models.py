@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tests.small import graph_of
+from tests.small import Copy, graph_of
 from txgraph import PassContext, Pipeline, Rewrite
 from txgraph.ir import Graph
 from txgraph.passes.canonicalize.remove_identities import RemoveIdentities
@@ -64,7 +64,7 @@ def stages(model: nn.Module, *args: Any, passes: Pipeline = PASSES, **kwargs: An
 
 
 class Block(nn.Module):
-    """Two linears of one input, one with an activation, a dropout and a residual."""
+    """Two linears of one input, one with an activation, a copy and a residual."""
 
     def __init__(self, width: int = 8) -> None:
         super().__init__()
@@ -72,13 +72,13 @@ class Block(nn.Module):
         self.up = nn.Linear(4, width)
         self.down = nn.Linear(width, 4)
         self.out = nn.Linear(4, 4)
-        self.dropout = nn.Dropout(0.1)
+        self.copy = Copy()
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         hidden = self.down(self.gate(x) * self.up(x))
         if mask is not None:
             hidden = hidden * mask
-        return x + self.dropout(torch.nn.functional.gelu(self.out(hidden)))
+        return x + self.copy(torch.nn.functional.gelu(self.out(hidden)))
 
 
 class Stack(nn.Module):

@@ -112,7 +112,7 @@ def test_tooltips_tell_the_origin(svg: ET.Element) -> None:
     assert tip[0].endswith("'gelu'): f32[2, 4]")
     assert tip[1] == "  module: layers.0"
     assert tip[2].startswith("  source: models.py:")
-    assert tip[2].endswith("return x + self.dropout(torch.nn.functional.gelu(self.out(hidden)))")
+    assert tip[2].endswith("return x + self.copy(torch.nn.functional.gelu(self.out(hidden)))")
     assert tip[3] == "  passes: fuse-linear-activation"
 
 
