@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -12,6 +13,7 @@ from torch import nn
 from txgraph.capture import CallSignature
 
 A, B, C = torch.ones(1), torch.ones(2), torch.ones(3)
+TEXT = bytearray(b"text")
 
 
 def forward(ids: Any, mask: Any = None, *, scale: float = 1.0, extra: Any = None) -> None:
@@ -100,11 +102,30 @@ def test_variable_arguments() -> None:
     assert flat(variable, A, B)[1] != flat(variable, A, B, C)[1]
 
 
-def test_variable_keywords_are_sorted() -> None:
+def test_further_keywords_stay_in_order_behind_those_of_the_signature() -> None:
     def variable(x: Any, **others: Any) -> None: ...
 
-    assert flat(variable, A, z=B, y=C) == flat(variable, A, y=C, z=B) == ([1, 3, 2], ("x", "y", "z"))
-    assert list(CallSignature(variable).normalise((A,), {"z": B, "y": C})[1]) == ["x", "y", "z"]
+    assert flat(variable, z=B, y=C, x=A) == ([1, 2, 3], ("x", "z", "y"))
+    assert flat(variable, A, y=C, z=B) == ([1, 3, 2], ("x", "y", "z"))
+    assert list(CallSignature(variable).normalise((A,), {"z": B, "y": C})[1]) == ["x", "z", "y"]
+
+
+@pytest.mark.parametrize(
+    ("value", "equal", "other"),
+    [
+        (np.ones(2), np.ones(2), np.zeros(2)),
+        (np.ones(2), np.ones(2), np.ones(2, np.float32)),
+        (np.ones(2), np.ones(2), np.ones((2, 1))),
+        ({1, 2}, {2, 1}, {1.0, 2}),
+        (TEXT, TEXT, bytearray(TEXT)),
+    ],
+    ids=["array", "array of another dtype", "array of another shape", "set", "bytes"],
+)
+def test_values_that_have_no_hash(value: Any, equal: Any, other: Any) -> None:
+    def model(x: Any, other: Any = None) -> None: ...
+
+    mine, same, apart = (flat(model, A, each)[1] for each in (value, equal, other))
+    assert (mine == same, hash(mine) == hash(same), mine == apart) == (True, True, False)
 
 
 def test_positional_only_arguments_stay_positional() -> None:

@@ -147,7 +147,6 @@ def test_arguments() -> None:
     assert len(fast.report.graphs) == len(calls) - 2  # by keyword as by position; the default as nothing
 
 
-@pytest.mark.xfail(strict=True, reason="further keywords are sorted, and those that are no tensors come first")
 @pytest.mark.parametrize("kwargs", [{"b": X, "a": X + 1}, {"a": X, "b": 2}], ids=["sorted", "numbers first"])
 def test_the_order_of_further_keywords(kwargs: dict[str, Any]) -> None:
     """A dictionary that is made from them has its keys in the order of the call."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
@@ -115,7 +116,7 @@ class CallSignature:
         fixed = [p for p in parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)][: len(args)]
         variadic = next((p.name for p in parameters.values() if p.kind is p.VAR_POSITIONAL), None)
         order = {name: at for at, name in enumerate(parameters)}
-        named = sorted(kwargs, key=lambda k: (order.get(k, len(order)), k))
+        named = sorted(kwargs, key=lambda k: order.get(k, len(order)))  # further keywords in the order of the call
         return _Plan(
             tuple((p.name, p.default) for p in fixed),
             tuple((k, parameters[k].default if k in parameters else _EMPTY) for k in named),
@@ -130,7 +131,31 @@ def _is_default(value: Any, default: Any) -> bool:
 
 def _key(value: Any) -> tuple[type, Any]:
     """Equal for values that no model tells apart: 1, 1.0 and True differ, and so do the zeros of two signs."""
-    return type(value), str(value) if isinstance(value, float | complex) else value
+    if isinstance(value, float | complex):
+        return type(value), str(value)
+    return type(value), value if type(value).__hash__ is not None else _contents(value)
+
+
+def _contents(value: Any) -> Any:
+    """What stands for a value that has no hash."""
+    if isinstance(value, set):
+        return frozenset(map(_key, value))
+    if isinstance(value, np.ndarray):
+        return value.dtype.str, value.shape, value.tobytes()
+    return _Itself(value)
+
+
+class _Itself:
+    """A value that has no hash; equal to itself only."""
+
+    def __init__(self, value: object) -> None:
+        self._value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Itself) and other._value is self._value
+
+    def __hash__(self) -> int:
+        return id(self._value)
 
 
 def _flatten_one(name: str, value: Any, default: Any, tensors: list[torch.Tensor], structure: list[Any]) -> None:

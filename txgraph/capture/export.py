@@ -58,9 +58,11 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], 
     args, kwargs = pytree.tree_map_only(torch.Tensor, _plain, (args, dict(kwargs)))
     extra = CallSignature.of(model).without_parameter(kwargs)
     settings = {n: v for n, v in extra.items() if not any(isinstance(t, torch.Tensor) for t in pytree.tree_leaves(v))}
+    order = list(kwargs)
     kwargs = {n: v for n, v in kwargs.items() if n not in settings}
     try:
-        with attributes_kept(model), torch.no_grad(), _settings_bound(model, settings), warnings.catch_warnings():
+        bound = _settings_bound(model, settings, order)
+        with attributes_kept(model), torch.no_grad(), bound, warnings.catch_warnings():
             # torch.export copies tree specs by a constructor that torch itself calls deprecated.
             warnings.filterwarnings("ignore", message="The tensor attributes? .* assigned during export")  # undone
             warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)
@@ -86,17 +88,28 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], 
 
 
 @contextlib.contextmanager
-def _settings_bound(model: nn.Module, settings: Mapping[str, Any]) -> Iterator[None]:
-    """Bind plain values that ``**kwargs`` takes: torch.export does not take them beside dynamic shapes."""
-    held = vars(model).get("forward")
-    if settings:
-        model.forward = functools.partial(model.forward, **settings)
+def _settings_bound(model: nn.Module, settings: Mapping[str, Any], order: Sequence[str]) -> Iterator[None]:
+    """Bind plain values that ``**kwargs`` takes: torch.export does not take them beside dynamic shapes.
+
+    Args:
+        order: of all keywords in the call; ``forward`` gets them in it.
+    """
+    if not settings:
+        yield
+        return
+    held, forward = vars(model).get("forward"), model.forward
+
+    @functools.wraps(forward)
+    def bound(*args: Any, **given: Any) -> Any:
+        every = {**given, **settings}
+        return forward(*args, **{name: every[name] for name in order})
+
+    model.forward = bound
     try:
         yield
     finally:
-        if settings:
-            del model.forward
-        if settings and held is not None:
+        del model.forward
+        if held is not None:
             model.forward = held
 
 

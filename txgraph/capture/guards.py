@@ -125,10 +125,7 @@ class ModelState:
         self._modules = list(model.modules())
         holders = [d for m in self._modules for d in (m._modules, m._parameters, m._buffers)]
         slots = [(holder, name) for holder in holders for name in holder]
-        # Something added: to what holds something already, or to a container.
-        containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-        empty = [m._modules for m in self._modules if isinstance(m, containers) and not m._modules]
-        self._holders = [h for h in holders if h] + empty
+        self._holders, self._empty = [h for h in holders if h], [h for h in holders if not h]
         self._sizes = list(map(len, self._holders))
         for module in self._modules:
             slots += [(held, key) for held, key, value in plain_slots(module) if isinstance(value, torch.Tensor)]
@@ -158,7 +155,7 @@ class ModelState:
             same = all(map(is_, map(getitem, self._dicts, self._names), self._values))
         except KeyError as missing:
             return f"{missing} was removed from the model"
-        if not same or list(map(len, self._holders)) != self._sizes:
+        if not same or list(map(len, self._holders)) != self._sizes or any(self._empty):
             return "a parameter, buffer or submodule was replaced or added"
         if versions(self._frozen) != self._versions:
             changed = [
