@@ -196,7 +196,10 @@ class InPlace(Block):
         """The statements, on a copy named y."""
         buffers = {"counter": "torch.ones(1)", "history": f"torch.ones({w.width})", "steps": "torch.tensor(2)"}
         names = {n: w.buffer(n, v, written=True) for n, v in buffers.items() if f"{{{n}}}" in self.how}
-        copies = {"clone": f"{x}.clone()", "new": f"{x} * 1.5", "activation": f"torch.tanh({x})", "same": x}
+        copies = {"clone": f"{x}.clone()", "new": f"({x} * 1.5)", "activation": f"torch.tanh({x})"}
+        if "view(" in self.how:  # behind a batch norm values lie transposed, and so do their copies
+            copies = {name: f"{copy}.contiguous()" for name, copy in copies.items()}
+        copies["same"] = x
         w.do(f"y = {copies[self.copied]}")
         for statement in self.how.format(x=x, E=w.width, h=w.width // 2, **names).split("; "):
             w.do(statement)
