@@ -69,6 +69,8 @@ class BackendOptions:
             captured or lowered; by default that is an error.
         max_graphs: graphs compiled for one model before a further new shape is an error.
         inductor: settings for ``torch._inductor.config``, by their names there.
+        layers: compile a repeated layer once and call it for each copy: ``True`` of any size, ``False`` never, ``None``
+            where the copies take long enough. Saves compile time; nothing is fused across the borders of layers.
         hardware: the machine that rewrites are weighed for; by default the description that fits the target best.
             ``txgraph.cost.calibrate()`` measures this one.
     """
@@ -76,6 +78,7 @@ class BackendOptions:
     allow_fallback: bool = False
     max_graphs: int = 16
     inductor: Mapping[str, Any] = field(default_factory=dict)
+    layers: bool | None = None
     hardware: Hardware | None = None
 
     @classmethod

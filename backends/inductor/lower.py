@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ from txgraph.backends.base import Compiled
 from txgraph.backends.inductor.adapter import compile_graph
 from txgraph.backends.inductor.gemm import choose_gemms, fused_activations
 from txgraph.backends.inductor.head import cut_head
+from txgraph.backends.inductor.pieces import layers
+from txgraph.backends.inductor.program import Program
 from txgraph.backends.inductor.softcap import inline_softcap, softcap_to_flex
 from txgraph.errors import BackendFailed
 from txgraph.ir import Graph, GraphBuilder, arguments, describe, type_of
@@ -50,26 +52,37 @@ class InductorBackend:
         choices = choose_gemms(lowered) if target.kind == "cpu" else {}
         _inline_activations(lowered)
         inline_softcap(lowered, target)
-        outputs = lowered.outputs
-        lowered.output.args = (tuple(dict.fromkeys(value for value in outputs if isinstance(value, Node))),)
-        names, module = _lift_constants(lowered)
-        softcap_to_flex(module)
-        examples = [n.meta["val"] for n in module.graph.nodes if n.op == "placeholder"]
-        weights = [graph.constants[name] for name in names]
-        try:
-            compiled, code = compile_graph(module, examples, options.inductor)
-        except Exception as error:  # Inductor raises whatever its lowerings raise
-            raise BackendFailed(
-                f"Inductor failed on this graph: {type(error).__name__}: {_first_line(error)}"
-            ) from error
+        _name_constants_once(lowered)
+        pieces = layers(lowered, target, options.layers)
+        compiled: list[Callable[..., Sequence[Any]]] = []
+        sources: list[str] = []
+        for number, piece in enumerate(pieces):
+            if piece.like < number:
+                compiled.append(compiled[piece.like])
+                continue
+            function, code = _compile(piece.graph(lowered), options)
+            compiled.append(function)
+            sources.append(code)
+        return Compiled(Program(lowered, pieces, compiled, head).run, "\n".join(sources), choices)
 
-        places = {node: at for at, node in enumerate(lowered.outputs)}
 
-        def run(tensors: Sequence[torch.Tensor]) -> Sequence[Any]:
-            values = compiled(*weights, *tensors, *head(tensors))
-            return [values[places[each]] if isinstance(each, Node) else each for each in outputs]
+def _compile(graph: Graph, options: BackendOptions) -> tuple[Callable[..., Sequence[Any]], str]:
+    module = torch.fx.GraphModule(torch.nn.Module(), graph.fx)
+    softcap_to_flex(module)
+    examples = [n.meta["val"] for n in module.graph.nodes if n.op == "placeholder"]
+    try:
+        return compile_graph(module, examples, options.inductor)
+    except Exception as error:  # Inductor raises whatever its lowerings raise
+        raise BackendFailed(f"Inductor failed on this graph: {type(error).__name__}: {_first_line(error)}") from error
 
-        return Compiled(run, code, choices)
+
+def _name_constants_once(graph: Graph) -> None:
+    """One node for each constant, so that each is handed over once."""
+    first: dict[Any, Node] = {}
+    for node in [n for n in graph.nodes if n.op == "get_attr"]:
+        if first.setdefault(node.target, node) is not node:
+            node.replace_all_uses_with(first[node.target])
+            graph.fx.erase_node(node)
 
 
 def _inline_activations(graph: Graph) -> None:
@@ -89,25 +102,6 @@ def _activation(builder: GraphBuilder, value: Node, name: str) -> Node:
         return builder.aten.gelu(value, approximate="tanh" if name == "gelu_tanh" else "none")
     result: Node = getattr(builder.aten, name)(value)
     return result
-
-
-def _lift_constants(graph: Graph) -> tuple[list[str], torch.fx.GraphModule]:
-    """A module whose first placeholders are the constants; returns their names in order, too."""
-    fresh = torch.fx.Graph()
-    mapping: dict[Node, Node] = {}
-    lifted: dict[str, Node] = {}
-    for node in graph.nodes:
-        if node.op == "get_attr":
-            name = str(node.target)
-            if name not in lifted:
-                lifted[name] = fresh.placeholder(f"constant_{len(lifted)}")
-                lifted[name].meta = dict(node.meta)
-            mapping[node] = lifted[name]
-    for node in graph.nodes:
-        if node.op != "get_attr":
-            mapping[node] = fresh.node_copy(node, mapping.__getitem__)
-            mapping[node].meta = dict(node.meta)
-    return list(lifted), torch.fx.GraphModule(torch.nn.Module(), fresh)
 
 
 def _first_line(error: Exception) -> str:
