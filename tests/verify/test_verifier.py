@@ -203,7 +203,7 @@ def other_eps(node: torch.fx.Node, g: GraphBuilder) -> None:
 
 
 def lose_the_residual(node: torch.fx.Node, g: GraphBuilder) -> None:
-    if op_name(node.args[0]) == "clone":
+    if op_name(node.args[0]) == "linear":
         node.replace_all_uses_with(node.args[0])
 
 
