@@ -68,25 +68,37 @@ class CompiledCall:
         if buffers and _memory(buffers) & _memory(tensors):
             raise GuardFailed("the model writes to a buffer that is an input of this call: pass a clone of it")
         with torch.no_grad():
-            outputs = self.compiled.run([t if t.is_contiguous() else t.contiguous() for t in tensors])
+            taken = [t if t.is_contiguous() else t.contiguous() for t in tensors]
             if graph.mutations:
-                self._write_back(tensors, outputs)
-                outputs = outputs[len(graph.mutations) :]
+                outputs = self._write(tensors, taken)[len(graph.mutations) :]
+            else:
+                outputs = self.compiled.run(taken)
         if self.out_spec.is_leaf():
             return outputs[0]
         return pytree.tree_unflatten(outputs, self.out_spec)
 
-    def _write_back(self, tensors: Sequence[torch.Tensor], values: Sequence[Any]) -> None:
-        """Give what the model writes to its new values; one of these may be what another is written to."""
-        graph = self.after
+    def _write(self, tensors: Sequence[torch.Tensor], taken: Sequence[torch.Tensor]) -> Sequence[Any]:
+        """Run, and give what the model writes to its new values; one of these may be what another is written to.
+
+        Args:
+            tensors: of the call. taken: the same, contiguous.
+        """
+        graph, update, in_place = self.after, self.compiled.update, self.compiled.in_place
         names = [n.name for n in graph.inputs]
         written = [
             graph.constants[m.target] if m.kind == "buffer" else tensors[names.index(m.target)] for m in graph.mutations
         ]
-        memory = _memory(written)
-        values = [v.clone() if _memory([v]) & memory else v for v in values[: len(written)]]
-        for target, value in zip(written, values, strict=True):
-            target.copy_(value)
+        if update is None or not all(written[at].is_contiguous() for at in in_place):  # else it would write to a copy
+            outputs, in_place = self.compiled.run(taken), frozenset()
+        else:
+            outputs = update(taken)
+            torch.autograd.graph.increment_version([t for at in in_place if not (t := written[at]).is_inference()])
+        rest = [at for at in range(len(written)) if at not in in_place]
+        memory = _memory([written[at] for at in rest])
+        values = [outputs[at].clone() if _memory([outputs[at]]) & memory else outputs[at] for at in rest]
+        for at, value in zip(rest, values, strict=True):
+            written[at].copy_(value)
+        return outputs
 
 
 def _memory(tensors: Sequence[torch.Tensor]) -> set[int]:
@@ -145,7 +157,7 @@ def compile_call(
     with clock("lower"):
         compiled = _lower(backend, after, target, options)
     with clock("verify"):
-        broken = verifier.check_backend(after, compiled.run)
+        broken = verifier.check_backend(compiled.run, after.zeroed)
     if broken:
         report.fallbacks.append(
             Fallback(f"backend {backend.name}", f"its result broke a gate, the graph is interpreted: {broken}")
@@ -153,11 +165,11 @@ def compile_call(
         log.warning("backend %s broke a gate and was replaced by the reference backend: %s", backend.name, broken)
         backend = ReferenceBackend()
         compiled = backend.lower(after, target, options.backend_options)
-        if verifier.check_backend(after, compiled.run, "backend reference"):
+        if verifier.check_backend(compiled.run, after.zeroed, "backend reference"):
             # Then it was a pass, which this level does not check.
             after, records = before, [_rolled_back(r, broken) for r in records]
             compiled = backend.lower(after, target, options.backend_options)
-            broken = verifier.check_backend(after, compiled.run, "backend reference")
+            broken = verifier.check_backend(compiled.run, after.zeroed, "backend reference")
             if broken:
                 raise VerificationFailed(
                     f"the captured graph of {type(model).__name__} passed its check, and now breaks a gate even where "
@@ -176,7 +188,7 @@ def compile_call(
         clock.seconds(),
     )
     report.graphs.append(graph_report)
-    report.notes += [advice for advice in dict.fromkeys(context.advice) if advice not in report.notes]
+    report.notes += [n for n in dict.fromkeys((*verifier.doubts(after), *context.advice)) if n not in report.notes]
     frozen = after.constants.frozen_values()
     used = {name: tensor for name, tensor in before.constants.items() if name in frozen}
     guard, state = InputGuard.of(before, after.assumptions), ModelState(model, used)

@@ -80,7 +80,7 @@ class RemovePadding(Pass):
         example: torch.Tensor | None,
     ) -> None:
         """Follow the use of padding to where it ends; what that costs is for the report."""
-        node = next((n for n in reversed(flow.exposed) if flow.is_ragged(n)), root)
+        node = next((n for n in reversed(flow.exposed) if n.target is ATTENTION), root)
         user = flow.exposed.get(node)
         while user is not None and user in flow.exposed:
             node, user = user, flow.exposed[user]

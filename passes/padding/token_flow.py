@@ -17,7 +17,7 @@ from torch.fx import Node
 
 from txgraph.ir import Graph, arguments, type_of
 from txgraph.ir.node import same_size
-from txgraph.passes.padding.attention_masks import ATTENTION, MaskFormulas, PaddedAttention
+from txgraph.passes.padding.attention_masks import MaskFormulas, PaddedAttention
 from txgraph.passes.padding.layout import Axis, Layout, TokenAxes
 from txgraph.passes.padding.token_wise import named_arguments, rule_of
 
@@ -63,13 +63,10 @@ class TokenFlow:
         """The layout of a value with tokens; ``None`` for any other."""
         return self.layouts.get(value) if isinstance(value, Node) else None
 
-    def is_ragged(self, node: Node) -> bool:
-        """Whether a node is an attention among the tokens of each row."""
-        return node.target is ATTENTION and node in self.layouts
-
     def is_padding(self, node: Node, value: Any) -> bool:
         """Whether a boolean beside ``node``, which has tokens, is true where these are padding, and only there."""
-        return self._at(node, value, valid=False) == sympy.true and self._at(node, value, valid=True) == sympy.false
+        at_padding, at_tokens = (self._at(node, value, valid) for valid in (False, True))
+        return bool(at_padding == sympy.true) and bool(at_tokens == sympy.false)
 
     def masks(self, user: Node, value: Node) -> bool:
         """Whether ``user`` replaces what ``value`` holds at padding by a number, or zero."""

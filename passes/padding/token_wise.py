@@ -66,6 +66,11 @@ def rule_of(node: Node) -> Rule | None:
     return rule
 
 
+def _operator(node: Node) -> OpOverload:
+    assert isinstance(node.target, OpOverload), "getitem has a rule of its own"
+    return node.target
+
+
 def named_arguments(node: Node) -> Named:
     """The arguments by name; of ``getitem``, which has no schema, as well."""
     return dict(zip(("self", "index"), node.args, strict=True)) if node.target is GETITEM else arguments(node)
@@ -103,7 +108,7 @@ def _pack_pointwise(node: Node, named: Named, packed: Packed) -> Node:
     beside = layout
     args = torch.fx.map_arg(node.args, lambda n: packed.operand(n, beside))
     kwargs = torch.fx.map_arg(node.kwargs, lambda n: packed.operand(n, beside))
-    return packed.g.call(node.target, *args, **kwargs)
+    return packed.g.call(_operator(node), *args, **kwargs)
 
 
 POINTWISE = Rule(_pointwise_layout, _pack_pointwise)
@@ -130,7 +135,7 @@ def _trailing_layout(axes: Callable[[Named], int]) -> Callable[[Node, Named, Kno
 
 
 def _pack_first(node: Node, named: Named, packed: Packed) -> Node:
-    return packed.g.call(node.target, packed.packed(node.args[0]), *node.args[1:], **node.kwargs)  # type: ignore[arg-type]
+    return packed.g.call(_operator(node), packed.packed(node.args[0]), *node.args[1:], **node.kwargs)  # type: ignore[arg-type]
 
 
 def _matmul_layout(node: Node, named: Named, known: Known) -> Layout | None:
@@ -167,10 +172,10 @@ def _dims(named: Named) -> list[int]:
 
 def _call(node: Node, named: Named, g: GraphBuilder) -> Node:
     """Call the node's operator with arguments by name."""
-    schema = node.target._schema.arguments  # type: ignore[union-attr]  # an operator
+    schema = _operator(node)._schema.arguments
     args = [named[a.name] for a in schema if not a.kwarg_only]
     kwargs = {a.name: named[a.name] for a in schema if a.kwarg_only and named[a.name] is not None}
-    return g.call(node.target, *args, **kwargs)
+    return g.call(_operator(node), *args, **kwargs)
 
 
 def _cat_layout(node: Node, named: Named, known: Known) -> Layout | None:

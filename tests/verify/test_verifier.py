@@ -337,3 +337,15 @@ def test_examples_that_are_not_contiguous() -> None:
 
     assert judge.check_backend(run) == ""
     assert seen == [True]
+
+
+def test_references_that_disagree_are_noted() -> None:
+    """Without gradients torch's layer takes a kernel that gives zeros at padding; with a float64 oracle it does not."""
+    torch.manual_seed(0)
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 1).eval()
+    padding = torch.arange(6) >= torch.tensor([[6], [3]])
+    inputs = {"src": torch.randn(2, 6, 16), "src_key_padding_mask": padding}
+    (note,) = txgraph.optimize(model, kwargs=inputs, backend="reference").report.notes[:1]
+    assert note.startswith("eager and float64 disagree on output 0 by ")
+    assert txgraph.optimize(model, kwargs=inputs, backend="reference", padding="zeros").report.notes == []
+    assert txgraph.optimize(model, args=(inputs["src"],), backend="reference").report.notes == []

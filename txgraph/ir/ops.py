@@ -24,7 +24,7 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 _library = torch.library.Library("txgraph", "FRAGMENT")
 
 
-def define(schema: str, definition: Callable[..., Any], result: Callable[..., torch.Tensor], key: str = "") -> None:
+def define(schema: str, definition: Callable[..., Any], result: Callable[..., Any], key: str = "") -> None:
     """Add an operator ``txgraph::name``.
 
     Args:

@@ -37,8 +37,8 @@ def token_index(valid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.
 
 def _token_index_type(valid: torch.Tensor) -> tuple[torch.Tensor, ...]:
     tokens = torch.library.get_ctx().new_dynamic_size()
-    sizes = (tokens, tokens, *[valid.shape[0]] * 3)
-    return tuple(valid.new_empty(size, dtype=torch.int64) for size in sizes)
+    tokens_and_rows = [[tokens]] * 2 + [[valid.shape[0]]] * 3
+    return tuple(valid.new_empty(size, dtype=torch.int64) for size in tokens_and_rows)
 
 
 define(
@@ -76,12 +76,12 @@ def ragged_attention(
     if attn_mask is not None:
         attn_mask = attn_mask[(None,) * (4 - attn_mask.ndim)]
     for tokens, count, length in _groups(lengths):
-        parts = (t[tokens].unflatten(0, (count, length)).transpose(1, 2) for t in (query, key, value))
+        q, k, v = (t[tokens].unflatten(0, (count, length)).transpose(1, 2) for t in (query, key, value))
         mask = None
         if attn_mask is not None:
             rows, places = row[tokens][::length], position[tokens].view(count, length)
             mask = _mask_of(attn_mask, rows, places)
-        out = F.scaled_dot_product_attention(*parts, mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa)
+        out = F.scaled_dot_product_attention(q, k, v, mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa)
         result[tokens].unflatten(0, (count, length)).copy_(out.transpose(1, 2))
     return result
 

@@ -24,6 +24,7 @@ import torch
 _RMS_FACTOR = {torch.float16: 3.0, torch.bfloat16: 3.0, torch.float32: 2.0, torch.float64: 2.0}
 _RMS_FLOOR = {torch.float16: 1.0, torch.bfloat16: 1.0, torch.float32: 4.0, torch.float64: 4.0}
 _MAX_FACTOR = 4.0
+_NO_ROUNDING, _NO_ROUNDING_IN_HALF = 0.01, 0.5  # relative errors of eager that rounding alone hardly makes
 _MAX_FLOOR = 4.0
 
 
@@ -60,6 +61,24 @@ def check_gates(result: Sequence[Any], eager: Sequence[Any], oracle: Sequence[An
         for leaf, (yt, ye, y64) in enumerate(zip(result, eager, oracle, strict=True))
         for gate in _check_leaf(leaf, yt, ye, y64)
     ]
+
+
+def distances(eager: Sequence[Any], oracle: Sequence[Any]) -> dict[int, float]:
+    """How far eager itself is from float64: the relative root mean square by output leaf, where it is no rounding.
+
+    Both run the same code; where that takes another way without autograd, as torch's fast path of a layer does, they
+    compute different things, and G2 and G3 tell nothing.
+    """
+    found = {}
+    for leaf, (ye, y64) in enumerate(zip(eager, oracle, strict=True)):
+        if isinstance(ye, torch.Tensor) and ye.is_floating_point() and ye.numel():
+            narrow, wide = (v.detach().to("cpu", torch.float64).flatten() for v in (ye, y64))
+            finite = narrow.isfinite() & wide.isfinite()
+            size = _rms(wide[finite]) if bool(finite.any()) else 0.0
+            distance = _rms((narrow - wide)[finite]) / size if size else 0.0
+            if distance > (_NO_ROUNDING if ye.element_size() >= 4 else _NO_ROUNDING_IN_HALF):
+                found[leaf] = distance
+    return found
 
 
 def shared_inputs(outputs: Sequence[Any], inputs: Sequence[torch.Tensor]) -> list[frozenset[int]]:

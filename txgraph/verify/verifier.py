@@ -17,7 +17,7 @@ from txgraph.options import VerifyLevel
 from txgraph.pipeline import PassResult
 from txgraph.rewrite import Rewrite
 from txgraph.verify.blame import culprit
-from txgraph.verify.gates import GateResult, check_gates, check_memory, shared_inputs
+from txgraph.verify.gates import GateResult, check_gates, check_memory, distances, shared_inputs
 from txgraph.verify.local_error import LocalError, measure_rewrites
 from txgraph.verify.oracle import Reference, model_tensors, reference
 
@@ -120,6 +120,22 @@ class Verifier:
 
         return {culprit(result.rewrites, breaks).root: reason}
 
+    def doubts(self, graph: Graph) -> list[str]:
+        """Where eager and float64 are too far apart for a verdict on the outputs of ``graph`` to mean much."""
+        if self._reference is None:
+            return []
+        return [
+            f"eager and float64 disagree on output {leaf} by {distance:.0%} (relative root mean square), more than "
+            f"rounding does: the gates are as wide there, and prove little"
+            for leaf, distance in distances(*self._expected(graph.zeroed)).items()
+        ]
+
+    def _expected(self, zeros: Sequence[ZeroedOutput]) -> tuple[list[object], list[object]]:
+        """Eager's and float64's outputs, with zeros where the contract says so."""
+        assert self._reference is not None, "check_capture comes first"
+        masks = dict(zip(self._names, self.tensors, strict=True))
+        return with_zeros(self._reference.eager, zeros, masks), with_zeros(self._reference.oracle, zeros, masks)
+
     def errors(self, rewrites: Sequence[Rewrite]) -> list[tuple[Rewrite, LocalError | None]]:
         """Each of a pass's rewrites with its error, where that was measured."""
         measured = self._measured.get(id(rewrites), {})
@@ -131,11 +147,11 @@ class Verifier:
         broken = ((rewrite.root, error.reason) for rewrite, error in measured.items() if error.reason)
         return {root: f"by itself: {reason}" for root, reason in broken}
 
-    def check_backend(self, graph: Graph, run: Run, stage: str = "backend") -> str:
-        """Judge what a graph was compiled to; the reason to reject it, or an empty text."""
+    def check_backend(self, run: Run, zeros: Sequence[ZeroedOutput] = (), stage: str = "backend") -> str:
+        """Judge what a graph with these zeros was compiled to; the reason to reject it, or an empty text."""
         if self.level == "off":
             return ""
-        return self._judge(stage, run, graph.zeroed).reason
+        return self._judge(stage, run, zeros).reason
 
     def _judge(self, stage: str, run: Run, zeros: Sequence[ZeroedOutput] = ()) -> StageRecord:
         record = self._check(stage, run, zeros)
@@ -149,9 +165,7 @@ class Verifier:
         try:
             inputs = self._inputs()
             values = run(inputs)
-            masks = dict(zip(self._names, self.tensors, strict=True))
-            expected = (with_zeros(each, zeros, masks) for each in (self._reference.eager, self._reference.oracle))
-            gates = check_gates(values, *expected)
+            gates = check_gates(values, *self._expected(zeros))
             shared = shared_inputs(values, [*inputs, *model_tensors(self.model)])
             shared[: self._written] = [frozenset()] * self._written  # these are copied to where they belong
             gates += check_memory(shared, self._reference.shared, inputs, self.tensors)
