@@ -17,14 +17,18 @@ class Compiled:
     """A graph that runs.
 
     Attributes:
-        run: takes the tensors of a call, gives all outputs of the graph: mutated values first.
+        run: takes the tensors of a call, gives all outputs of the graph: mutated values first. Writes to nothing.
         code: generated source, as text.
         choices: decisions taken by measurement, for the report.
+        update: the same, but writes some of the mutated values where they belong; needs inputs that do not overlap.
+        in_place: the places of these among the outputs.
     """
 
     run: Callable[[Sequence[torch.Tensor]], Sequence[Any]]
     code: str = ""
     choices: dict[str, str] = field(default_factory=dict)
+    update: Callable[[Sequence[torch.Tensor]], Sequence[Any]] | None = None
+    in_place: frozenset[int] = frozenset()
 
 
 class Backend(Protocol):

@@ -13,6 +13,7 @@ from txgraph.backends.base import Compiled
 from txgraph.backends.inductor.adapter import compile_graph
 from txgraph.backends.inductor.gemm import choose_gemms, fused_activations
 from txgraph.backends.inductor.head import cut_head
+from txgraph.backends.inductor.mutations import write_in_place, written_in_place
 from txgraph.backends.inductor.pieces import layers
 from txgraph.backends.inductor.program import Program
 from txgraph.backends.inductor.softcap import inline_softcap, softcap_to_flex
@@ -54,16 +55,19 @@ class InductorBackend:
         inline_softcap(lowered, target)
         _name_constants_once(lowered)
         pieces = layers(lowered, target, options.layers)
+        written = written_in_place(lowered, pieces)
         compiled: list[Callable[..., Sequence[Any]]] = []
         sources: list[str] = []
         for number, piece in enumerate(pieces):
             if piece.like < number:
                 compiled.append(compiled[piece.like])
                 continue
-            function, code = _compile(piece.graph(lowered), options)
+            function, code = _compile(write_in_place(piece.graph(lowered), written), options)
             compiled.append(function)
             sources.append(code)
-        return Compiled(Program(lowered, pieces, compiled, head).run, "\n".join(sources), choices)
+        program = Program(lowered, pieces, compiled, head, written)
+        places = frozenset(at for at, value in enumerate(lowered.outputs) if str(value) in written)
+        return Compiled(program.run, "\n".join(sources), choices, program.update, places)
 
 
 def _compile(graph: Graph, options: BackendOptions) -> tuple[Callable[..., Sequence[Any]], str]:

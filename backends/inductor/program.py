@@ -29,8 +29,9 @@ class Program:
         pieces: Sequence[Piece],
         compiled: Sequence[_Function],
         head: Callable[[Sequence[torch.Tensor]], Sequence[Any]],
-        written: Mapping[str, str],
+        written: Mapping[str, str] | None = None,
     ) -> None:
+        written = written or {}
         constants = [node for node in graph.nodes if node.op == "get_attr"]
         names = [node.name for node in (*constants, *graph.inputs)]
         names += [name for piece in pieces for name in piece.outputs]
