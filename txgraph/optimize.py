@@ -19,10 +19,10 @@ from txgraph.capture import CallSignature, FlatCall, dynamic_axes
 from txgraph.capture.guards import explain_mismatch
 from txgraph.capture.shapes import export_shapes
 from txgraph.capture.weights import check_weights
-from txgraph.check import check
+from txgraph.check import check_own
 from txgraph.compile import CompiledCall, compile_call
 from txgraph.cost import Hardware
-from txgraph.errors import BackendFailed, CaptureFailed, CheckFailed, GuardFailed, TxgraphError, UnsupportedOp
+from txgraph.errors import BackendFailed, CaptureFailed, GuardFailed, TxgraphError, UnsupportedOp
 from txgraph.explain import Explanation, explain
 from txgraph.ir import Graph
 from txgraph.options import BackendOptions, CompileOptions, Target
@@ -30,7 +30,6 @@ from txgraph.passes import default_pipeline, with_zero_padding
 from txgraph.pipeline import Pipeline
 from txgraph.render import render_graphs
 from txgraph.report import Fallback, Report
-from txgraph.rewrite import RewritePass
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +127,7 @@ def optimize(
         pipeline = with_zero_padding(pipeline)
     optimized = OptimizedModel(model, pipeline, parsed)
     if parsed.verify == "rewrites":
-        optimized.report.notes += _check_rules(optimized._pipeline)
+        optimized.report.notes += check_own(optimized._pipeline)
     if args or kwargs:
         optimized.compile_ahead(args, kwargs or {}, dynamic_shapes)
     elif dynamic_shapes is not None:
@@ -139,8 +138,8 @@ def optimize(
 class OptimizedModel(nn.Module):
     """A drop-in replacement of a model; made by :func:`optimize`.
 
-    Everything but ``forward`` is the original's: parameters, buffers, submodules, ``state_dict``,
-    ``config``, ``generate`` and so on. ``generate`` still runs the original's eager forward.
+    Everything but ``forward`` is the original's: parameters, buffers, submodules, ``state_dict``, ``config`` and so
+    on. ``generate`` of Hugging Face decoders is the original's, too, with its forwards compiled.
 
     Attributes:
         report: what was done, checked and decided, for every graph compiled so far.
@@ -148,7 +147,9 @@ class OptimizedModel(nn.Module):
 
     report: Report
 
-    def __init__(self, model: nn.Module, pipeline: Pipeline, options: CompileOptions) -> None:
+    def __init__(
+        self, model: nn.Module, pipeline: Pipeline, options: CompileOptions, report: Report | None = None
+    ) -> None:
         super().__init__()
         with _COMPILING:
             check_weights(model)
@@ -162,7 +163,8 @@ class OptimizedModel(nn.Module):
         self._compiled: list[CompiledCall] = []
         self._seen: list[tuple[tuple[Any, ...], list[torch.Size]]] = []
         self._eager_structures: set[tuple[Any, ...]] = set()
-        self.report = Report(type(model).__name__, options.backend, options.verify)
+        self._generation: Any = None  # made at the first call of generate
+        self.report = report or Report(type(model).__name__, options.backend, options.verify)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Answer a call as the original would; the outputs carry no autograd graph."""
@@ -238,7 +240,24 @@ class OptimizedModel(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            return getattr(vars(self)["_original"], name)
+            value = getattr(vars(self)["_original"], name)
+            return self._generate if name == "generate" and self._decodes() else value
+
+    def _decodes(self) -> bool:
+        """Whether ``generate`` is that of transformers, which need not be installed."""
+        return any(k.__module__ == "transformers.generation.utils" for k in type(self._original).__mro__)
+
+    def _generate(self, *args: Any, **kwargs: Any) -> Any:
+        """``generate`` of the original, on compiled steps."""
+        from txgraph.generation import Generation
+
+        if self._generation is None:
+            self._generation = Generation(
+                self._original,
+                lambda step: OptimizedModel(step, self._pipeline, self._options, self.report),
+                self.report,
+            )
+        return self._generation(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OptimizedModel:
         """A copy with its own weights, that compiles anew."""
@@ -321,17 +340,18 @@ class OptimizedModel(nn.Module):
                 f"{options.backend_options.max_graphs}}}: {why}. Declare the varying axes with dynamic_shapes=."
             )
         check_weights(self._original)
-        compiled = compile_call(
-            self._original,
-            args,
-            kwargs,
-            call.tensors,
-            call.structure,
-            self._pipeline,
-            _with_target(options, self._original),
-            self.report,
-            shapes,
-        )
+        with torch.random.fork_rng({t.device.index for t in call.tensors if t.is_cuda}):  # sampling goes on as in eager
+            compiled = compile_call(
+                self._original,
+                args,
+                kwargs,
+                call.tensors,
+                call.structure,
+                self._pipeline,
+                _with_target(options, self._original),
+                self.report,
+                shapes,
+            )
         self._compiled.append(compiled)
         self._seen.append((call.structure, [t.shape for t in call.tensors]))
         return compiled
@@ -363,25 +383,6 @@ class OptimizedModel(nn.Module):
             raise ValueError(f"dynamic_shapes names {unknown}, but the example inputs are {sorted(kwargs)}")
         extra = self._signature.without_parameter(kwargs)
         return {name: named.get(name) for name in kwargs if name not in extra}
-
-
-def _check_rules(pipeline: Pipeline) -> list[str]:
-    """Check the rules that are not built in; notes on those for which no graph was found.
-
-    Raises:
-        CheckFailed: a rule is wrong.
-    """
-    notes = []
-    for rule in pipeline:
-        if not isinstance(rule, RewritePass) or type(rule).__module__.startswith("txgraph.passes."):
-            continue
-        try:
-            check(rule)
-        except CheckFailed as error:
-            if error.counterexample is not None:
-                raise
-            notes.append(str(error).splitlines()[0])
-    return notes
 
 
 def _with_target(options: CompileOptions, model: nn.Module) -> CompileOptions:
