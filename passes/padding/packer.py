@@ -79,7 +79,7 @@ class Packer:
         if not isinstance(value, Node) or type_of(value) is None:
             return value
         if value in self._flow.layouts:
-            return self.packed(value)
+            return self._lengthened(self.packed(value), len(beside.packed_sizes))
         axes = beside.axes[beside.rank - value.meta["val"].ndim :]
         if (value, axes) not in self._beside:
             self._beside[value, axes] = self._at_tokens(value, axes, len(beside.packed_sizes))
@@ -114,9 +114,13 @@ class Packer:
             return value
         kept = [axis for at, axis in enumerate(axes) if at in held and str(shape[at]) != "1"]
         rows = self._gather(value, varying, [index[axis] for axis in kept])  # type: ignore[index]  # one token each
-        for _ in range(rank + 1 - rows.meta["val"].ndim):
-            rows = self.g.aten.unsqueeze(rows, 1)
-        return rows
+        return self._lengthened(rows, rank)
+
+    def _lengthened(self, packed: Node, rank: int) -> Node:
+        """With axes of size 1 behind ``N``, for the leading axes that broadcasting adds: the tokens stay in front."""
+        for _ in range(rank + 1 - packed.meta["val"].ndim):
+            packed = self.g.aten.unsqueeze(packed, 1)
+        return packed
 
     def _pack(self, node: Node) -> Node:
         if node.target is ATTENTION:

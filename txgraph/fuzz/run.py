@@ -200,9 +200,9 @@ SPECIAL: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 # Passes that say for which values their results may differ: docs/verification.md and their own docstrings.
 _LIMITS = {
-    "not a number": ("recognize-masks",),
-    "infinity": ("recognize-masks", "fuse-gelu", "merge-low-rank-update", "reassociate-matmuls"),
-    "minus infinity": ("recognize-masks", "merge-low-rank-update", "reassociate-matmuls"),
+    "not a number": ("recognize-masks", "remove-padding"),
+    "infinity": ("recognize-masks", "remove-padding", "fuse-gelu", "merge-low-rank-update", "reassociate-matmuls"),
+    "minus infinity": ("recognize-masks", "remove-padding", "merge-low-rank-update", "reassociate-matmuls"),
 }
 
 
