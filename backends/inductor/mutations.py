@@ -3,8 +3,8 @@
 before:  new = index_copy(cache, 2, places, rows); outputs: new, ...
 after:   new = index_copy(cache, 2, places, rows); copy_(cache, new); outputs: ...
 why:     Inductor then writes only the rows: a step of a decoder would else copy the cache of every layer twice
-legal:   no output has the old value or the new one; everything that reads either of the old value is in the piece
-         that computes the new one; for a buffer, no other constant has its memory
+legal:   the old value is read for nothing but the new one (Inductor drops copies of it that other writes need), and
+         in one piece; no output has the memory of the new one; for a buffer, no other constant has its memory
 """
 
 from __future__ import annotations
@@ -30,12 +30,9 @@ def written_in_place(graph: Graph, pieces: Sequence[Piece]) -> dict[str, str]:
         value, target = graph.outputs[at], targets.get((mutation.kind, mutation.target))
         if target is None or not isinstance(value, Node) or not owns_memory(value):
             continue
-        others = (*bases[:at], *bases[at + 1 :])
-        if any(base is target or base is bases[at] for base in others):
-            continue
-        piece = home[value.name]
-        readers = (n for n in graph.calls() if any(base_of(source) is target for source in n.all_input_nodes))
-        if target.name in piece.inputs and all(home[reader.name] is piece for reader in readers):
+        readers = _readers(target, value)
+        apart = all(base is not bases[at] for base in (*bases[:at], *bases[at + 1 :]))
+        if apart and value in readers and all(home.get(node.name) is home[value.name] for node in readers):
             written[value.name] = target.name
     return _alike(pieces, written)
 
@@ -52,6 +49,19 @@ def write_in_place(part: Graph, written: Mapping[str, str]) -> Graph:
             kept.append(value)
     part.output.args = (tuple(kept),)
     return part
+
+
+def _readers(target: Node, value: Node) -> set[Node]:
+    """All that depends on the old value of ``target``, but not by way of the new one; the output is one of them."""
+    found: set[Node] = set()
+    pending = [target]
+    while pending:
+        node = pending.pop()
+        new = [user for user in node.users if user not in found]
+        if node is not value:
+            found.update(new)
+            pending += new
+    return found
 
 
 def _targets(graph: Graph) -> dict[tuple[str, str], Node]:

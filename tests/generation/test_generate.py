@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -249,6 +250,20 @@ def test_calls_share_graphs() -> None:
     for length, new in ((7, 90), (9, 150), (12, 300)):
         fast.generate(**prompt(1, length), max_new_tokens=new, **options)
     assert len(fast.report.graphs) == 5
+
+
+def test_the_cache_is_written_in_place() -> None:
+    """By prompts and by tokens: compiled code allocates nothing of the size of a cache."""
+    model = made(llama)
+    fast = optimized(model, backend="inductor")
+    fast.generate(**prompt(1, 6), max_new_tokens=90, do_sample=False, pad_token_id=0)  # a cache of 128: no other size
+    for step in fast._generation._steps.values():
+        (call,) = step._compiled
+        written = {call.after.mutations[at].target for at in call.compiled.in_place}
+        assert written == {"keys_0", "keys_1", "values_0", "values_1"}
+        shapes = re.findall(r"= empty_strided_cpu\(\(([^)]*)\)", call.compiled.code)
+        assert shapes
+        assert not [shape for shape in shapes if "128, 8" in shape]
 
 
 def test_a_changed_weight_is_seen() -> None:
