@@ -8,6 +8,8 @@ why:     torch's linear calls MKL, which is the slower GEMM on some processors b
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -71,17 +73,18 @@ def fused_activations() -> frozenset[str]:
 
 def choose_gemms(graph: Graph) -> dict[str, str]:
     """Rewrite each linear of ``graph`` to what measures faster here; returns the choices, for the report."""
-    choices: dict[GemmShape, str] = {}
     if onednn_linear() is None:
         return {}
+    linears: dict[GemmShape, list[Node]] = {}
     for node in graph.calls():
         shape = _shape_of(node, graph)
-        if shape is None:
-            continue
-        if shape not in choices:
-            choices[shape] = _measure(shape, graph, node)
+        if shape is not None:
+            linears.setdefault(shape, []).append(node)
+    choices = {shape: _measure(shape, graph, nodes) for shape, nodes in linears.items()}
+    for shape, nodes in linears.items():
         if choices[shape].startswith("oneDNN"):
-            _replace(graph, node, shape.activation)
+            for node in nodes:
+                _replace(graph, node, shape.activation)
     return {str(shape): choice for shape, choice in choices.items()}
 
 
@@ -112,21 +115,29 @@ def _constant_weight(graph: Graph, value: object) -> torch.Tensor | None:
     return graph.constant(value)
 
 
-def _measure(shape: GemmShape, graph: Graph, node: Node) -> str:
-    """Time both on random input with the real weight; torch's own stays unless oneDNN is faster."""
-    named = arguments(node)
-    weight, bias = _constant_weight(graph, named["weight"]), graph.constant(named["bias"])
-    assert weight is not None, "_shape_of: constant weight"
+def _measure(shape: GemmShape, graph: Graph, nodes: Sequence[Node]) -> str:
+    """Time both on random input with the real weights; torch's own stays unless oneDNN is faster.
+
+    Each run takes the next weight of that shape: a weight that stays in the cache is not what a model sees.
+    """
+    named = [arguments(node) for node in nodes]
+    operands = itertools.cycle([(_weight(graph, each["weight"]), graph.constant(each["bias"])) for each in named])
     x = torch.randn(shape.m, shape.k)
     activation = ACTIVATIONS.get(shape.activation, torch.Tensor.contiguous)
     with torch.no_grad():
         ours, theirs = best_seconds(
-            lambda: _linear_onednn(x, weight, bias, shape.activation),
-            lambda: activation(F.linear(x, weight, bias)),
+            lambda: _linear_onednn(x, *next(operands), shape.activation),
+            lambda: activation(F.linear(x, *next(operands))),
             seconds=MEASURED_SECONDS,
         )
     name = "oneDNN" if ours < theirs else "aten"
     return f"{name} ({ours * 1e6:.0f} µs oneDNN, {theirs * 1e6:.0f} µs aten)"
+
+
+def _weight(graph: Graph, value: object) -> torch.Tensor:
+    weight = _constant_weight(graph, value)
+    assert weight is not None, "_shape_of: constant weight"
+    return weight
 
 
 def _replace(graph: Graph, node: Node, activation: str) -> None:

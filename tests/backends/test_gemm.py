@@ -74,6 +74,28 @@ def test_what_is_left_alone(function: Callable[..., Any], inputs: list[Any], con
     assert str(graph) == text
 
 
+def test_runs_take_turns_with_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was just used lies in the cache, and is read faster than in a model."""
+    taken = []
+
+    def turns(*functions: Callable[[], Any], seconds: float) -> list[float]:
+        for _ in range(3):
+            for function in functions:
+                function()
+        return [2e-6, 1e-6]
+
+    def record(x: torch.Tensor, weight: torch.Tensor, *others: Any) -> torch.Tensor:
+        taken.append(int(weight[0, 0]))
+        return x
+
+    graph = traced(lambda x, a, b, c: F.linear(x, a) + F.linear(x, b) + F.linear(x, c), X, a=1 * W, b=2 * W, c=3 * W)
+    monkeypatch.setattr(gemm, "best_seconds", turns)
+    monkeypatch.setattr(gemm, "_linear_onednn", record)
+    monkeypatch.setattr(gemm.F, "linear", record)
+    gemm.choose_gemms(graph)
+    assert taken == [1, 2, 3, 1, 2, 3]
+
+
 @pytest.mark.usefixtures("onednn_wins")
 @pytest.mark.parametrize("shape", [(4,), (1, 4), (7, 4), (2, 3, 5, 4)])
 def test_ranks(shape: tuple[int, ...]) -> None:
