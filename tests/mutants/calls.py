@@ -200,8 +200,8 @@ def _mask_opened(model: Any) -> None:
 def _guard_without(condition: str, instead: str) -> Callable[..., Any]:
     """Leaves a condition out of the source of the guard."""
 
-    def write(original: Any, graph: Graph) -> tuple[str, dict[str, object]]:
-        source, constants = original(graph)
+    def write(original: Any, graph: Graph, assumptions: Any) -> tuple[str, dict[str, object]]:
+        source, constants = original(graph, assumptions)
         assert condition in source, source
         return source.replace(condition, instead), constants
 

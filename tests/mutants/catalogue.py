@@ -12,6 +12,7 @@ from tests.mutants.graphs import CONTRACT, FOLDS, NORMAL_FORMS, VIEWS
 from tests.mutants.linears import LINEARS
 from tests.mutants.mutant import Mutant
 from tests.mutants.operators import ACTIVATIONS, NORMS
+from tests.mutants.padding import PADDING
 
 AREAS: Mapping[str, tuple[Mutant, ...]] = {
     "attention": ATTENTION,
@@ -21,6 +22,7 @@ AREAS: Mapping[str, tuple[Mutant, ...]] = {
     "normal forms": NORMAL_FORMS,
     "views, casts and copies": VIEWS,
     "folding and moving": FOLDS,
+    "padding": PADDING,
     "what a pass owes to the pipeline": CONTRACT,
     "capture and mutations": CAPTURE,
     "backends": BACKENDS,

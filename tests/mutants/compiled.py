@@ -15,6 +15,7 @@ from tests.mutants.graphs import RUNNING
 from tests.mutants.mutant import Fault, Inputs, Mutant, Probe, Scenario, Twins
 from txgraph.backends import Compiled
 from txgraph.backends.inductor import lower
+from txgraph.backends.inductor.program import Program
 from txgraph.backends.reference import ReferenceBackend
 from txgraph.capture import export
 from txgraph.compile import CompiledCall
@@ -119,9 +120,11 @@ def _write_forgotten(original: Any, fx: torch.fx.Graph, specs: Any, names: Any) 
     return ()
 
 
-def _one_after_the_other(original: Any, self: CompiledCall, tensors: list[Tensor], values: Any) -> None:
-    for mutation, value in zip(self.after.mutations, values, strict=False):
+def _one_after_the_other(original: Any, self: CompiledCall, tensors: list[Tensor], taken: list[Tensor]) -> Any:
+    outputs = self.compiled.run(taken)
+    for mutation, value in zip(self.after.mutations, outputs, strict=False):
         self.after.constants[mutation.target].copy_(value)
+    return outputs
 
 
 def _inputs_left_alone(original: Any, self: CompiledCall, tensors: list[Tensor]) -> Any:
@@ -165,7 +168,7 @@ CAPTURE = (
     Mutant(
         "buffers written one after the other",
         "a buffer is written before its old value was read for another",
-        Fault(CompiledCall, "_write_back", _one_after_the_other),
+        Fault(CompiledCall, "_write", _one_after_the_other),
         EXCHANGE,
     ),
     Mutant(
@@ -216,13 +219,11 @@ WIDE = Probe(
 READ_WEIGHT = Scenario("a weight that is only read changes", lambda: FeedForward(torch.float32), _in_place_change)
 
 
-def _first_two_swapped(original: Any, graph: Graph) -> tuple[list[str], torch.fx.GraphModule]:
-    """Of the constants with the same shape."""
-    names, module = original(graph)
-    first = next(n for n in names if graph.constants[n].ndim == 2)
-    other = next(n for n in names if graph.constants[n].ndim == 2 and n != first)
-    swapped = {first: other, other: first}
-    return [swapped.get(name, name) for name in names], module
+def _first_two_swapped(original: Any, self: Program, *rest: Any) -> None:
+    """Of the constants with two axes."""
+    original(self, *rest)
+    first, other, *_ = (at for at, weight in enumerate(self._weights) if weight.ndim == 2)
+    self._weights[first], self._weights[other] = self._weights[other], self._weights[first]
 
 
 def _weights_transposed(original: Any, graph: Graph) -> dict[str, str]:
@@ -259,7 +260,7 @@ BACKENDS = (
     Mutant(
         "constants in the wrong order",
         "Inductor's code gets two weights in each other's places",
-        Fault(lower, "_lift_constants", _first_two_swapped),
+        Fault(Program, "__init__", _first_two_swapped),
         WIDE,
     ),
     Mutant(
