@@ -13,7 +13,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch._inductor import config, pattern_matcher, standalone_compile
+from torch._inductor import config, lowering, pattern_matcher, standalone_compile
 from torch._inductor.fx_passes import joint_graph
 from torch._inductor.graph import GraphLowering
 from torch.compiler import config as caches
@@ -87,6 +87,25 @@ def onednn_linear() -> Callable[..., torch.Tensor] | None:
         return None
     operator: Callable[..., torch.Tensor] = torch.ops.mkldnn._linear_pointwise.default
     return operator
+
+
+def generate_row_product(operator: Any) -> None:
+    """Have Inductor write the code of ``operator(input [..., K] of one row, weight [N, K], bias [N] or None)`` itself.
+
+    The input is in memory before: what computes it would else be computed again for each of the N products.
+    """
+
+    def lower(input: Any, weight: Any, bias: Any) -> Any:
+        input.realize()
+        rows, features = weight.get_size()
+        row = lowering.lowerings[_aten.view.default](input, [features])
+        products = lowering.lowerings[_aten.mul.Tensor](weight, row)
+        result = lowering.lowerings[_aten.sum.dim_IntList](products, [1])
+        if bias is not None:
+            result = lowering.lowerings[_aten.add.Tensor](result, bias)
+        return lowering.lowerings[_aten.view.default](result, [*input.get_size()[:-1], rows])
+
+    lowering.register_lowering(operator, type_promotion_kind=None)(lower)
 
 
 def flex_attention(

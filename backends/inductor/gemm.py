@@ -1,22 +1,26 @@
 """Choose, by measurement on this machine, which library computes each float32 linear on a CPU.
 
 before:  linear(x, w, b), or txgraph::linear_activation(x, w, b, act)
-after:   txgraph::linear_onednn(x, w, b, act) where oneDNN is faster than torch's own linear
+after:   txgraph::linear_onednn(x, w, b, act) where oneDNN is faster than torch's own linear;
+         txgraph::linear_generated(x, w, b) and act, where x is one row and code that Inductor generates is faster
 why:     torch's linear calls MKL, which is the slower GEMM on some processors by a factor of two;
          oneDNN takes the model's own weight (no packed copy) and computes the activation on the way.
+         Of one row, as in a step of a decoder, the product reads the weight once: both libraries read it slower.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch.fx import Node
+from torch.fx.experimental.proxy_tensor import make_fx
 
-from txgraph.backends.inductor.adapter import onednn_linear
+from txgraph.backends.inductor.adapter import compile_graph, generate_row_product, onednn_linear
 from txgraph.cost import best_seconds
 from txgraph.ir import Graph, GraphBuilder, arguments, type_of
 from txgraph.ir.ops import ACTIVATIONS, define, linear_activation
@@ -52,6 +56,15 @@ define(
 )
 
 
+define(
+    "linear_generated(Tensor input, Tensor weight, Tensor? bias) -> Tensor",
+    F.linear,
+    lambda input, weight, *_: input.new_empty((*input.shape[:-1], weight.shape[0])),
+    key="CPU",
+)
+generate_row_product(torch.ops.txgraph.linear_generated.default)
+
+
 @dataclass(frozen=True)
 class GemmShape:
     """One linear: ``[m, k] @ [n, k].T``, with its activation (empty: none)."""
@@ -82,9 +95,9 @@ def choose_gemms(graph: Graph) -> dict[str, str]:
             linears.setdefault(shape, []).append(node)
     choices = {shape: _measure(shape, graph, nodes) for shape, nodes in linears.items()}
     for shape, nodes in linears.items():
-        if choices[shape].startswith("oneDNN"):
-            for node in nodes:
-                _replace(graph, node, shape.activation)
+        for node in nodes:
+            if not choices[shape].startswith("aten"):
+                _replace(graph, node, shape.activation, choices[shape].startswith("oneDNN"))
     return {str(shape): choice for shape, choice in choices.items()}
 
 
@@ -124,14 +137,32 @@ def _measure(shape: GemmShape, graph: Graph, nodes: Sequence[Node]) -> str:
     operands = itertools.cycle([(_weight(graph, each["weight"]), graph.constant(each["bias"])) for each in named])
     x = torch.randn(shape.m, shape.k)
     activation = ACTIVATIONS.get(shape.activation, torch.Tensor.contiguous)
+    ways: dict[str, Callable[[], object]] = {
+        "oneDNN": lambda: _linear_onednn(x, *next(operands), shape.activation),
+        "aten": lambda: activation(F.linear(x, *next(operands))),
+    }
+    if shape.m == 1 and all(_is_in_rows(graph, each["weight"]) for each in named):
+        ways["Inductor"] = lambda: row_product()(x, next(operands)[0])
     with torch.no_grad():
-        ours, theirs = best_seconds(
-            lambda: _linear_onednn(x, *next(operands), shape.activation),
-            lambda: activation(F.linear(x, *next(operands))),
-            seconds=MEASURED_SECONDS,
-        )
-    name = "oneDNN" if ours < theirs else "aten"
-    return f"{name} ({ours * 1e6:.0f} µs oneDNN, {theirs * 1e6:.0f} µs aten)"
+        seconds = dict(zip(ways, best_seconds(*ways.values(), seconds=MEASURED_SECONDS), strict=True))
+    name = min(("aten", *ways), key=seconds.__getitem__)  # the first of equals
+    return f"{name} ({', '.join(f'{each * 1e6:.0f} µs {way}' for way, each in seconds.items())})"
+
+
+@functools.cache
+def row_product() -> Callable[[torch.Tensor, torch.Tensor], object]:
+    """The product of one row, compiled for any size: to be timed; in a graph it is compiled with what surrounds it."""
+    operator = torch.ops.txgraph.linear_generated
+    inputs = torch.ones(1, 48), torch.ones(32, 48)
+    made = make_fx(lambda x, weight: (operator(x, weight, None),), tracing_mode="symbolic")(*inputs)
+    examples = [n.meta["val"] for n in made.graph.nodes if n.op == "placeholder"]
+    return compile_graph(made, examples, {})[0]
+
+
+def _is_in_rows(graph: Graph, value: object) -> bool:
+    """Whether a weight lies in memory as ``[N, K]``: each product then reads what lies together."""
+    weight = graph.constant(value)
+    return weight is not None and weight.is_contiguous()
 
 
 def _weight(graph: Graph, value: object) -> torch.Tensor:
@@ -140,9 +171,23 @@ def _weight(graph: Graph, value: object) -> torch.Tensor:
     return weight
 
 
-def _replace(graph: Graph, node: Node, activation: str) -> None:
+def _replace(graph: Graph, node: Node, activation: str, with_onednn: bool) -> None:
     named = arguments(node)
     builder = GraphBuilder(graph, node)
-    new = builder.txgraph.linear_onednn(named["input"], named["weight"], named["bias"], activation)
+    operands = (named["input"], named["weight"], named["bias"])
+    if with_onednn:
+        new = builder.txgraph.linear_onednn(*operands, activation)
+    else:
+        new = builder.txgraph.linear_generated(*operands)
+        new = activate(builder, new, activation) if activation else new
     node.replace_all_uses_with(new)
     graph.fx.erase_node(node)
+
+
+def activate(builder: GraphBuilder, value: Node, name: str) -> Node:
+    """An activation of ``ir.ops.ACTIVATIONS``, as an ATen operator."""
+    assert name in ACTIVATIONS, "checked by the operator's own definition"
+    if name.startswith("gelu"):
+        return builder.aten.gelu(value, approximate="tanh" if name == "gelu_tanh" else "none")
+    result: Node = getattr(builder.aten, name)(value)
+    return result

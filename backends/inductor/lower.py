@@ -11,7 +11,7 @@ from torch.fx import Node
 
 from txgraph.backends.base import Compiled
 from txgraph.backends.inductor.adapter import compile_graph
-from txgraph.backends.inductor.gemm import choose_gemms, fused_activations
+from txgraph.backends.inductor.gemm import activate, choose_gemms, fused_activations
 from txgraph.backends.inductor.head import cut_head
 from txgraph.backends.inductor.mutations import write_in_place, written_in_place
 from txgraph.backends.inductor.pieces import layers
@@ -19,7 +19,6 @@ from txgraph.backends.inductor.program import Program
 from txgraph.backends.inductor.softcap import inline_softcap, softcap_to_flex
 from txgraph.errors import BackendFailed
 from txgraph.ir import Graph, GraphBuilder, arguments, describe, type_of
-from txgraph.ir.ops import ACTIVATIONS
 from txgraph.options import BackendOptions, Target
 
 
@@ -96,16 +95,8 @@ def _inline_activations(graph: Graph) -> None:
             named = arguments(node)
             builder = GraphBuilder(graph, node)
             linear = builder.aten.linear(named["input"], named["weight"], named["bias"])
-            node.replace_all_uses_with(_activation(builder, linear, named["activation"]))
+            node.replace_all_uses_with(activate(builder, linear, named["activation"]))
             graph.fx.erase_node(node)
-
-
-def _activation(builder: GraphBuilder, value: Node, name: str) -> Node:
-    assert name in ACTIVATIONS, "checked by the operator's own definition"
-    if name.startswith("gelu"):
-        return builder.aten.gelu(value, approximate="tanh" if name == "gelu_tanh" else "none")
-    result: Node = getattr(builder.aten, name)(value)
-    return result
 
 
 def _first_line(error: Exception) -> str:

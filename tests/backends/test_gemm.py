@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import txgraph
 from tests.small import MLP, find, graph_of, traced
 from txgraph.backends.inductor import gemm
 from txgraph.backends.inductor.adapter import onednn_linear
@@ -24,7 +25,7 @@ ONEDNN = "txgraph::linear_onednn"
 @pytest.fixture
 def onednn_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every measurement says that oneDNN is faster; nothing is run."""
-    monkeypatch.setattr(gemm, "best_seconds", lambda *functions, seconds: [1e-6, 2e-6])
+    monkeypatch.setattr(gemm, "best_seconds", lambda *functions, seconds: [1e-6, 2e-6, 3e-6][: len(functions)])
 
 
 def linear(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None = None) -> torch.Tensor:
@@ -72,6 +73,57 @@ def test_what_is_left_alone(function: Callable[..., Any], inputs: list[Any], con
     text = str(graph)
     assert gemm.choose_gemms(graph) == {}
     assert str(graph) == text
+
+
+@pytest.fixture
+def generated_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gemm, "best_seconds", lambda *functions, seconds: [3e-6, 2e-6, 1e-6][: len(functions)])
+
+
+@pytest.mark.usefixtures("generated_wins")
+def test_which_rows_are_generated() -> None:
+    """One row, and a weight that lies in memory as [N, K]."""
+
+    def choice(function: Callable[..., Any], x: torch.Tensor, w: torch.Tensor) -> str:
+        (chosen,) = gemm.choose_gemms(traced(function, x, w=w)).values()
+        return chosen
+
+    one = "Inductor (3 µs oneDNN, 2 µs aten, 1 µs Inductor)"
+    assert choice(lambda x, w: F.linear(x, w), torch.ones(1, 4), W) == one
+    assert choice(lambda x, w: F.linear(x, w), torch.ones(2, 4), W) == "aten (3 µs oneDNN, 2 µs aten)"
+    assert choice(lambda x, w: F.linear(x, w.transpose(0, 1)), torch.ones(1, 5), W) == "aten (3 µs oneDNN, 2 µs aten)"
+
+
+class Row(torch.nn.Module):
+    """Products of one row, of slices and of what is computed on the way, with activations behind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.up, self.gate, self.down = (torch.nn.Linear(*sizes) for sizes in ((37, 53), (37, 53), (53, 37)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        row = F.layer_norm(x, (37,))[:, -1:]
+        hidden = F.silu(self.up(row)) * torch.sigmoid(self.gate(x[:, 1:2]))
+        return row + F.gelu(self.down(torch.exp(-hidden))).transpose(1, 2).reshape(row.shape)
+
+
+@pytest.mark.usefixtures("generated_wins")
+def test_generated_code_in_a_model() -> None:
+    model, x = Row().eval(), torch.randn(1, 3, 37)
+    fast = txgraph.optimize(model, args=(x,), backend="inductor")
+    assert not fast.report.fallbacks
+    (report,) = fast.report.graphs
+    assert {choice.partition(" ")[0] for choice in report.choices.values()} == {"Inductor"}
+    assert "linear" not in "".join(line for line in fast.code().splitlines() if "torch.ops" in line)
+    torch.testing.assert_close(fast(x), model(x))
+
+
+def test_the_row_that_is_timed() -> None:
+    for n, k in ((19, 37), (64, 128), (1000, 5)):
+        x, w = torch.randn(1, k), torch.randn(n, k)
+        (result,) = gemm.row_product()(x, w)
+        torch.testing.assert_close(result, F.linear(x, w))
 
 
 def test_runs_take_turns_with_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
