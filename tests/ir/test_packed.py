@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 
 from tests.helpers import FLOATS, normal
-from txgraph.ir import packed
 
 token_index = torch.ops.txgraph.token_index
 ragged_attention = torch.ops.txgraph.ragged_attention
@@ -72,48 +71,10 @@ def test_attention_within_each_row(name: str, mask: torch.Tensor | None, causal:
         mask = mask | torch.eye(6, dtype=torch.bool)  # each query sees itself
     q, k, v = normal(4, 6, 6, 8), normal(4, groups, 6, 8), normal(4, groups, 6, 5)
     row, position, lengths, *_ = token_index(valid)
-    rows = [t.transpose(1, 2)[row, position] for t in (q, k, v)]
-    result = ragged_attention(*rows, row, position, lengths, mask, causal, 0.3, groups != 6)
+    packed = [t.transpose(1, 2)[row, position] for t in (q, k, v)]
+    result = ragged_attention(*packed, row, position, lengths, mask, causal, 0.3, groups != 6)
     rest = torch.ones(6, 6, dtype=torch.bool).tril() if causal else torch.ones(1, 1, dtype=torch.bool)
     torch.testing.assert_close(result, attended(valid, rest if mask is None else mask, q, k, v))
-
-
-@pytest.mark.parametrize(("mask", "causal"), REST.values(), ids=REST)
-def test_sequences_of_about_equal_length_share_a_kernel(
-    mask: torch.Tensor | None, causal: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Lengths 4, 5 and 6 beside 1: two kernels, and the numbers of four."""
-    valid = torch.arange(6) < torch.tensor([5, 1, 6, 4])[:, None]
-    if mask is not None and mask.dtype is torch.bool:
-        mask = mask | torch.eye(6, dtype=torch.bool)
-    row, position, lengths, *_ = token_index(valid)
-    q, k, v = normal(16, 6, 8), normal(16, 2, 8), normal(16, 2, 5)
-    args = (q, k, v, row, position, lengths, mask, causal, 0.3, True)
-    calls: list[int] = []
-    kernel = F.scaled_dot_product_attention
-
-    def counted(*given: torch.Tensor, **options: object) -> torch.Tensor:
-        calls.append(given[0].shape[0])
-        return kernel(*given, **options)
-
-    monkeypatch.setattr(packed.F, "scaled_dot_product_attention", counted)
-    together = packed.ragged_attention(*args)
-    assert calls == [1, 3]
-    monkeypatch.setattr(packed, "_SPREAD", 1.0)
-    monkeypatch.setattr(packed, "_SLACK", 0)
-    torch.testing.assert_close(together, packed.ragged_attention(*args))
-    assert calls == [1, 3, 1, 1, 1, 1]
-
-
-def test_groups() -> None:
-    assert list(packed._groups([0, 0, 1, 2, 3, 4, 8, 9, 12, 13, 100])) == [
-        (0, [1, 2, 3]),
-        (6, [4]),
-        (10, [8, 9, 12]),
-        (39, [13]),
-        (52, [100]),
-    ]
-    assert list(packed._groups([0, 0])) == list(packed._groups([])) == []
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)

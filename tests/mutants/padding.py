@@ -117,8 +117,8 @@ def _rows_for_places(original: Any, self: Packer, value: Node, axes: Any, rank: 
     return result
 
 
-def _one_group(original: Any, lengths: list[int]) -> Any:
-    yield 0, [sum(lengths)]
+def _one_group(original: Any, lengths: Tensor) -> Any:
+    yield slice(0, int(lengths.sum())), 1, int(lengths.sum())
 
 
 def _mask_of_first_row(original: Any, mask: Tensor, rows: Tensor, places: Tensor) -> Tensor:

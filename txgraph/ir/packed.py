@@ -1,14 +1,13 @@
 """Operators on packed tokens: the valid positions of a padded batch, as rows of one tensor.
 
 A value ``[B, S, ...]`` packs to ``[N, ...]``, where N counts the valid positions. Sequences are ordered by their
-length, so that those of about equal length lie side by side and share one attention kernel.
+length, so that those of equal length lie side by side and share one attention kernel.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+import itertools
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -74,54 +73,27 @@ def ragged_attention(
         ``[N, H, Dv]`` in the dtype of ``query``.
     """
     result = query.new_empty((*query.shape[:2], value.shape[-1]))
-    mask = None if attn_mask is None else attn_mask[(None,) * (4 - attn_mask.ndim)]
-    sizes: dict[str, Any] = {"scale": scale, "enable_gqa": enable_gqa}
-    for start, group in _groups(lengths.tolist()):
-        count, longest, total = len(group), group[-1], sum(group)
-        tokens = slice(start, start + total)
-        if group[0] == longest:  # no padding: views of the packed tokens
-            q, k, v = (t[tokens].unflatten(0, (count, longest)).transpose(1, 2) for t in (query, key, value))
-            places = position[tokens].view(count, longest)
-            own = None if mask is None else _mask_of(mask, row[tokens][::longest], places)
-            out = F.scaled_dot_product_attention(q, k, v, own, 0.0, is_causal, **sizes)
-            result[tokens].unflatten(0, (count, longest)).copy_(out.transpose(1, 2))
-            continue
-        at, valid = _padded_places(group, start, query.device)
-        q, k, v = (t[at].transpose(1, 2) for t in (query, key, value))
-        seen = valid[:, None, None]
-        if is_causal:
-            seen = seen & torch.ones(longest, longest, dtype=torch.bool, device=seen.device).tril()
-        if mask is not None:
-            own = _mask_of(mask, row[at[:, 0]], position[at])
-            seen = own & seen if own.dtype is torch.bool else own.masked_fill(~seen, -math.inf)
-        out = F.scaled_dot_product_attention(q, k, v, seen, 0.0, **sizes)
-        result[tokens] = out.transpose(1, 2)[valid]
+    if attn_mask is not None:
+        attn_mask = attn_mask[(None,) * (4 - attn_mask.ndim)]
+    for tokens, count, length in _groups(lengths):
+        q, k, v = (t[tokens].unflatten(0, (count, length)).transpose(1, 2) for t in (query, key, value))
+        mask = None
+        if attn_mask is not None:
+            rows, places = row[tokens][::length], position[tokens].view(count, length)
+            mask = _mask_of(attn_mask, rows, places)
+        out = F.scaled_dot_product_attention(q, k, v, mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa)
+        result[tokens].unflatten(0, (count, length)).copy_(out.transpose(1, 2))
     return result
 
 
-_SPREAD, _SLACK = 1.25, 2  # sequences share a kernel, padded to the longest, if it is no longer than this
-
-
-def _groups(lengths: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
-    """Sequences of about equal length, which one kernel computes: the first token, and their lengths, ascending."""
-    start, group = 0, list[int]()
-    for length in lengths:
-        if group and length > group[0] * _SPREAD + _SLACK:
-            yield start, group
-            start, group = start + sum(group), []
+def _groups(lengths: torch.Tensor) -> Iterator[tuple[slice, int, int]]:
+    """Of each group of sequences of equal length: its tokens, how many sequences, and their length."""
+    start = 0
+    for length, group in itertools.groupby(lengths.tolist()):
+        count = len(list(group))
         if length:
-            group.append(length)
-    if group:
-        yield start, group
-
-
-def _padded_places(group: Sequence[int], start: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """``[G, L]``: where each token of a group is among the packed ones, and which places are tokens at all."""
-    lengths = torch.tensor(group, device=device)
-    steps = torch.arange(group[-1], device=device)
-    begins = start + lengths.cumsum(0) - lengths
-    valid = steps < lengths[:, None]
-    return begins[:, None] + torch.minimum(steps, lengths[:, None] - 1), valid
+            yield slice(start, start + count * length), count, length
+        start += count * length
 
 
 def _mask_of(mask: torch.Tensor, rows: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
