@@ -50,7 +50,9 @@ class Piece:
         if sizes:
             g = GraphBuilder(part, part.inputs[-1].next)
             for size in sizes:
-                size.replace_all_uses_with(g.size(*_axis_of_size(size, tensors)))
+                own = g.size(*_axis_of_size(size, tensors))
+                assert isinstance(own, Node), "it varies"
+                size.replace_all_uses_with(own)
                 part.fx.erase_node(size)
         return part
 
