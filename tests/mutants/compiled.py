@@ -266,13 +266,13 @@ BACKENDS = (
     Mutant(
         "activation left out",
         "a linear with an activation is lowered as a linear alone",
-        Fault(lower, "_activation", lambda original, builder, value, name: value),
+        Fault(lower, "activate", lambda original, builder, value, name: value),
         WIDE,
     ),
     Mutant(
         "another activation",
         "gelu is lowered as its tanh approximation",
-        Fault(lower, "_activation", _other_gelu),
+        Fault(lower, "activate", _other_gelu),
         WIDE,
     ),
     Mutant(
