@@ -8,12 +8,20 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils import _pytree as pytree
+
+import txgraph
+from tests.zoo import OPTIONS
 
 B, S, E, H = 4, 8, 16, 4
 LENGTHS = torch.tensor([8, 3, 5, 1])
 RIGHT = torch.arange(S) < LENGTHS[:, None]
+LEFT = RIGHT.flip(1)
+HOLES = torch.tensor([[1, 0, 1, 0, 0, 1, 0, 0], [0, 1, 0, 0, 0, 0, 0, 0], [1] * 8, [0, 0, 1, 0, 1, 0, 0, 0]]).bool()
+LOWEST = torch.finfo(torch.float32).min
 
 Tensor = torch.Tensor
+Model = txgraph.OptimizedModel
 
 
 class Encoder(nn.Module):
@@ -47,3 +55,30 @@ def mean(x: Tensor, mask: Tensor) -> Tensor:
     """The mean over tokens."""
     weight = mask[:, :, None].to(x.dtype)
     return (x * weight).sum(1) / weight.sum(1).clamp(min=1e-9)
+
+
+def keys(mask: Tensor) -> Tensor:
+    """Hides the keys that a boolean mask ``[B, S]`` calls padding."""
+    return mask[:, None, None]
+
+
+def optimized(model: nn.Module, padding: str = "exact", **inputs: Tensor) -> Model:
+    """The model on the reference backend, for one call."""
+    return txgraph.optimize(model, kwargs=inputs, padding=padding, backend="reference", options=OPTIONS)
+
+
+def is_packed(fast: Model) -> bool:
+    """Whether the latest graph works on packed tokens."""
+    names = fast.graph_after.count()
+    return "txgraph::token_index" in names and "txgraph::ragged_attention" in names
+
+
+def assert_close(result: Any, expected: Any, at: Tensor | None = None) -> None:
+    """All tensors are equal up to rounding, or those at the given positions."""
+    for ours, theirs in zip(leaves(result), leaves(expected), strict=True):
+        torch.testing.assert_close(*((ours, theirs) if at is None else (ours[at], theirs[at])), rtol=2e-5, atol=2e-5)
+
+
+def leaves(value: Any) -> list[Tensor]:
+    """The tensors of an output."""
+    return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]

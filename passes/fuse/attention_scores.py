@@ -15,7 +15,8 @@ from torch.fx import Node
 
 from txgraph.ir import Graph, GraphBuilder, type_of
 from txgraph.ir.bounds import ValueBounds
-from txgraph.ir.index_expressions import IndexExpressions, every_row_sees_a_key
+from txgraph.ir.index_expressions import IndexExpressions
+from txgraph.ir.masks import every_row_sees_a_key
 from txgraph.rewrite import PatternFactory, Reject
 from txgraph.rewrite.pattern import Pattern, Step
 

@@ -11,15 +11,15 @@ source:  Vaswani et al. 2017, section 3.2.3; torch documentation of is_causal (t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any
 
-import sympy
 import torch
 from torch.fx import Node
 
 from txgraph.ir import Graph, GraphBuilder, arguments, type_of
-from txgraph.ir.index_expressions import IndexExpressions, is_causal
+from txgraph.ir.index_expressions import IndexExpressions
+from txgraph.ir.masks import kind_of_mask
 from txgraph.passes.fuse.attention_scores import may_lose_nan
 from txgraph.rewrite import Pass, PassContext, Rewrite, replace
 
@@ -43,7 +43,8 @@ class RecognizeMasks(Pass):
             if not isinstance(mask, Node) or named["is_causal"]:
                 continue
             formula = expressions.of(mask)
-            kind = _classify(formula, type_of(mask).dtype)  # type: ignore[union-attr]  # a mask is a tensor
+            dtype = type_of(mask).dtype  # type: ignore[union-attr]  # a mask is a tensor
+            kind = kind_of_mask(formula, dtype, torch.finfo(dtype).min if dtype.is_floating_point else -math.inf)
             scalable = named["scale"] is None or named["scale"] > 0
             if kind == "trivial" and _is_one_number(mask) and may_lose_nan(graph, type_of(named["key"]).shape[-2]):  # type: ignore[union-attr]
                 context.decline(
@@ -74,19 +75,3 @@ class RecognizeMasks(Pass):
 
 def _is_one_number(mask: Node) -> bool:
     return all(str(size) == "1" for size in type_of(mask).shape)  # type: ignore[union-attr]  # a tensor
-
-
-def _classify(formula: Any, dtype: torch.dtype) -> str:
-    """``"trivial"``, ``"causal"`` or an empty text."""
-    if formula is None:
-        return ""
-    if dtype is torch.bool:
-        return "trivial" if formula == sympy.true else "causal" if is_causal(formula) else ""
-    if formula == 0:
-        return "trivial"
-    if isinstance(formula, sympy.Piecewise) and len(formula.args) == 2:
-        (first, condition), (second, _) = formula.args
-        for kept, hidden, visible in ((first, second, condition), (second, first, sympy.Not(condition))):
-            if kept == 0 and hidden.is_number and float(hidden) <= torch.finfo(dtype).min and is_causal(visible):
-                return "causal"
-    return ""

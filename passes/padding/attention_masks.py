@@ -17,7 +17,8 @@ from torch.fx import Node
 
 from txgraph.ir import Graph, arguments, type_of
 from txgraph.ir.formulas import Expression, is_boolean
-from txgraph.ir.index_expressions import IndexExpressions, axis_symbol, is_causal
+from txgraph.ir.index_expressions import IndexExpressions, axis_symbol
+from txgraph.ir.masks import kind_of_mask
 from txgraph.ir.padding import MOST_NEGATIVE_BIAS, PaddingMask, may_be_mask
 
 _aten = torch.ops.aten
@@ -48,7 +49,7 @@ class PaddedAttention:
     """The attentions that hide the padding which one mask describes.
 
     Attributes:
-        rest: of each, what its mask does beside: ``""`` nothing, ``"causal"``, or ``"mask"``: something else.
+        rest: of each, what its mask does beside: ``"trivial"``: nothing, ``"causal"``, or ``"other"``.
     """
 
     formulas: MaskFormulas
@@ -92,19 +93,9 @@ def _rest(formulas: MaskFormulas, mask: Node) -> str | None:
     if tensor_type is None or tensor_type.rank != 4 or not _hides(formulas, mask):
         return None
     formula = formulas.of(mask, 3, 0, valid=True)
-    if formula is None:
-        return "mask"
-    formula = formulas.where(formula, 3, 1, valid=True)  # queries that are padding are not asked for
-    if tensor_type.dtype is torch.bool:
-        return "" if formula == sympy.true else "causal" if is_causal(formula) else "mask"
-    if formula == 0:
-        return ""
-    if isinstance(formula, sympy.Piecewise) and len(formula.args) == 2:
-        (first, condition), (second, _) = formula.args
-        for kept, hidden, visible in ((first, second, condition), (second, first, sympy.Not(condition))):
-            if kept == 0 and _is_low(hidden) and is_causal(visible):
-                return "causal"
-    return "mask"
+    if formula is not None:  # queries that are padding are not asked for
+        formula = formulas.where(formula, 3, 1, valid=True)
+    return kind_of_mask(formula, tensor_type.dtype, MOST_NEGATIVE_BIAS) or "other"
 
 
 def _hides(formulas: MaskFormulas, mask: Any) -> bool:

@@ -135,7 +135,7 @@ class Packer:
         return self.g.txgraph.ragged_attention(
             *(self.packed(named[each]) for each in ("query", "key", "value")),
             *(self._row, self._position, self._lengths),
-            named["attn_mask"] if rest == "mask" else None,
+            named["attn_mask"] if rest == "other" else None,
             rest == "causal",
             named["scale"],
             named["enable_gqa"],

@@ -123,7 +123,8 @@ class TokenFlow:
 
     def _reaches_attention(self, sources: dict[Node, Layout]) -> bool:
         layouts = self._spread(sources)
-        return any(_is_heads(layouts.get(n.args[at])) for n in self.attention.rest for at in (1, 2))  # type: ignore[arg-type]
+        read = (arguments(n)[each] for n in self.attention.rest for each in ("key", "value"))
+        return any(_is_heads(layouts.get(value)) for value in read)
 
     def _find_exposed(self) -> None:
         for node in reversed(list(self.graph.nodes)):
@@ -134,9 +135,9 @@ class TokenFlow:
 
     def _exposes(self, user: Node, value: Node) -> bool:
         """Whether ``user`` needs what ``value`` holds at padding."""
-        if user in self.attention.rest and value not in (user.args[0], user.args[3]):
-            if user not in self.layouts:
-                self.needs.add("some")  # a query of another sequence, whose keys are all hidden, may average them
+        if user in self.attention.rest and _hides_padding_of(user, value):
+            if user not in self.layouts or user in self.exposed:
+                self.needs.add("some")  # a query that stays may average the keys of a row where all are hidden
             return not _is_heads(self.layouts[value])
         if user in self.layouts:
             return user in self.exposed and not self.masks(user, value)
@@ -185,6 +186,12 @@ def _is_heads(layout: Layout | None) -> bool:
     if layout is None or layout.rank != 4:
         return False
     return layout.axes[0::2] == (("batch",), ("sequence",)) and layout.is_plain(1) and layout.is_plain(3)
+
+
+def _hides_padding_of(attention: Node, value: Node) -> bool:
+    """Whether a value is the keys or values of an attention, and nothing else that it takes."""
+    named = arguments(attention)
+    return value in (named["key"], named["value"]) and value not in (named["query"], named["attn_mask"])
 
 
 def _attention_layout(node: Node, known: _Known) -> Layout | None:

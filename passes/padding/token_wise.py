@@ -188,11 +188,12 @@ def _cat_layout(node: Node, named: Named, known: Known) -> Layout | None:
     return first.resized(_shape(node))
 
 
-def _pack_cat(node: Node, named: Named, packed: Packed) -> Node:
+def _pack_list(node: Node, named: Named, packed: Packed) -> Node:
+    """Of ``cat`` and ``stack``: the axis is one of the result."""
     layout = packed.layout(node)
     assert layout is not None, "it is token-wise"
     parts = [packed.packed(each) for each in named["tensors"]]
-    return packed.g.aten.cat.default(parts, layout.packed_axis(named["dim"] % layout.rank))
+    return packed.g.call(_operator(node), parts, layout.packed_axis(named["dim"] % layout.rank))
 
 
 def _stack_layout(node: Node, named: Named, known: Known) -> Layout | None:
@@ -201,13 +202,6 @@ def _stack_layout(node: Node, named: Named, known: Known) -> Layout | None:
     if first is None or any(each != first for each in layouts):
         return None
     return first.inserted(named["dim"] % (first.rank + 1)).resized(_shape(node))
-
-
-def _pack_stack(node: Node, named: Named, packed: Packed) -> Node:
-    layout = packed.layout(node)
-    assert layout is not None, "it is token-wise"
-    parts = [packed.packed(each) for each in named["tensors"]]
-    return packed.g.aten.stack.default(parts, layout.packed_axis(named["dim"] % layout.rank))
 
 
 def _index_layout(node: Node, named: Named, known: Known) -> Layout | None:
@@ -342,8 +336,8 @@ RULES: dict[Any, Rule] = {
         ),
         _ALONG,
     ),
-    _aten.cat.default: Rule(_cat_layout, _pack_cat),
-    _aten.stack.default: Rule(_stack_layout, _pack_stack),
+    _aten.cat.default: Rule(_cat_layout, _pack_list),
+    _aten.stack.default: Rule(_stack_layout, _pack_list),
     _aten.index.Tensor: Rule(_index_layout, _pack_index),
     GETITEM: Rule(_piece_layout, _pack_piece),
     _aten.embedding.default: Rule(_embedding_layout, _pack_embedding),

@@ -18,7 +18,8 @@ from torch.fx import Node
 from tests.helpers import Program
 from tests.small import graph_of
 from txgraph.ir import Mutation
-from txgraph.ir.index_expressions import Expression, IndexExpressions, axis_symbol, is_causal
+from txgraph.ir.index_expressions import Expression, IndexExpressions, axis_symbol
+from txgraph.ir.masks import is_causal
 
 aten = torch.ops.aten
 I0, I1, I2 = (axis_symbol(at) for at in range(3))
@@ -286,31 +287,6 @@ def test_plain_values() -> None:
     assert known.of(float("nan")) is None
     assert known.of("text") is None
     assert known.of(None) is None
-
-
-@pytest.mark.parametrize(
-    ("relation", "causal"),
-    [
-        (I0 <= I1, True),
-        (I1 >= I0, True),
-        (I0 < I1 + 1, True),
-        (I0 - I1 <= 0, True),
-        (I0 - I1 < 1, True),
-        (I1 + 3 >= I0 + 3, True),
-        (I0 < I1, False),
-        (I0 <= I1 + 1, False),
-        (I1 <= I0, False),
-        (2 * I0 <= 2 * I1 + 1, False),
-        (I0 <= I2, False),
-        (sympy.Eq(I0, I1), False),
-        (sympy.And(I0 <= I1, I0 >= 1), False),
-        (sympy.true, False),
-        (I0, False),
-        (sympy.Integer(0), False),
-    ],
-)
-def test_is_causal(relation: Expression, causal: bool) -> None:
-    assert is_causal(relation) is causal
 
 
 def test_dynamic_sizes_are_symbols() -> None:

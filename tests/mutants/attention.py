@@ -236,13 +236,13 @@ ATTENTION = (
     Mutant(
         "causal flag for a window",
         "every mask with a known formula is taken for a causal one",
-        Fault(recognize_masks, "_classify", lambda original, formula, dtype: "causal" if formula is not None else ""),
+        Fault(recognize_masks, "kind_of_mask", lambda original, formula, *_: "causal" if formula is not None else ""),
         WINDOW,
     ),
     Mutant(
         "causal mask dropped",
         "a causal mask is taken for one that lets everything through",
-        Fault(recognize_masks, "_classify", after(lambda kind: "trivial" if kind == "causal" else kind)),
+        Fault(recognize_masks, "kind_of_mask", after(lambda kind: "trivial" if kind == "causal" else kind)),
         CAUSAL,
     ),
     Mutant(

@@ -11,7 +11,6 @@ A formula is the exact value (:mod:`txgraph.ir.formulas`); where that cannot be 
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,7 +21,7 @@ from torch.fx import Node
 
 from txgraph.ir.formulas import Expression, as_boolean, as_number, choice, combined, converted, is_boolean, number
 from txgraph.ir.graph import Graph
-from txgraph.ir.node import TensorType, arguments, same_size, type_of
+from txgraph.ir.node import arguments, type_of
 
 _aten = torch.ops.aten
 
@@ -32,28 +31,6 @@ _LARGEST_FORMULA = 200  # operations; a formula of that size is no mask that any
 def axis_symbol(axis_from_right: int) -> sympy.Symbol:
     """The index along an axis, counted from the right: a non-negative integer."""
     return sympy.Symbol(f"i{axis_from_right}", integer=True, nonnegative=True)
-
-
-def is_causal(formula: Expression) -> bool:
-    """Whether the formula is "key index <= query index", keys along the last axis."""
-    if not isinstance(formula, sympy.Ge | sympy.Gt | sympy.Le | sympy.Lt):
-        return False
-    distance = formula.gts - formula.lts - (1 if isinstance(formula, sympy.Gt | sympy.Lt) else 0)
-    return bool(sympy.expand(distance - (axis_symbol(1) - axis_symbol(0))) == 0)
-
-
-def every_row_sees_a_key(formula: Expression | None, mask_type: TensorType | None) -> bool:
-    """Whether a mask is proven to let every query see the first key, or, in a square, its own."""
-    if formula is None or mask_type is None:
-        return False
-    own = axis_symbol(1) if mask_type.rank > 1 and same_size(*mask_type.shape[-2:]) else 0
-    for key in (0, own):
-        seen = formula.subs(axis_symbol(0), key)
-        if seen == sympy.true or (seen.is_number and not is_boolean(seen) and float(seen) > -math.inf):
-            return True
-        if isinstance(seen, sympy.Piecewise) and all(e.is_number and float(e) > -math.inf for e, _ in seen.args):
-            return True
-    return False
 
 
 class IndexExpressions:
