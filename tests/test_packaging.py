@@ -33,3 +33,8 @@ def test_every_folder_with_code_is_a_package(folder: Path) -> None:
 def test_types_are_published() -> None:
     assert (FOLDERS["txgraph"] / "py.typed").exists()
     assert "py.typed" in SETUPTOOLS["package-data"]["txgraph"]
+
+
+def test_sources_of_kernels_are_published() -> None:
+    kinds = {path.suffix for path in (FOLDERS["txgraph.backends"] / "kernels").iterdir() if path.is_file()} - {".py"}
+    assert SETUPTOOLS["package-data"]["txgraph.backends.kernels"] == sorted(f"*{kind}" for kind in kinds)

@@ -1,11 +1,12 @@
-"""Choose, by measurement on this machine, which library computes each float32 linear on a CPU.
+"""Choose, by measurement on this machine, what computes each float32 linear on a CPU.
 
 before:  linear(x, w, b), or txgraph::linear_activation(x, w, b, act)
-after:   txgraph::linear_onednn(x, w, b, act) where oneDNN is faster than torch's own linear;
-         txgraph::linear_generated(x, w, b) and act, where x is one row and code that Inductor generates is faster
-why:     torch's linear calls MKL, which is the slower GEMM on some processors by a factor of two;
-         oneDNN takes the model's own weight (no packed copy) and computes the activation on the way.
-         Of one row, as in a step of a decoder, the product reads the weight once: both libraries read it slower.
+after:   txgraph::linear_native(x, w, b, act) where our own kernel is faster than torch's linear;
+         txgraph::linear_onednn(x, w, b, act) where oneDNN is;
+         txgraph::linear_generated(x, w, b) and act, where x is one row and code that Inductor generates is
+why:     torch's linear calls MKL, which is the slower GEMM on some processors by a factor of two.
+         All take the model's own weight (no packed copy); the first two compute the activation on the way.
+         Of one row, as in a step of a decoder, the product reads the weight once: the libraries read it slower.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from torch.fx import Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from txgraph.backends.inductor.adapter import compile_graph, generate_row_product, onednn_linear
-from txgraph.cost import best_seconds
+from txgraph.backends.inductor.fastest import fastest
+from txgraph.backends.kernels.linear import ACTIVATIONS as NATIVE_ACTIVATIONS
+from txgraph.backends.kernels.linear import linear_native
 from txgraph.ir import Graph, GraphBuilder, arguments, type_of
 from txgraph.ir.ops import ACTIVATIONS, define, linear_activation
 
@@ -35,7 +38,7 @@ _ONEDNN_ACTIVATIONS = {
     "tanh": ("tanh", ""),
     "sigmoid": ("sigmoid", ""),
 }
-MEASURED_SECONDS = 0.15  # upper bound per distinct shape
+MEASURED_SECONDS = 0.2  # upper bound per distinct shape
 
 
 def _linear_onednn(
@@ -79,26 +82,43 @@ class GemmShape:
         return f"linear {self.m}x{self.k}x{self.n}" + (f" + {self.activation}" if self.activation else "")
 
 
+@dataclass(frozen=True)
+class Way:
+    """One way to compute a linear.
+
+    Attributes:
+        operator: its name in ``txgraph::``. fused: the activations that it computes on the way.
+    """
+
+    operator: str
+    fused: frozenset[str]
+
+
+WAYS = {
+    "txgraph": Way("linear_native", NATIVE_ACTIVATIONS),
+    "oneDNN": Way("linear_onednn", frozenset(_ONEDNN_ACTIVATIONS)),
+    "Inductor": Way("linear_generated", frozenset([""])),
+}
+
+
 def fused_activations() -> frozenset[str]:
-    """Activations that oneDNN computes inside a linear."""
-    return frozenset(ACTIVATIONS) if onednn_linear() is not None else frozenset()
+    """Activations that some way computes inside a linear."""
+    return frozenset(ACTIVATIONS) if onednn_linear() is not None else NATIVE_ACTIVATIONS & set(ACTIVATIONS)
 
 
 def choose_gemms(graph: Graph) -> dict[str, str]:
     """Rewrite each linear of ``graph`` to what measures faster here; returns the choices, for the report."""
-    if onednn_linear() is None:
-        return {}
     linears: dict[GemmShape, list[Node]] = {}
     for node in graph.calls():
         shape = _shape_of(node, graph)
         if shape is not None:
             linears.setdefault(shape, []).append(node)
-    choices = {shape: _measure(shape, graph, nodes) for shape, nodes in linears.items()}
+    report = {}
     for shape, nodes in linears.items():
-        for node in nodes:
-            if not choices[shape].startswith("aten"):
-                _replace(graph, node, shape.activation, choices[shape].startswith("oneDNN"))
-    return {str(shape): choice for shape, choice in choices.items()}
+        name, report[str(shape)] = _measure(shape, graph, nodes)
+        for node in nodes if name in WAYS else ():
+            _replace(graph, node, shape.activation, WAYS[name])
+    return report
 
 
 def _shape_of(node: Node, graph: Graph) -> GemmShape | None:
@@ -128,25 +148,24 @@ def _constant_weight(graph: Graph, value: object) -> torch.Tensor | None:
     return graph.constant(value)
 
 
-def _measure(shape: GemmShape, graph: Graph, nodes: Sequence[Node]) -> str:
-    """Time both on random input with the real weights; torch's own stays unless oneDNN is faster.
+def _measure(shape: GemmShape, graph: Graph, nodes: Sequence[Node]) -> tuple[str, str]:
+    """Time each way on random input with the real weights; torch's own stays unless another is faster.
 
     Each run takes the next weight of that shape: a weight that stays in the cache is not what a model sees.
     """
     named = [arguments(node) for node in nodes]
     operands = itertools.cycle([(_weight(graph, each["weight"]), graph.constant(each["bias"])) for each in named])
+    in_rows = all(_is_in_rows(graph, each["weight"]) for each in named)
     x = torch.randn(shape.m, shape.k)
     activation = ACTIVATIONS.get(shape.activation, torch.Tensor.contiguous)
-    ways: dict[str, Callable[[], object]] = {
-        "oneDNN": lambda: _linear_onednn(x, *next(operands), shape.activation),
-        "aten": lambda: activation(F.linear(x, *next(operands))),
-    }
-    if shape.m == 1 and all(_is_in_rows(graph, each["weight"]) for each in named):
+    ways: dict[str, Callable[[], object]] = {"aten": lambda: activation(F.linear(x, *next(operands)))}
+    if onednn_linear() is not None:
+        ways["oneDNN"] = lambda: _linear_onednn(x, *next(operands), shape.activation)
+    if in_rows and shape.activation in NATIVE_ACTIVATIONS:
+        ways["txgraph"] = lambda: linear_native(x, *next(operands), shape.activation)
+    if in_rows and shape.m == 1:
         ways["Inductor"] = lambda: row_product()(x, next(operands)[0])
-    with torch.no_grad():
-        seconds = dict(zip(ways, best_seconds(*ways.values(), seconds=MEASURED_SECONDS), strict=True))
-    name = min(("aten", *ways), key=seconds.__getitem__)  # the first of equals
-    return f"{name} ({', '.join(f'{each * 1e6:.0f} µs {way}' for way, each in seconds.items())})"
+    return fastest(ways, MEASURED_SECONDS)
 
 
 @functools.cache
@@ -171,15 +190,14 @@ def _weight(graph: Graph, value: object) -> torch.Tensor:
     return weight
 
 
-def _replace(graph: Graph, node: Node, activation: str, with_onednn: bool) -> None:
+def _replace(graph: Graph, node: Node, activation: str, way: Way) -> None:
     named = arguments(node)
     builder = GraphBuilder(graph, node)
     operands = (named["input"], named["weight"], named["bias"])
-    if with_onednn:
-        new = builder.txgraph.linear_onednn(*operands, activation)
-    else:
-        new = builder.txgraph.linear_generated(*operands)
-        new = activate(builder, new, activation) if activation else new
+    inside = activation if activation in way.fused else ""
+    new = getattr(builder.txgraph, way.operator)(*operands, *([inside] if way.fused > {""} else []))
+    if activation != inside:
+        new = activate(builder, new, activation)
     node.replace_all_uses_with(new)
     graph.fx.erase_node(node)
 

@@ -11,6 +11,7 @@ from torch.fx import Node
 
 from txgraph.backends.base import Compiled
 from txgraph.backends.inductor.adapter import compile_graph
+from txgraph.backends.inductor.attention import choose_attention
 from txgraph.backends.inductor.gemm import activate, choose_gemms, fused_activations
 from txgraph.backends.inductor.head import cut_head
 from txgraph.backends.inductor.mutations import write_in_place, written_in_place
@@ -49,7 +50,7 @@ class InductorBackend:
         """Compile; the weights are handed over at each call, not copied."""
         lowered = graph.copy()
         head = cut_head(lowered)
-        choices = choose_gemms(lowered) if target.kind == "cpu" else {}
+        choices = choose_gemms(lowered) | choose_attention(lowered) if target.kind == "cpu" else {}
         _inline_activations(lowered)
         inline_softcap(lowered, target)
         _name_constants_once(lowered)

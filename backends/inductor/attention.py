@@ -1,0 +1,116 @@
+"""Choose, by measurement on this machine, what computes each float32 attention on a CPU.
+
+before:  scaled_dot_product_attention(q, k, v, ...), or txgraph::ragged_attention(q, k, v, ...)
+after:   txgraph::attention_native(q, k, v, ...) where it is faster; txgraph::ragged_attention_native(q, k, v, ...)
+why:     torch's kernel is made for long sequences; of packed ones it takes one length at a time. Of packed ones the
+         lengths are not known yet: ours was faster at every length that was tried, from 4 to 2048.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.fx import Node
+
+from txgraph.backends.inductor.fastest import fastest
+from txgraph.backends.kernels.attention import attention_native
+from txgraph.ir import Graph, GraphBuilder, arguments, type_of
+
+_DENSE = torch.ops.aten.scaled_dot_product_attention.default
+_RAGGED = torch.ops.txgraph.ragged_attention.default
+MEASURED_SECONDS = 0.1  # upper bound per distinct shape
+
+
+@dataclass(frozen=True)
+class AttentionShape:
+    """One attention: ``[B, H, S, D]`` against ``[B, G, T, D]``, values of ``Dv``; sizes that vary as in the example."""
+
+    batch: int
+    heads: int
+    key_heads: int
+    queries: int
+    keys: int
+    depth: int
+    width: int
+    mask: torch.dtype | None
+    causal: bool
+
+    def __str__(self) -> str:
+        beside = ", causal" if self.causal else "" if self.mask is None else ", mask"
+        return f"attention {self.batch}x{self.heads}x{self.queries}x{self.keys}x{self.depth}{beside}"
+
+
+def choose_attention(graph: Graph) -> dict[str, str]:
+    """Rewrite each attention of ``graph`` to what measures faster here; returns the choices, for the report."""
+    choices: dict[AttentionShape, tuple[str, str]] = {}
+    for node in graph.calls():
+        g = GraphBuilder(graph, node)
+        if node.target is _RAGGED and _is_float(node):
+            named = arguments(node)
+            del named["enable_gqa"]  # the numbers of heads say it
+            _replace(graph, node, g.txgraph.ragged_attention_native(*named.values()))
+        elif node.target is _DENSE and (shape := _shape_of(node)) is not None:
+            if shape not in choices:
+                choices[shape] = _measure(shape)
+            if choices[shape][0] == "txgraph":
+                named = arguments(node)
+                taken = [named[each] for each in ("query", "key", "value", "attn_mask", "is_causal", "scale")]
+                _replace(graph, node, g.txgraph.attention_native(*taken))
+    return {str(shape): measured for shape, (_, measured) in choices.items()}
+
+
+def _replace(graph: Graph, node: Node, new: Node) -> None:
+    node.replace_all_uses_with(new)
+    graph.fx.erase_node(node)
+
+
+def _is_float(node: Node) -> bool:
+    """Whether all operands are float32 on a CPU, and a mask may be boolean."""
+    named = arguments(node)
+    for name in ("query", "key", "value", "attn_mask"):
+        tensor_type = type_of(named[name])
+        dtypes = (torch.float32, torch.bool) if name == "attn_mask" else (torch.float32,)
+        if tensor_type is not None and (tensor_type.device.type != "cpu" or tensor_type.dtype not in dtypes):
+            return False
+    return True
+
+
+def _shape_of(node: Node) -> AttentionShape | None:
+    """The shape of an attention that the kernel computes; ``None`` for any other."""
+    named = arguments(node)
+    query, key, value = (named[each].meta["val"] for each in ("query", "key", "value"))
+    if not _is_float(node) or named["dropout_p"] or {query.ndim, key.ndim, value.ndim} != {4}:
+        return None
+    batch, heads, queries, depth = map(_hint, query.shape)
+    _, key_heads, keys, width = map(_hint, value.shape)
+    if not batch * heads * queries * keys * depth * width or heads % key_heads:
+        return None
+    if _hint(key.shape[0]) != batch or _hint(value.shape[0]) != batch:
+        return None
+    mask = None if named["attn_mask"] is None else named["attn_mask"].meta["val"].dtype
+    return AttentionShape(batch, heads, key_heads, queries, keys, depth, width, mask, named["is_causal"])
+
+
+def _hint(size: int | torch.SymInt) -> int:
+    return size if isinstance(size, int) else int(size.node.hint)
+
+
+def _measure(shape: AttentionShape) -> tuple[str, str]:
+    """Time both on random input; torch's own stays unless ours is faster."""
+
+    def random(heads: int, length: int, depth: int) -> torch.Tensor:
+        return torch.randn(shape.batch, length, heads, depth).transpose(1, 2)
+
+    query = random(shape.heads, shape.queries, shape.depth)
+    key, value = (random(shape.key_heads, shape.keys, each) for each in (shape.depth, shape.width))
+    mask = None if shape.mask is None else torch.ones(shape.queries, shape.keys).to(shape.mask)
+    grouped = shape.heads != shape.key_heads
+    ways: dict[str, Callable[[], Any]] = {
+        "aten": lambda: F.scaled_dot_product_attention(query, key, value, mask, 0.0, shape.causal, enable_gqa=grouped),
+        "txgraph": lambda: attention_native(query, key, value, mask, shape.causal, None),
+    }
+    return fastest(ways, MEASURED_SECONDS)

@@ -1,0 +1,124 @@
+"""Attention on CPUs in float32: of a padded batch, and of packed tokens.
+
+Both are one C++ kernel. A thread computes a block of queries of one head: their scores stay in the cache, and no length
+is too short to be worth a call. torch's own kernel for CPUs is made for long sequences, and takes one length at a time.
+
+source: Dao et al. 2022 (FlashAttention) for blocks of queries whose scores never leave the cache; the sums are not
+        rescaled: a block sees all its keys at once.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+import torch
+
+from txgraph.backends.kernels.build import load, pointer
+from txgraph.ir.ops import define
+
+_CAUSAL, _BOOLEAN = 1, 2
+
+
+def attention_native(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None,
+    is_causal: bool,
+    scale: float | None,
+) -> torch.Tensor:
+    """:func:`torch.nn.functional.scaled_dot_product_attention` of float32 on a CPU.
+
+    Args:
+        query: ``[B, H, S, D]``. key: ``[B, G, T, D]``. value: ``[B, G, T, Dv]``; ``G`` divides ``H``.
+        attn_mask: float32 or boolean, broadcasts to ``[B, H, S, T]``.
+
+    Returns:
+        ``[B, H, S, Dv]``, in memory as ``[B, S, H, Dv]``: what joins the heads is a view.
+    """
+    result = _result(query, value)
+    query, key, value = map(_with_plain_features, (query, key, value))
+    strides = [(t.stride(0), t.stride(2), t.stride(1)) for t in (query, key, value)]
+    sizes = (query.shape[0], query.shape[1], key.shape[1], query.shape[3], value.shape[3], query.shape[2], key.shape[2])
+    _run(query, key, value, result, sizes, strides, (None, None, None), attn_mask, is_causal, scale)
+    return result
+
+
+def ragged_attention_native(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    row: torch.Tensor,
+    position: torch.Tensor,
+    lengths: torch.Tensor,
+    attn_mask: torch.Tensor | None,
+    is_causal: bool,
+    scale: float | None,
+) -> torch.Tensor:
+    """:func:`txgraph.ir.packed.ragged_attention` of float32 on a CPU; ``G`` divides ``H``."""
+    result = _packed_result(query, value)
+    query, key, value = map(_with_plain_features, (query, key, value))
+    strides = [(0, *t.stride()[:2]) for t in (query, key, value)]
+    sizes = (len(lengths), query.shape[1], key.shape[1], query.shape[2], value.shape[2], 0, 0)
+    _run(query, key, value, result, sizes, strides, (row, position, lengths), attn_mask, is_causal, scale)
+    return result
+
+
+def _run(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    result: torch.Tensor,
+    sizes: Sequence[int],
+    strides: Sequence[Sequence[int]],
+    places: Sequence[torch.Tensor | None],
+    attn_mask: torch.Tensor | None,
+    is_causal: bool,
+    scale: float | None,
+) -> None:
+    steps = [0] * 4
+    flags = _CAUSAL * is_causal
+    if attn_mask is not None:
+        attn_mask = attn_mask[(None,) * (4 - attn_mask.ndim)]
+        steps = [step if size > 1 else 0 for step, size in zip(attn_mask.stride(), attn_mask.shape, strict=True)]
+        flags |= _BOOLEAN * (attn_mask.dtype is torch.bool)
+    load("attention").attention(
+        *map(pointer, (query, key, value, result)),
+        (ctypes.c_int64 * 7)(*sizes),
+        (ctypes.c_int64 * 13)(*(step for each in strides for step in each), *steps),
+        *map(pointer, (*places, attn_mask)),
+        ctypes.c_float(query.shape[-1] ** -0.5 if scale is None else scale),
+        flags,
+        torch.get_num_threads(),
+    )
+
+
+def _with_plain_features(value: torch.Tensor) -> torch.Tensor:
+    """The kernel takes any strides but that of the last axis."""
+    return value if value.stride(-1) == 1 else value.contiguous()
+
+
+def _result(query: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    batch, heads, length, _ = query.shape
+    return query.new_empty((batch, length, heads, value.shape[-1])).transpose(1, 2)
+
+
+def _packed_result(query: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    return query.new_empty((*query.shape[:2], value.shape[-1]))
+
+
+define(
+    "attention_native(Tensor query, Tensor key, Tensor value, Tensor? attn_mask, bool is_causal, float? scale)"
+    " -> Tensor",
+    attention_native,
+    lambda query, key, value, *_: _result(query, value),
+    key="CPU",
+)
+define(
+    "ragged_attention_native(Tensor query, Tensor key, Tensor value, Tensor row, Tensor position, Tensor lengths, "
+    "Tensor? attn_mask, bool is_causal, float? scale) -> Tensor",
+    ragged_attention_native,
+    lambda query, key, value, *_: _packed_result(query, value),
+    key="CPU",
+)

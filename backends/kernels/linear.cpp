@@ -1,0 +1,195 @@
+// activation(x @ weight.T + bias), float32, of a weight [N, K] as the model stores it, which is not copied.
+//
+// The roles of the operands are swapped: rows of the weight are broadcast, number by number, against vectors of rows of
+// x. So only x is rearranged, once for all threads, and a block of the transposed result is turned around when it is
+// done. Blocks of K keep the vectors in the first-level cache; the next rows of the weight are fetched ahead.
+
+#include "vectors.h"
+
+#include <vector>
+
+namespace {
+
+constexpr int64_t DEPTH = 128;     // of a block of K
+constexpr int64_t MOST_ROWS = 512; // of x at a time
+
+enum Activation { NONE, RELU, GELU, GELU_TANH, SILU, SIGMOID };
+
+inline Vec magnitude(Vec x) { return (Vec)((IntVec)x & 0x7fffffff); }
+
+inline Vec sigmoid(Vec x) {
+  Vec e = exp_of_negative(-magnitude(x)), over = 1.f / (1.f + e);
+  return x < 0.f ? e * over : over;
+}
+
+// 1 - erf(z) for z >= 0: exp(-z^2) times a polynomial of degree 9 in 1 / (1 + z / 2), fitted to relative 4.2e-8.
+inline Vec erfc(Vec z) {
+  Vec t = 1.f / (1.f + 0.5f * z);
+  Vec p = all(-5.88474847e-2f);
+  p = fma(p, t, all(2.83489451e-1f));
+  p = fma(p, t, all(-4.84940572e-1f));
+  p = fma(p, t, all(2.75467077e-1f));
+  p = fma(p, t, all(-2.48222946e-2f));
+  p = fma(p, t, all(2.01917811e-1f));
+  p = fma(p, t, all(2.43299926e-1f));
+  p = fma(p, t, all(2.82348053e-1f));
+  p = fma(p, t, all(2.82087992e-1f));
+  return p * t * exp_of_negative(-z * z);
+}
+
+inline Vec activate(int activation, Vec x) {
+  switch (activation) {
+    case RELU: return x < 0.f ? Vec{} : x;
+    case GELU: {
+      Vec half = 0.5f * erfc(magnitude(x) * 0.70710678f);
+      return x * (x < 0.f ? half : 1.f - half);
+    }
+    case GELU_TANH: return x * sigmoid(1.59576912f * fma(0.044715f * x * x, x, x));
+    case SILU: return x * sigmoid(x);
+    case SIGMOID: return sigmoid(x);
+    default: return x;
+  }
+}
+
+// Turns LANES vectors around, by exchanges between pairs.
+template <int STEP = 1>
+inline void transpose(Vec* rows) {
+  if constexpr (STEP < LANES) {
+    IntVec low, high;
+    for (int j = 0; j < LANES; ++j) {
+      low[j] = j & STEP ? LANES + j - STEP : j;
+      high[j] = j & STEP ? LANES + j : j + STEP;
+    }
+#pragma GCC unroll 32
+    for (int i = 0; i < LANES; ++i) {
+      if (i & STEP) continue;
+      const Vec a = rows[i], b = rows[i + STEP];
+      rows[i] = shuffle(a, b, low);
+      rows[i + STEP] = shuffle(a, b, high);
+    }
+    transpose<STEP * 2>(rows);
+  }
+}
+
+// C[rows, V * LANES] = or += A[rows, depth] B[depth, V * LANES], R rows at a time. The next rows are fetched ahead; behind
+// the last ones, the first of the next block of K.
+template <int R, int V>
+inline void add_rows(
+    int64_t rows, const float* a, int64_t lda, const float* b, int64_t ldb, int64_t depth, float* c, int64_t ldc,
+    bool first) {
+  int64_t r = 0;
+  for (; r + R <= rows; r += R) {
+    const float* ahead = r + 2 * R <= rows ? a + (r + R) * lda : a + depth;
+    product<R, V>(a + r * lda, lda, b, ldb, depth, c + r * ldc, ldc, !first, ahead);
+  }
+  for (; r < rows; ++r) product<1, V>(a + r * lda, lda, b, ldb, depth, c + r * ldc, ldc, !first);
+}
+
+inline void add_panel(
+    int64_t vectors, int64_t rows, const float* a, int64_t lda, const float* b, int64_t ldb, int64_t depth, float* c,
+    int64_t ldc, bool first) {
+  switch (vectors) {
+    case 1: return add_rows<8, 1>(rows, a, lda, b, ldb, depth, c, ldc, first);
+    case 2: return add_rows<NV == 4 ? 8 : ROWS, 2>(rows, a, lda, b, ldb, depth, c, ldc, first);
+#if defined(__AVX512F__)
+    case 3: return add_rows<8, 3>(rows, a, lda, b, ldb, depth, c, ldc, first);
+    case 4: return add_rows<6, 4>(rows, a, lda, b, ldb, depth, c, ldc, first);
+#endif
+  }
+}
+
+// Vectors of M rows in panels of about equal width, of which a product takes one at a time.
+struct Panels {
+  int64_t vectors, count;
+
+  explicit Panels(int64_t rows) : vectors((rows + LANES - 1) / LANES), count((vectors + NV - 1) / NV) {}
+  int64_t first(int64_t panel) const { return panel * vectors / count; }
+  int64_t width(int64_t panel) const { return first(panel + 1) - first(panel); }
+};
+
+// Columns [k, stop) of a panel of x, transposed to [K, width * LANES]; rows from M on are 0.
+void pack(
+    const float* x, int64_t line, int64_t M, int64_t k, int64_t stop, int64_t first, int64_t width, float* to) {
+  for (int64_t v = 0; v < width; ++v) {
+    const int64_t rows = std::min<int64_t>(LANES, M - (first + v) * LANES);
+    const float* from = x + (first + v) * LANES * line;
+    int64_t at = k;
+    for (; at + LANES <= stop; at += LANES) {
+      Vec tile[LANES];
+#pragma GCC unroll 32
+      for (int i = 0; i < LANES; ++i) tile[i] = i < rows ? load(from + i * line + at) : Vec{};
+      transpose(tile);
+#pragma GCC unroll 32
+      for (int i = 0; i < LANES; ++i) store(to + ((at + i) * width + v) * LANES, tile[i]);
+    }
+    for (; at < stop; ++at)
+      for (int64_t i = 0; i < LANES; ++i) to[(at * width + v) * LANES + i] = i < rows ? from[i * line + at] : 0.f;
+  }
+}
+
+struct Operands {
+  const float *x, *weight, *bias;
+  float* result;
+  int64_t line, M, K, N; // line: from one row of x to the next
+  int activation, threads;
+};
+
+void compute(const Operands& o) {
+  static thread_local std::vector<float> memory;
+  const Panels panels(o.M);
+  const int64_t line = panels.vectors * LANES;
+  if (static_cast<int64_t>(memory.size()) < line * o.K) memory.resize(line * o.K);
+  float* packed = memory.data();
+  // Rows of the weight that a thread takes at a time: a multiple of 24, as products take 6 or 8.
+  const int64_t block = std::clamp<int64_t>(o.N / (o.threads * 2) / 24 * 24, 24, 192), blocks = (o.N + block - 1) / block;
+#pragma omp parallel num_threads(o.threads)
+  {
+    static thread_local std::vector<float> sums_memory;
+    if (static_cast<int64_t>(sums_memory.size()) < block * line) sums_memory.resize(block * line);
+    float* sums = sums_memory.data();
+#pragma omp for schedule(static) collapse(2)
+    for (int64_t p = 0; p < panels.count; ++p)
+      for (int64_t k = 0; k < o.K; k += DEPTH)
+        pack(o.x, o.line, o.M, k, std::min(k + DEPTH, o.K), panels.first(p), panels.width(p),
+             packed + panels.first(p) * LANES * o.K);
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t b = 0; b < blocks; ++b) {
+      const int64_t n0 = b * block, rows = std::min(block, o.N - n0);
+      if (!o.K) std::fill_n(sums, rows * line, 0.f);
+      for (int64_t k = 0; k < o.K; k += DEPTH)
+        for (int64_t p = 0; p < panels.count; ++p) {
+          const int64_t first = panels.first(p) * LANES, width = panels.width(p);
+          add_panel(width, rows, o.weight + n0 * o.K + k, o.K, packed + first * o.K + k * width * LANES, width * LANES,
+                    std::min(DEPTH, o.K - k), sums + first, line, k == 0);
+        }
+      for (int64_t n = 0; n < rows; n += LANES) {
+        const int64_t columns = std::min<int64_t>(LANES, rows - n);
+        for (int64_t v = 0; v < panels.vectors; ++v) {
+          Vec tile[LANES];
+#pragma GCC unroll 32
+          for (int i = 0; i < LANES; ++i)
+            tile[i] = i < columns
+                ? activate(o.activation, load(sums + (n + i) * line + v * LANES) + (o.bias ? o.bias[n0 + n + i] : 0.f))
+                : Vec{};
+          transpose(tile);
+          const int64_t tokens = std::min<int64_t>(LANES, o.M - v * LANES);
+          for (int64_t m = 0; m < tokens; ++m)
+            store_some(o.result + (v * LANES + m) * o.N + n0 + n, tile[m], columns);
+        }
+      }
+    }
+  }
+}
+
+} // namespace
+
+extern "C" void linear(
+    const float* x, const float* weight, const float* bias, float* result, const int64_t* sizes, int32_t activation,
+    int32_t threads) {
+  const int64_t M = sizes[0], K = sizes[1], N = sizes[2], line = sizes[3];
+  const int64_t parts = (M + MOST_ROWS - 1) / MOST_ROWS;
+  for (int64_t part = 0; part < parts; ++part) {
+    const int64_t first = M * part / parts, last = M * (part + 1) / parts;
+    compute({x + first * line, weight, bias, result + first * N, line, last - first, K, N, activation, threads});
+  }
+}

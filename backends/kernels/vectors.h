@@ -1,0 +1,116 @@
+// Vectors of this machine's width, and the product that all kernels share. Written for GCC and Clang.
+
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16, ROWS = 6, NV = 4;
+#elif defined(__AVX2__) && defined(__FMA__)
+constexpr int LANES = 8, ROWS = 6, NV = 2;
+#else
+constexpr int LANES = 4, ROWS = 4, NV = 2;
+#endif
+
+typedef float Vec __attribute__((vector_size(4 * LANES)));
+typedef int32_t IntVec __attribute__((vector_size(4 * LANES)));
+
+inline Vec load(const float* at) {
+  Vec value;
+  std::memcpy(&value, at, sizeof(value));
+  return value;
+}
+
+inline void store(float* at, Vec value) { std::memcpy(at, &value, sizeof(value)); }
+
+inline Vec all(float value) { return value - Vec{}; }
+
+inline Vec fma(Vec a, Vec b, Vec c) {
+#if defined(__AVX512F__)
+  return (Vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__AVX2__) && defined(__FMA__)
+  return (Vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+  return a * b + c;
+#endif
+}
+
+// exp for x <= 0: 0 below the smallest normal number, NaN for NaN. A polynomial of degree 6 after x = n ln 2 + r.
+inline Vec exp_of_negative(Vec x) {
+  const float round = 12582912.f; // 1.5 * 2^23: adding it rounds to an integer
+  Vec shifted = fma(x, all(1.44269504f), all(round));
+  Vec n = shifted - round;
+  Vec r = fma(n, all(-0.693359375f), x);
+  r = fma(n, all(2.12194440e-4f), r);
+  Vec p = all(1.98756915e-4f);
+  p = fma(p, r, all(1.39819995e-3f));
+  p = fma(p, r, all(8.33345191e-3f));
+  p = fma(p, r, all(4.16657959e-2f));
+  p = fma(p, r, all(1.66666655e-1f));
+  p = fma(p, r, all(5.00000012e-1f));
+  p = fma(p, r * r, r + 1.f);
+  IntVec bits = ((IntVec)shifted - (IntVec)all(round) + 127) << 23;
+  Vec result = p * (Vec)bits;
+  return x < -87.f ? Vec{} : result;
+}
+
+// Two vectors by indices: those of the second follow those of the first.
+inline Vec shuffle(Vec a, Vec b, IntVec index) {
+#if defined(__clang__)
+  Vec result;
+  for (int j = 0; j < LANES; ++j) result[j] = index[j] < LANES ? a[index[j]] : b[index[j] - LANES];
+  return result;
+#else
+  return __builtin_shuffle(a, b, index);
+#endif
+}
+
+inline void store_some(float* at, Vec value, int64_t count) {
+  if (count == LANES) store(at, value);
+  else std::memcpy(at, &value, count * sizeof(float));
+}
+
+// C[R, V * LANES] = A[R, depth] B[depth, V * LANES], or += if `add`. Meanwhile R rows from `ahead` on, if any, are
+// fetched: they come next, and memory is slower than the sums.
+template <int R, int V>
+inline void product(
+    const float* a, int64_t lda, const float* b, int64_t ldb, int64_t depth, float* c, int64_t ldc, bool add = false,
+    const float* ahead = nullptr) {
+  constexpr int64_t LINE = 16; // numbers in a line of the cache
+  Vec sum[R][V] = {};
+  for (int64_t line = 0; line < depth; line += LINE) {
+    if (ahead)
+#pragma GCC unroll 32
+      for (int r = 0; r < R; ++r) __builtin_prefetch(ahead + r * lda + line);
+    const int64_t stop = std::min(line + LINE, depth);
+    for (int64_t k = line; k < stop; ++k) {
+      Vec right[V];
+#pragma GCC unroll 32
+      for (int v = 0; v < V; ++v) right[v] = load(b + k * ldb + v * LANES);
+#pragma GCC unroll 32
+      for (int r = 0; r < R; ++r) {
+        Vec left = all(a[r * lda + k]);
+#pragma GCC unroll 32
+        for (int v = 0; v < V; ++v) sum[r][v] = fma(left, right[v], sum[r][v]);
+      }
+    }
+  }
+#pragma GCC unroll 32
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 32
+    for (int v = 0; v < V; ++v) {
+      float* at = c + r * ldc + v * LANES;
+      store(at, add ? load(at) + sum[r][v] : sum[r][v]);
+    }
+}
+
+} // namespace
