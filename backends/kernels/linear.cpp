@@ -10,7 +10,7 @@
 
 namespace {
 
-constexpr int64_t DEPTH = 128;     // of a block of K
+constexpr int64_t DEPTH = 192;     // of a block of K
 constexpr int64_t MOST_ROWS = 512; // of x at a time
 
 enum Activation { NONE, RELU, GELU, GELU_TANH, SILU, SIGMOID };
@@ -134,6 +134,27 @@ struct Operands {
   int activation, threads;
 };
 
+// Turns a tile of sums around, up to LANES columns of the result for up to LANES rows.
+inline void finish(const Operands& o, const float* sums, int64_t line, int64_t m0, int64_t n0, int64_t columns) {
+  Vec tile[LANES];
+  const int64_t rows = std::min<int64_t>(LANES, o.M - m0);
+  const float* bias = o.bias + n0;
+#pragma GCC unroll 32
+  for (int i = 0; i < LANES; ++i) {
+    tile[i] = i < columns ? load(sums + i * line) : Vec{};
+    if (o.bias && i < columns) tile[i] += bias[i];
+  }
+  if (o.activation != NONE)
+    for (int i = 0; i < LANES; ++i) tile[i] = activate(o.activation, tile[i]);
+  transpose(tile);
+  float* to = o.result + m0 * o.N + n0;
+  if (rows == LANES && columns == LANES)
+#pragma GCC unroll 32
+    for (int i = 0; i < LANES; ++i) store(to + i * o.N, tile[i]);
+  else
+    for (int i = 0; i < rows; ++i) std::memcpy(to + i * o.N, &tile[i], columns * sizeof(float));
+}
+
 void compute(const Operands& o) {
   static thread_local std::vector<float> memory;
   const Panels panels(o.M);
@@ -162,21 +183,9 @@ void compute(const Operands& o) {
           add_panel(width, rows, o.weight + n0 * o.K + k, o.K, packed + first * o.K + k * width * LANES, width * LANES,
                     std::min(DEPTH, o.K - k), sums + first, line, k == 0);
         }
-      for (int64_t n = 0; n < rows; n += LANES) {
-        const int64_t columns = std::min<int64_t>(LANES, rows - n);
-        for (int64_t v = 0; v < panels.vectors; ++v) {
-          Vec tile[LANES];
-#pragma GCC unroll 32
-          for (int i = 0; i < LANES; ++i)
-            tile[i] = i < columns
-                ? activate(o.activation, load(sums + (n + i) * line + v * LANES) + (o.bias ? o.bias[n0 + n + i] : 0.f))
-                : Vec{};
-          transpose(tile);
-          const int64_t tokens = std::min<int64_t>(LANES, o.M - v * LANES);
-          for (int64_t m = 0; m < tokens; ++m)
-            store_some(o.result + (v * LANES + m) * o.N + n0 + n, tile[m], columns);
-        }
-      }
+      for (int64_t v = 0; v < panels.vectors; ++v)
+        for (int64_t n = 0; n < rows; n += LANES)
+          finish(o, sums + n * line + v * LANES, line, v * LANES, n0 + n, std::min<int64_t>(LANES, rows - n));
     }
   }
 }

@@ -74,11 +74,6 @@ inline Vec shuffle(Vec a, Vec b, IntVec index) {
 #endif
 }
 
-inline void store_some(float* at, Vec value, int64_t count) {
-  if (count == LANES) store(at, value);
-  else std::memcpy(at, &value, count * sizeof(float));
-}
-
 // C[R, V * LANES] = A[R, depth] B[depth, V * LANES], or += if `add`. Meanwhile R rows from `ahead` on, if any, are
 // fetched: they come next, and memory is slower than the sums.
 template <int R, int V>
