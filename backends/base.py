@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -47,6 +47,9 @@ class Backend(Protocol):
 
     def unsupported(self, graph: Graph, target: Target) -> list[str]:
         """Why the graph cannot be lowered: a line for each node that stands in the way."""
+
+    def prepare(self, weights: Iterable[torch.Tensor], target: Target) -> None:
+        """Start, in another thread, what takes long and will be needed to lower a graph with these weights."""
 
     def lower(self, graph: Graph, target: Target, options: BackendOptions) -> Compiled:
         """Compile ``graph``, which is not changed.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+import torch
 
 from txgraph.backends.base import Compiled
 from txgraph.ir import Graph, interpret
@@ -23,6 +26,9 @@ class ReferenceBackend:
     def unsupported(self, graph: Graph, target: Target) -> list[str]:
         """Nothing: every valid graph runs in eager."""
         return []
+
+    def prepare(self, weights: Iterable[torch.Tensor], target: Target) -> None:
+        """Nothing takes long."""
 
     def lower(self, graph: Graph, target: Target, options: BackendOptions) -> Compiled:
         """Keep a copy of the graph and interpret it at each call."""

@@ -129,6 +129,7 @@ def compile_call(
     clock = _Clock()
     target = options.target or Target("cpu")
     backend = choose_backend(options.backend)
+    backend.prepare(model.parameters(), target)
     with clock("capture"):
         captured = capture(model, args, kwargs, dynamic_shapes)
     before = captured.graph

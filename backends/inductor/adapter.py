@@ -21,6 +21,8 @@ from torch.fx import Node
 from torch.fx.experimental import _config as symbolic_sizes
 from torch.nn.attention.flex_attention import _create_empty_block_mask as create_empty_block_mask
 
+from txgraph.backends.kernels.build import known_vectors
+
 _aten = torch.ops.aten
 _CompiledFunction = Callable[..., Sequence[Any]]
 
@@ -41,7 +43,7 @@ def compile_graph(
     # Passing the graph's own fakes keeps static sizes static: "from_graph" would make them symbolic. And sizes that
     # vary stay two where they are equal in the example: torch would else give both one symbol.
     kept_apart = symbolic_sizes.patch(use_duck_shape=False)  # type: ignore[attr-defined]  # added when it is imported
-    configured = config.patch(dict(settings))
+    configured = config.patch({**known_vectors(), **settings})
     with torch.no_grad(), configured, kept_apart, _no_patterns_from_files(), _generated_code() as sources:
         artifact = standalone_compile(module, list(examples), dynamic_shapes="from_example_inputs")
     return artifact, "\n".join(sources)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from txgraph.backends.inductor.mutations import write_in_place, written_in_place
 from txgraph.backends.inductor.pieces import layers
 from txgraph.backends.inductor.program import Program
 from txgraph.backends.inductor.softcap import inline_softcap, softcap_to_flex
+from txgraph.backends.kernels.build import start, wait
 from txgraph.errors import BackendFailed
 from txgraph.ir import Graph, GraphBuilder, arguments, describe, type_of
 from txgraph.options import BackendOptions, Target
@@ -46,8 +47,15 @@ class InductorBackend:
                 reasons.append(f"{describe(node)}: has layout {value.layout}")
         return reasons
 
+    def prepare(self, weights: Iterable[torch.Tensor], target: Target) -> None:
+        """Compile our own kernels, if they may be used."""
+        if target.kind == "cpu" and any(weight.dtype is torch.float32 for weight in weights):
+            for kernel in ("linear", "attention"):
+                start(kernel)
+
     def lower(self, graph: Graph, target: Target, options: BackendOptions) -> Compiled:
         """Compile; the weights are handed over at each call, not copied."""
+        wait()
         lowered = graph.copy()
         head = cut_head(lowered)
         choices = choose_gemms(lowered) | choose_attention(lowered) if target.kind == "cpu" else {}

@@ -1,22 +1,26 @@
-"""Compile C++ for this machine. The private torch name that does it is in this file alone.
+"""Compile C++ for this machine. The private torch names that do it are in this file alone.
 
-``tests/backends/kernels/test_build.py`` tells when it moves.
+``tests/backends/kernels/test_build.py`` tells when they move.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import platform
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch._inductor import config
 from torch._inductor.codecache import CppCodeCache
+from torch.backends import cpu
 
 _FOLDER = Path(__file__).parent
 _SHARED = "vectors.h"
 
 
-@functools.cache
 def load(name: str) -> ctypes.CDLL:
     """The library of ``name.cpp`` beside this file, with this machine's vector instructions and torch's OpenMP.
 
@@ -25,8 +29,39 @@ def load(name: str) -> ctypes.CDLL:
     Raises:
         RuntimeError: there is no C++ compiler, or it fails.
     """
-    library: ctypes.CDLL = CppCodeCache.load(source(name), device_type="cpu")
+    return start(name).result()
+
+
+@functools.cache
+def start(name: str) -> Future[ctypes.CDLL]:
+    """The same, in another thread, for whoever needs it later."""
+    return _thread().submit(_compile, name)
+
+
+def wait() -> None:
+    """Until all that was started is done: what Inductor finds out of this processor is not made for two threads."""
+    _thread().submit(int).result()
+
+
+@functools.cache
+def _thread() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, "txgraph-kernels")
+
+
+def _compile(name: str) -> ctypes.CDLL:
+    with config.patch(known_vectors()):
+        library: ctypes.CDLL = CppCodeCache.load(source(name), device_type="cpu")
     return library
+
+
+def known_vectors() -> dict[str, Any]:
+    """Inductor's settings where torch itself runs vector code on this processor: then it need not try, for seconds.
+
+    What it tries is whether programs with these instructions can be compiled and run. torch has found out the latter,
+    and every compiler that is new enough for torch's headers knows them.
+    """
+    known = platform.machine() == "x86_64" and cpu.get_cpu_capability() in ("AVX2", "AVX512")
+    return {"cpp.vec_isa_ok": True} if known else {}
 
 
 def source(name: str) -> str:
