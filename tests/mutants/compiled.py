@@ -234,6 +234,31 @@ def _weights_transposed(original: Any, graph: Graph) -> dict[str, str]:
     return choices
 
 
+class Biased(nn.Module):
+    """Attention with a bias on its scores."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        (bias,) = numbers((6, 6))
+        self.register_buffer("bias", bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(x, x, x, self.bias)
+
+
+ATTENTION = Probe(
+    "attention with a bias, compiled", Biased, lambda: {"x": numbers((2, 3, 6, 8))[0]}, backend="inductor"
+)
+
+
+def _bias_forgotten(original: Any, graph: Graph) -> dict[str, str]:
+    for node in graph.calls():
+        if node.target is torch.ops.aten.scaled_dot_product_attention.default:
+            given(node, attn_mask=None)
+    choices: dict[str, str] = original(graph)
+    return choices
+
+
 def _other_gelu(original: Any, builder: GraphBuilder, value: Node, name: str) -> Node:
     node: Node = original(builder, value, "gelu_tanh")
     return node
@@ -280,6 +305,12 @@ BACKENDS = (
         "a product is lowered with its weight [K, N] for [N, K], where K = N",
         Fault(lower, "choose_gemms", _weights_transposed),
         WIDE,
+    ),
+    Mutant(
+        "attention lowered without its bias",
+        "whichever kernel is chosen for an attention, it gets no mask",
+        Fault(lower, "choose_attention", _bias_forgotten),
+        ATTENTION,
     ),
     Mutant(
         "every output doubled",
