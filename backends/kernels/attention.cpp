@@ -135,7 +135,7 @@ extern "C" void attention(
 
 #pragma omp parallel num_threads(threads) if (tasks > 1)
   {
-    Scratch scratch;
+    static thread_local Scratch scratch; // kept: memory that is new at each call is slow
 #pragma omp for schedule(dynamic, 1)
     for (int64_t task = 0; task < tasks; ++task) {
       const Block block = blocks[task / heads];
