@@ -1,7 +1,7 @@
 // Attention of a batch, or within each sequence of a packed batch, float32.
 //
 // A task is a block of queries of one head of one sequence: scores against all keys, which are scaled and transposed for
-// it, then softmax, then the sum of values. Both products are one micro-kernel: ROWS broadcast numbers against NV
+// it, then softmax, then the sum of values. Both products are one micro-kernel: broadcast numbers against NV
 // vectors, summed in registers; a panel of the right operand stays in the first-level cache for all rows of the task.
 
 #include "vectors.h"
@@ -13,33 +13,14 @@ namespace {
 
 constexpr int64_t QUERIES = 128; // of one task
 
-template <int V>
-inline void product_of(
-    int64_t rows, const float* a, int64_t lda, const float* b, int64_t ldb, int64_t depth, float* c, int64_t ldc) {
-  switch (rows) {
-    case 6: return product<6, V>(a, lda, b, ldb, depth, c, ldc);
-    case 5: return product<5, V>(a, lda, b, ldb, depth, c, ldc);
-    case 4: return product<4, V>(a, lda, b, ldb, depth, c, ldc);
-    case 3: return product<3, V>(a, lda, b, ldb, depth, c, ldc);
-    case 2: return product<2, V>(a, lda, b, ldb, depth, c, ldc);
-    default: return product<1, V>(a, lda, b, ldb, depth, c, ldc);
-  }
-}
-
-// The same for any number of rows and vectors: a panel of B stays in the first-level cache for all rows.
-inline void multiply(
+// C = A B for any number of vectors: a panel of B stays in the first-level cache for all rows.
+inline void multiply_panels(
     int64_t rows, const float* a, int64_t lda, const float* b, int64_t ldb, int64_t depth, float* c, int64_t ldc,
     int64_t vectors) {
-  for (int64_t v = 0; v < vectors;) {
-    const bool wide = v + NV <= vectors;
-    for (int64_t m = 0; m < rows; m += ROWS) {
-      const int64_t some = std::min<int64_t>(ROWS, rows - m);
-      const float *left = a + m * lda, *right = b + v * LANES;
-      float* out = c + m * ldc + v * LANES;
-      if (wide) product_of<NV>(some, left, lda, right, ldb, depth, out, ldc);
-      else product_of<1>(some, left, lda, right, ldb, depth, out, ldc);
-    }
-    v += wide ? NV : 1;
+  const Panels panels(vectors * LANES);
+  for (int64_t p = 0; p < panels.count; ++p) {
+    const int64_t at = panels.first(p) * LANES;
+    multiply(panels.width(p), rows, a, lda, b + at, ldb, depth, c + at, ldc);
   }
 }
 
@@ -85,13 +66,10 @@ inline int64_t padded(int64_t size) { return (size + LANES - 1) / LANES * LANES;
 inline float softmax(float* scores, int64_t seen, int64_t width) {
   const float lowest = -std::numeric_limits<float>::infinity();
   for (int64_t n = seen; n < width; ++n) scores[n] = lowest;
+  const auto larger = [](Vec x, Vec y) { return x > y ? x : y; };
   Vec most = all(lowest);
-  for (int64_t n = 0; n < width; n += LANES) {
-    Vec x = load(scores + n);
-    most = x > most ? x : most;
-  }
-  float top = lowest;
-  for (int lane = 0; lane < LANES; ++lane) top = std::max(top, most[lane]);
+  for (int64_t n = 0; n < width; n += LANES) most = larger(load(scores + n), most);
+  float top = reduce(most, larger);
   if (top == lowest) top = 0.f; // no key is seen: all weights are 0
   Vec sums = {};
   for (int64_t n = 0; n < width; n += LANES) {
@@ -99,9 +77,7 @@ inline float softmax(float* scores, int64_t seen, int64_t width) {
     sums += weight;
     store(scores + n, weight);
   }
-  float sum = 0.f;
-  for (int lane = 0; lane < LANES; ++lane) sum += sums[lane];
-  return sum;
+  return reduce(sums, [](Vec x, Vec y) { return x + y; });
 }
 
 } // namespace
@@ -146,10 +122,7 @@ extern "C" void attention(
 
       const float* keys = key + k.at(block.batch, block.start, key_head);
       float* transposed = scratch.keys.of(depth * line);
-      for (int64_t n = 0; n < seen; ++n)
-        for (int64_t d = 0; d < depth; ++d) transposed[d * line + n] = keys[n * k.token + d] * scale;
-      for (int64_t d = 0; d < depth; ++d)
-        for (int64_t n = seen; n < columns; ++n) transposed[d * line + n] = 0.f;
+      turn(keys, k.token, seen, depth, transposed, line, columns / LANES, scale);
 
       const float* values = value + v.at(block.batch, block.start, key_head);
       int64_t value_line = v.token;
@@ -166,8 +139,8 @@ extern "C" void attention(
       float* scores = scratch.scores.of(rows * line);
       float* sums = scratch.sums.of(rows * out);
       float total[QUERIES];
-      multiply(rows, query + q.at(block.batch, token, head), q.token, transposed, line, depth, scores, line,
-               columns / LANES);
+      multiply_panels(rows, query + q.at(block.batch, token, head), q.token, transposed, line, depth, scores, line,
+                      columns / LANES);
       for (int64_t m = 0; m < rows; ++m) {
         if (mask.data) {
           const int64_t at = mask.row * (row ? row[token] : block.batch) + mask.head * head +
@@ -177,7 +150,7 @@ extern "C" void attention(
         }
         total[m] = softmax(scores + m * line, causal ? std::min(block.first + m + 1, seen) : seen, columns);
       }
-      multiply(rows, scores, line, values, value_line, seen, sums, out, out / LANES);
+      multiply_panels(rows, scores, line, values, value_line, seen, sums, out, out / LANES);
       float* to = result + ((block.batch * sizes[5] + token) * heads + head) * width;
       for (int64_t m = 0; m < rows; ++m) {
         const float over = total[m] == 0.f ? 0.f : 1.f / total[m];

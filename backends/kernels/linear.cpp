@@ -51,82 +51,6 @@ inline Vec activate(int activation, Vec x) {
   }
 }
 
-// Turns LANES vectors around, by exchanges between pairs.
-template <int STEP = 1>
-inline void transpose(Vec* rows) {
-  if constexpr (STEP < LANES) {
-    IntVec low, high;
-    for (int j = 0; j < LANES; ++j) {
-      low[j] = j & STEP ? LANES + j - STEP : j;
-      high[j] = j & STEP ? LANES + j : j + STEP;
-    }
-#pragma GCC unroll 32
-    for (int i = 0; i < LANES; ++i) {
-      if (i & STEP) continue;
-      const Vec a = rows[i], b = rows[i + STEP];
-      rows[i] = shuffle(a, b, low);
-      rows[i + STEP] = shuffle(a, b, high);
-    }
-    transpose<STEP * 2>(rows);
-  }
-}
-
-// C[rows, V * LANES] = or += A[rows, depth] B[depth, V * LANES], R rows at a time. The next rows are fetched ahead; behind
-// the last ones, the first of the next block of K.
-template <int R, int V>
-inline void add_rows(
-    int64_t rows, const float* a, int64_t lda, const float* b, int64_t ldb, int64_t depth, float* c, int64_t ldc,
-    bool first) {
-  int64_t r = 0;
-  for (; r + R <= rows; r += R) {
-    const float* ahead = r + 2 * R <= rows ? a + (r + R) * lda : a + depth;
-    product<R, V>(a + r * lda, lda, b, ldb, depth, c + r * ldc, ldc, !first, ahead);
-  }
-  for (; r < rows; ++r) product<1, V>(a + r * lda, lda, b, ldb, depth, c + r * ldc, ldc, !first);
-}
-
-inline void add_panel(
-    int64_t vectors, int64_t rows, const float* a, int64_t lda, const float* b, int64_t ldb, int64_t depth, float* c,
-    int64_t ldc, bool first) {
-  switch (vectors) {
-    case 1: return add_rows<8, 1>(rows, a, lda, b, ldb, depth, c, ldc, first);
-    case 2: return add_rows<NV == 4 ? 8 : ROWS, 2>(rows, a, lda, b, ldb, depth, c, ldc, first);
-#if defined(__AVX512F__)
-    case 3: return add_rows<8, 3>(rows, a, lda, b, ldb, depth, c, ldc, first);
-    case 4: return add_rows<6, 4>(rows, a, lda, b, ldb, depth, c, ldc, first);
-#endif
-  }
-}
-
-// Vectors of M rows in panels of about equal width, of which a product takes one at a time.
-struct Panels {
-  int64_t vectors, count;
-
-  explicit Panels(int64_t rows) : vectors((rows + LANES - 1) / LANES), count((vectors + NV - 1) / NV) {}
-  int64_t first(int64_t panel) const { return panel * vectors / count; }
-  int64_t width(int64_t panel) const { return first(panel + 1) - first(panel); }
-};
-
-// Columns [k, stop) of a panel of x, transposed to [K, width * LANES]; rows from M on are 0.
-void pack(
-    const float* x, int64_t line, int64_t M, int64_t k, int64_t stop, int64_t first, int64_t width, float* to) {
-  for (int64_t v = 0; v < width; ++v) {
-    const int64_t rows = std::min<int64_t>(LANES, M - (first + v) * LANES);
-    const float* from = x + (first + v) * LANES * line;
-    int64_t at = k;
-    for (; at + LANES <= stop; at += LANES) {
-      Vec tile[LANES];
-#pragma GCC unroll 32
-      for (int i = 0; i < LANES; ++i) tile[i] = i < rows ? load(from + i * line + at) : Vec{};
-      transpose(tile);
-#pragma GCC unroll 32
-      for (int i = 0; i < LANES; ++i) store(to + ((at + i) * width + v) * LANES, tile[i]);
-    }
-    for (; at < stop; ++at)
-      for (int64_t i = 0; i < LANES; ++i) to[(at * width + v) * LANES + i] = i < rows ? from[i * line + at] : 0.f;
-  }
-}
-
 struct Operands {
   const float *x, *weight, *bias;
   float* result;
@@ -171,8 +95,8 @@ void compute(const Operands& o) {
 #pragma omp for schedule(static) collapse(2)
     for (int64_t p = 0; p < panels.count; ++p)
       for (int64_t k = 0; k < o.K; k += DEPTH)
-        pack(o.x, o.line, o.M, k, std::min(k + DEPTH, o.K), panels.first(p), panels.width(p),
-             packed + panels.first(p) * LANES * o.K);
+        turn(o.x + panels.first(p) * LANES * o.line + k, o.line, o.M - panels.first(p) * LANES, std::min(DEPTH, o.K - k),
+             packed + (panels.first(p) * o.K + k * panels.width(p)) * LANES, panels.width(p) * LANES, panels.width(p));
 #pragma omp for schedule(dynamic, 1)
     for (int64_t b = 0; b < blocks; ++b) {
       const int64_t n0 = b * block, rows = std::min(block, o.N - n0);
@@ -180,8 +104,8 @@ void compute(const Operands& o) {
       for (int64_t k = 0; k < o.K; k += DEPTH)
         for (int64_t p = 0; p < panels.count; ++p) {
           const int64_t first = panels.first(p) * LANES, width = panels.width(p);
-          add_panel(width, rows, o.weight + n0 * o.K + k, o.K, packed + first * o.K + k * width * LANES, width * LANES,
-                    std::min(DEPTH, o.K - k), sums + first, line, k == 0);
+          multiply(width, rows, o.weight + n0 * o.K + k, o.K, packed + first * o.K + k * width * LANES, width * LANES,
+                   std::min(DEPTH, o.K - k), sums + first, line, k > 0, true);
         }
       for (int64_t v = 0; v < panels.vectors; ++v)
         for (int64_t n = 0; n < rows; n += LANES)

@@ -14,11 +14,11 @@
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int LANES = 16, ROWS = 6, NV = 4;
+constexpr int LANES = 16, NV = 4; // numbers in a vector, and vectors in a panel
 #elif defined(__AVX2__) && defined(__FMA__)
-constexpr int LANES = 8, ROWS = 6, NV = 2;
+constexpr int LANES = 8, NV = 2;
 #else
-constexpr int LANES = 4, ROWS = 4, NV = 2;
+constexpr int LANES = 4, NV = 2;
 #endif
 
 typedef float Vec __attribute__((vector_size(4 * LANES)));
@@ -74,6 +74,16 @@ inline Vec shuffle(Vec a, Vec b, IntVec index) {
 #endif
 }
 
+// All numbers of a vector by a function of two vectors, halves against halves.
+template <int STEP = LANES / 2, typename Function>
+inline float reduce(Vec x, Function function) {
+  IntVec other;
+  for (int j = 0; j < LANES; ++j) other[j] = j ^ STEP;
+  x = function(x, shuffle(x, x, other));
+  if constexpr (STEP > 1) return reduce<STEP / 2>(x, function);
+  return x[0];
+}
+
 // C[R, V * LANES] = A[R, depth] B[depth, V * LANES], or += if `add`. Meanwhile R rows from `ahead` on, if any, are
 // fetched: they come next, and memory is slower than the sums.
 template <int R, int V>
@@ -106,6 +116,87 @@ inline void product(
       float* at = c + r * ldc + v * LANES;
       store(at, add ? load(at) + sum[r][v] : sum[r][v]);
     }
+}
+
+// Turns LANES vectors around, by exchanges between pairs.
+template <int STEP = 1>
+inline void transpose(Vec* rows) {
+  if constexpr (STEP < LANES) {
+    IntVec low, high;
+    for (int j = 0; j < LANES; ++j) {
+      low[j] = j & STEP ? LANES + j - STEP : j;
+      high[j] = j & STEP ? LANES + j : j + STEP;
+    }
+#pragma GCC unroll 32
+    for (int i = 0; i < LANES; ++i) {
+      if (i & STEP) continue;
+      const Vec a = rows[i], b = rows[i + STEP];
+      rows[i] = shuffle(a, b, low);
+      rows[i + STEP] = shuffle(a, b, high);
+    }
+    transpose<STEP * 2>(rows);
+  }
+}
+
+// Columns [0, count) of rows of which the first `rows` are given, times a factor, as rows of `vectors` vectors; what is
+// not given counts as 0.
+inline void turn(
+    const float* from, int64_t from_line, int64_t rows, int64_t count, float* to, int64_t to_line, int64_t vectors,
+    float factor = 1.f) {
+  for (int64_t v = 0; v < vectors; ++v) {
+    const float* tall = from + v * LANES * from_line;
+    const int64_t given = std::min<int64_t>(LANES, rows - v * LANES);
+    int64_t at = 0;
+    for (; at + LANES <= count; at += LANES) {
+      Vec tile[LANES];
+#pragma GCC unroll 32
+      for (int i = 0; i < LANES; ++i) tile[i] = i < given ? load(tall + i * from_line + at) * factor : Vec{};
+      transpose(tile);
+#pragma GCC unroll 32
+      for (int i = 0; i < LANES; ++i) store(to + (at + i) * to_line + v * LANES, tile[i]);
+    }
+    for (; at < count; ++at)
+      for (int64_t i = 0; i < LANES; ++i)
+        to[at * to_line + v * LANES + i] = i < given ? tall[i * from_line + at] * factor : 0.f;
+  }
+}
+
+// Vectors of a row in panels of about equal width, of which a product takes one at a time.
+struct Panels {
+  int64_t vectors, count;
+
+  explicit Panels(int64_t size) : vectors((size + LANES - 1) / LANES), count((vectors + NV - 1) / NV) {}
+  int64_t first(int64_t panel) const { return panel * vectors / count; }
+  int64_t width(int64_t panel) const { return first(panel + 1) - first(panel); }
+};
+
+// product for any number of rows, R at a time. With `ahead` the next rows are fetched meanwhile; behind the last ones, the
+// first of the next block of depth.
+template <int R, int V>
+inline void multiply_rows(
+    int64_t rows, const float* a, int64_t lda, const float* b, int64_t ldb, int64_t depth, float* c, int64_t ldc,
+    bool add, bool ahead) {
+  int64_t r = 0;
+  for (; r + R <= rows; r += R) {
+    const float* next = r + 2 * R <= rows ? a + (r + R) * lda : a + depth;
+    product<R, V>(a + r * lda, lda, b, ldb, depth, c + r * ldc, ldc, add, ahead ? next : nullptr);
+  }
+  if constexpr (R > 1)
+    if (r < rows) multiply_rows<R / 2, V>(rows - r, a + r * lda, lda, b, ldb, depth, c + r * ldc, ldc, add, false);
+}
+
+// C[rows, width * LANES] = or += A[rows, depth] B[depth, width * LANES]: with as many sums as there are registers.
+inline void multiply(
+    int64_t width, int64_t rows, const float* a, int64_t lda, const float* b, int64_t ldb, int64_t depth, float* c,
+    int64_t ldc, bool add = false, bool ahead = false) {
+  switch (width) {
+    case 1: return multiply_rows<8, 1>(rows, a, lda, b, ldb, depth, c, ldc, add, ahead);
+    case 2: return multiply_rows<NV == 4 ? 8 : 6, 2>(rows, a, lda, b, ldb, depth, c, ldc, add, ahead);
+#if defined(__AVX512F__)
+    case 3: return multiply_rows<8, 3>(rows, a, lda, b, ldb, depth, c, ldc, add, ahead);
+    case 4: return multiply_rows<6, 4>(rows, a, lda, b, ldb, depth, c, ldc, add, ahead);
+#endif
+  }
 }
 
 } // namespace
