@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import ctypes
-import functools
+import os
 import platform
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -32,20 +33,41 @@ def load(name: str) -> ctypes.CDLL:
     return start(name).result()
 
 
-@functools.cache
 def start(name: str) -> Future[ctypes.CDLL]:
     """The same, in another thread, for whoever needs it later."""
-    return _thread().submit(_compile, name)
+    if name not in _started:
+        _started[name] = Future()
+        threading.Thread(target=_run, args=(name, _started[name]), name=f"txgraph-{name}", daemon=True).start()
+    return _started[name]
 
 
 def wait() -> None:
     """Until all that was started is done: what Inductor finds out of this processor is not made for two threads."""
-    _thread().submit(int).result()
+    for future in list(_started.values()):
+        future.exception()
 
 
-@functools.cache
-def _thread() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, "txgraph-kernels")
+def _run(name: str, future: Future[ctypes.CDLL]) -> None:
+    try:
+        with _one_at_a_time:
+            library = _compile(name)
+    except BaseException as error:  # handed to whoever loads the library
+        future.set_exception(error)
+    else:
+        future.set_result(library)
+
+
+def _after_fork() -> None:
+    """The child has none of its parent's threads: what they had not finished is started again."""
+    global _one_at_a_time
+    _one_at_a_time = threading.Lock()
+    for name in [name for name, future in _started.items() if not future.done()]:
+        del _started[name]
+
+
+_started: dict[str, Future[ctypes.CDLL]] = {}
+_one_at_a_time = threading.Lock()
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _compile(name: str) -> ctypes.CDLL:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import threading
 from typing import Any
@@ -21,30 +22,67 @@ def test_a_library_is_loaded_once() -> None:
     assert build.load("attention") is library
 
 
+@pytest.fixture
+def nothing_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "_started", {})
+
+
+@pytest.mark.usefixtures("nothing_started")
 def test_what_is_started_is_done_after_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    begin, done = threading.Event(), []
+    """One at a time, each once."""
+    begin, running, done = threading.Event(), [], []
 
     def compiled(name: str) -> str:
+        running.append(name)
         begin.wait()
-        done.append(name)
+        assert len(running) == 1
+        done.append(running.pop())
         return name
 
     monkeypatch.setattr(build, "_compile", compiled)
-    futures = [build.start.__wrapped__(name) for name in ("one", "two")]
+    futures = [build.start(name) for name in ("one", "two", "one")]
     assert not done
     begin.set()
     build.wait()
-    assert done == ["one", "two"]
-    assert [future.result() for future in futures] == done
+    assert sorted(done) == ["one", "two"]
+    assert [future.result() for future in futures] == ["one", "two", "one"]
 
 
+@pytest.mark.usefixtures("nothing_started")
 def test_a_compiler_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any, **__: Any) -> None:
         raise RuntimeError("C++ compile error")
 
     monkeypatch.setattr(build.CppCodeCache, "load", fails)
-    with pytest.raises(RuntimeError, match="C\\+\\+ compile error"):
-        build.start.__wrapped__("linear").result()
+    build.start("linear")
+    build.wait()  # whoever does not need it goes on
+    with pytest.raises(RuntimeError, match=r"C\+\+ compile error"):
+        build.load("linear")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.usefixtures("nothing_started")
+def test_a_fork_while_a_kernel_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The child has no thread that would finish it: it starts again, and waits for nothing else."""
+    begin = threading.Event()
+    monkeypatch.setattr(build, "_compile", lambda name: begin.wait() and name)
+    done = build.start("done")
+    begin.set()
+    assert done.result() == "done"
+    begin.clear()
+    build.start("pending")
+    child = os.fork()
+    if child == 0:
+        right = False
+        try:
+            begin.set()
+            build.wait()
+            right = [build.load("done"), build.load("pending")] == ["done", "pending"]
+        finally:
+            os._exit(not right)
+    begin.set()
+    assert os.waitpid(child, 0)[1] == 0
+    build.wait()
 
 
 def test_it_is_compiled_for_the_vectors_of_this_machine() -> None:
