@@ -19,6 +19,7 @@ from torch.fx import Node
 from txgraph.backends.inductor.fastest import fastest
 from txgraph.backends.kernels.attention import attention_native
 from txgraph.ir import Graph, GraphBuilder, arguments, type_of
+from txgraph.ir.node import same_size
 
 _DENSE = torch.ops.aten.scaled_dot_product_attention.default
 _RAGGED = torch.ops.txgraph.ragged_attention.default
@@ -85,11 +86,11 @@ def _shape_of(node: Node) -> AttentionShape | None:
     query, key, value = (named[each].meta["val"] for each in ("query", "key", "value"))
     if not _is_float(node) or named["dropout_p"] or {query.ndim, key.ndim, value.ndim} != {4}:
         return None
+    if not all(same_size(query.shape[0], each.shape[0]) for each in (key, value)):
+        return None
     batch, heads, queries, depth = map(_hint, query.shape)
     _, key_heads, keys, width = map(_hint, value.shape)
     if not batch * heads * queries * keys * depth * width or heads % key_heads:
-        return None
-    if _hint(key.shape[0]) != batch or _hint(value.shape[0]) != batch:
         return None
     mask = None if named["attn_mask"] is None else named["attn_mask"].meta["val"].dtype
     return AttentionShape(batch, heads, key_heads, queries, keys, depth, width, mask, named["is_causal"])
