@@ -88,6 +88,8 @@ def _shape_of(node: Node) -> AttentionShape | None:
         return None
     if not all(same_size(query.shape[0], each.shape[0]) for each in (key, value)):
         return None
+    if not same_size(key.shape[1], value.shape[1]):
+        return None
     batch, heads, queries, depth = map(_hint, query.shape)
     _, key_heads, keys, width = map(_hint, value.shape)
     if not batch * heads * queries * keys * depth * width or heads % key_heads:

@@ -28,7 +28,7 @@ def linear_native(
     """``activation(input @ weight.T + bias)`` of float32 on a CPU.
 
     Args:
-        input: ``[..., K]``. weight: ``[N, K]``, contiguous. bias: ``[N]`` or ``None``.
+        input: ``[..., K]``. weight: ``[N, K]``; it is read where it is if it is contiguous. bias: ``[N]`` or ``None``.
         activation: one of :data:`ACTIVATIONS`.
 
     Returns:
@@ -37,6 +37,7 @@ def linear_native(
     result = input.new_empty((*input.shape[:-1], weight.shape[0]))
     rows = input.reshape(math.prod(input.shape[:-1]), input.shape[-1])
     rows = rows if rows.stride(1) == 1 else rows.contiguous()
+    weight, bias = weight.contiguous(), None if bias is None else bias.contiguous()
     sizes = (ctypes.c_int64 * 4)(*rows.shape, weight.shape[0], rows.stride(0))
     load("linear").linear(
         *map(pointer, (rows, weight, bias, result)), sizes, _PLACES[activation], torch.get_num_threads()

@@ -70,6 +70,7 @@ LEFT_ALONE: dict[str, tuple[torch.Tensor, ...]] = {
     "bfloat16": (Q.bfloat16(), Q.bfloat16(), Q.bfloat16()),
     "three axes": (Q[0], Q[0], Q[0]),
     "one batch for many": (Q, Q[:1], Q[:1]),
+    "one head of keys for many of values": (Q, Q[:, :1], Q),
     "no keys": (Q, Q[:, :, :0], Q[:, :, :0]),
 }
 

@@ -76,6 +76,13 @@ def test_any_strides() -> None:
         torch.testing.assert_close(result, F.linear(x, w))
 
 
+def test_weights_and_biases_that_are_views() -> None:
+    x, w, b = normal(9, 20), normal(20, 60)[:, ::2].t(), normal(60)[::2]
+    torch.testing.assert_close(linear_native(x, w, b, ""), F.linear(x, w, b))
+    expanded = normal(1).expand(30)
+    torch.testing.assert_close(linear_native(x, w, expanded, ""), F.linear(x, w, expanded))
+
+
 def test_numbers_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """The sums do not depend on how many threads share the work."""
     x, w, b = normal(70, 130), normal(500, 130), normal(500)
