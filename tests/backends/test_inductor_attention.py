@@ -38,14 +38,14 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 FORMS: dict[str, tuple[Callable[..., Any], tuple[Any, ...], str]] = {
     "plain": (lambda q, k, v: F.scaled_dot_product_attention(q, q, q), (Q, K, V), "2x6x5x5x8"),
-    "grouped": (lambda q, k, v: F.scaled_dot_product_attention(q, k, v, enable_gqa=True), (Q, K, V), "2x6x5x7x8"),
+    "grouped": (lambda q, k, v: F.scaled_dot_product_attention(q, k, v, enable_gqa=True), (Q, K, V), "2x6/3x5x7x8"),
     "causal": (lambda q, k, v: F.scaled_dot_product_attention(q, q, q, is_causal=True), (Q, K, V), "2x6x5x5x8, causal"),
     "scaled": (lambda q, k, v: F.scaled_dot_product_attention(k, k, v, scale=0.3), (Q, K, V), "2x3x7x7x8"),
     "bias": (lambda q, k, m: F.scaled_dot_product_attention(k, k, k, m), (Q, K, normal(7, 7)), "2x3x7x7x8, mask"),
     "boolean": (
         lambda q, k, m: F.scaled_dot_product_attention(k, k, k, m > 0),
         (Q, K, normal(2, 1, 1, 7)),
-        "2x3x7x7x8, mask",
+        "2x3x7x7x8, boolean mask",
     ),
 }
 
