@@ -95,7 +95,7 @@ class Way:
 
 
 WAYS = {
-    "txgraph": Way("linear_native", NATIVE_ACTIVATIONS),
+    "txgraph": Way("linear_native", frozenset(NATIVE_ACTIVATIONS)),
     "oneDNN": Way("linear_onednn", frozenset(_ONEDNN_ACTIVATIONS)),
     "Inductor": Way("linear_generated", frozenset([""])),
 }
@@ -103,7 +103,8 @@ WAYS = {
 
 def fused_activations() -> frozenset[str]:
     """Activations that some way computes inside a linear."""
-    return frozenset(ACTIVATIONS) if onednn_linear() is not None else NATIVE_ACTIVATIONS & set(ACTIVATIONS)
+    ways = WAYS.keys() - ({"oneDNN"} if onednn_linear() is None else set())
+    return frozenset().union(*(WAYS[name].fused for name in ways)) - {""}
 
 
 def choose_gemms(graph: Graph) -> dict[str, str]:
@@ -160,7 +161,9 @@ def _measure(shape: GemmShape, graph: Graph, nodes: Sequence[Node]) -> tuple[str
     activation = ACTIVATIONS.get(shape.activation, torch.Tensor.contiguous)
     ways: dict[str, Callable[[], object]] = {"aten": lambda: activation(F.linear(x, *next(operands)))}
     if onednn_linear() is not None:
-        ways["oneDNN"] = lambda: _linear_onednn(x, *next(operands), shape.activation)
+        inside = shape.activation if shape.activation in WAYS["oneDNN"].fused else ""
+        after = torch.Tensor.contiguous if inside == shape.activation else activation
+        ways["oneDNN"] = lambda: after(_linear_onednn(x, *next(operands), inside))
     if in_rows and shape.activation in NATIVE_ACTIVATIONS:
         ways["txgraph"] = lambda: linear_native(x, *next(operands), shape.activation)
     if in_rows and shape.m == 1:
@@ -205,6 +208,8 @@ def _replace(graph: Graph, node: Node, activation: str, way: Way) -> None:
 def activate(builder: GraphBuilder, value: Node, name: str) -> Node:
     """An activation of ``ir.ops.ACTIVATIONS``, as an ATen operator."""
     assert name in ACTIVATIONS, "checked by the operator's own definition"
+    if name == "quick_gelu":
+        return builder.aten.mul(value, builder.aten.sigmoid(builder.aten.mul(value, 1.702)))
     if name.startswith("gelu"):
         return builder.aten.gelu(value, approximate="tanh" if name == "gelu_tanh" else "none")
     result: Node = getattr(builder.aten, name)(value)

@@ -98,8 +98,11 @@ def _name_constants_once(graph: Graph) -> None:
 
 
 def _inline_activations(graph: Graph) -> None:
-    """Write the ``txgraph::linear_activation`` that stayed back as ATen operators."""
+    """Write the activations of ``txgraph::`` that stayed back as ATen operators."""
     for node in graph.calls():
+        if node.target is torch.ops.txgraph.quick_gelu.default:
+            node.replace_all_uses_with(activate(GraphBuilder(graph, node), node.args[0], "quick_gelu"))
+            graph.fx.erase_node(node)
         if node.target is torch.ops.txgraph.linear_activation.default:
             named = arguments(node)
             builder = GraphBuilder(graph, node)

@@ -13,7 +13,7 @@ namespace {
 constexpr int64_t DEPTH = 192;     // of a block of K
 constexpr int64_t MOST_ROWS = 512; // of x at a time
 
-enum Activation { NONE, RELU, GELU, GELU_TANH, SILU, SIGMOID };
+enum Activation { NONE, RELU, GELU, GELU_TANH, QUICK_GELU, SILU, SIGMOID };
 
 inline Vec magnitude(Vec x) { return (Vec)((IntVec)x & 0x7fffffff); }
 
@@ -45,6 +45,7 @@ inline Vec activate(int activation, Vec x) {
       return x * (x < 0.f ? half : 1.f - half);
     }
     case GELU_TANH: return x * sigmoid(1.59576912f * fma(0.044715f * x * x, x, x));
+    case QUICK_GELU: return x * sigmoid(1.702f * x);
     case SILU: return x * sigmoid(x);
     case SIGMOID: return sigmoid(x);
     default: return x;

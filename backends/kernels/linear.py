@@ -18,8 +18,7 @@ import torch
 from txgraph.backends.kernels.build import load, pointer
 from txgraph.ir.ops import define
 
-_PLACES = {"": 0, "relu": 1, "gelu": 2, "gelu_tanh": 3, "silu": 4, "sigmoid": 5}  # of linear.cpp's enum
-ACTIVATIONS = frozenset(_PLACES)
+ACTIVATIONS = ("", "relu", "gelu", "gelu_tanh", "quick_gelu", "silu", "sigmoid")  # in the order of linear.cpp's enum
 
 
 def linear_native(
@@ -40,7 +39,7 @@ def linear_native(
     weight, bias = weight.contiguous(), None if bias is None else bias.contiguous()
     sizes = (ctypes.c_int64 * 4)(*rows.shape, weight.shape[0], rows.stride(0))
     load("linear").linear(
-        *map(pointer, (rows, weight, bias, result)), sizes, _PLACES[activation], torch.get_num_threads()
+        *map(pointer, (rows, weight, bias, result)), sizes, ACTIVATIONS.index(activation), torch.get_num_threads()
     )
     return result
 

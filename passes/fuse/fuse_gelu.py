@@ -2,11 +2,12 @@
 
 before:  x * 0.5 * (1 + erf(x / sqrt(2)))
          x * 0.5 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x**3)))      any order of the factors
-after:   gelu(x)                                gelu(x, approximate="tanh")
+         x * sigmoid(1.702 * x)
+after:   gelu(x)                                gelu(x, approximate="tanh")                 txgraph::quick_gelu(x)
 legal:   x is a float tensor; the constants are GELU's to the precision of its dtype (see ``_tolerance``); no inner
          value is used outside; not x * (1 + ...) * 0.5 in float16, which is infinite in eager from 32768 on.
          Infinite x keeps the limits of GELU: torch's CPU kernel of the erf form, oneDNN's, makes NaN of +inf
-pays:    4 (erf) or 8 (tanh) reads and writes of x (bytes) less; a linear before it can then compute it
+pays:    4 (erf), 8 (tanh) or 2 (sigmoid) reads and writes of x (bytes) less; a linear before it can then compute it
 source:  Hendrycks & Gimpel 2016, section 2
 """
 
@@ -21,12 +22,16 @@ from torch.fx import Node
 from txgraph.ir import GraphBuilder, type_of
 from txgraph.rewrite import Accept, Match, Pattern, PatternFactory, Reject, RewritePass
 
-_CONSTANTS = {"factor": math.sqrt(1 / 2), "divisor": math.sqrt(2), "scale": math.sqrt(2 / math.pi), "cubic": 0.044715}
+_CONSTANTS = {
+    **{"factor": math.sqrt(1 / 2), "divisor": math.sqrt(2)},  # of the erf form
+    **{"scale": math.sqrt(2 / math.pi), "cubic": 0.044715},  # by tanh
+    "slope": 1.702,  # by sigmoid
+}
 
 
 @dataclass(frozen=True)
 class FuseGelu(RewritePass):
-    """One operator for the erf form, and for its tanh approximation."""
+    """One operator for the erf form, and for its approximations by tanh and by sigmoid."""
 
     def pattern(self, p: PatternFactory) -> Pattern:
         x, scale, cubic = p.any("x"), p.number("scale"), p.number("cubic")
@@ -48,6 +53,7 @@ class FuseGelu(RewritePass):
             mul(mul(x, 0.5), gate),
             mul(x, mul(gate, 0.5)),
             mul(mul(x, gate, name="doubled"), 0.5),
+            mul(x, p.aten.sigmoid(mul(x, p.number("slope")))),
         )
 
     def check(self, match: Match) -> Accept | Reject:
@@ -65,6 +71,8 @@ class FuseGelu(RewritePass):
     def rewrite(self, match: Match, g: GraphBuilder) -> Node:
         if "cubic" in match.bound:
             return g.aten.gelu(match["x"], approximate="tanh")
+        if "slope" in match.bound:
+            return g.txgraph.quick_gelu(match["x"])
         return g.aten.gelu(match["x"])
 
 

@@ -21,7 +21,7 @@ from txgraph.rewrite import Accept, Match, Pattern, PatternFactory, Reject, Rewr
 
 @dataclass(frozen=True)
 class FuseLinearActivation(RewritePass):
-    """linear + relu, gelu, silu, tanh or sigmoid."""
+    """linear + relu, gelu, silu, tanh, sigmoid or quick_gelu."""
 
     @property
     def pays(self) -> bool:
@@ -29,7 +29,7 @@ class FuseLinearActivation(RewritePass):
 
     def pattern(self, p: PatternFactory) -> Pattern:
         linear = p.aten.linear(p.any("x"), p.any("w"), p.any("b"))
-        plain = (p.aten.relu, p.aten.silu, p.aten.tanh, p.aten.sigmoid)
+        plain = (p.aten.relu, p.aten.silu, p.aten.tanh, p.aten.sigmoid, p.txgraph.quick_gelu)
         return p.either(p.aten.gelu(linear, approximate=p.any("approximate")), *(f(linear) for f in plain))
 
     def check(self, match: Match) -> Accept | Reject:

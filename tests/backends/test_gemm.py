@@ -225,7 +225,7 @@ def test_without_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
     graph: Graph = traced(linear, X, w=W, b=B)
     gemm.choose_gemms(graph)
     assert tried == [["aten", "txgraph"]]
-    assert gemm.fused_activations() == frozenset({"relu", "gelu", "gelu_tanh", "silu", "sigmoid"})
+    assert gemm.fused_activations() == frozenset({"relu", "gelu", "gelu_tanh", "quick_gelu", "silu", "sigmoid"})
     assert graph.count() == {"linear": 1}
 
 

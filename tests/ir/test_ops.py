@@ -14,6 +14,7 @@ EXPECTED = {
     "relu": F.relu,
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
     "silu": F.silu,
     "tanh": F.tanh,
     "sigmoid": F.sigmoid,
@@ -64,6 +65,16 @@ def test_torch_accepts_the_operator() -> None:
     for arguments in ((x, w, b, "gelu"), (x, w, None, "relu")):
         result = torch.library.opcheck(linear_activation.default, arguments, test_utils=tests)
         assert set(result.values()) == {"SUCCESS"}
+
+
+def test_quick_gelu() -> None:
+    """Its definition, and that torch knows it for an operator on each number alone."""
+    x = torch.tensor([float("nan"), float("inf"), -30.0, -1.0, -0.0, 0.5, 3.0])
+    quick_gelu = torch.ops.txgraph.quick_gelu.default
+    torch.testing.assert_close(quick_gelu(x), x / (1 + torch.exp(-1.702 * x)), equal_nan=True)
+    assert torch.Tag.pointwise in quick_gelu.tags
+    tests = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
+    assert set(torch.library.opcheck(quick_gelu, (x[2:],), test_utils=tests).values()) == {"SUCCESS"}
 
 
 softcap_attention = torch.ops.txgraph.softcap_attention

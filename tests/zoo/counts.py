@@ -58,7 +58,7 @@ def in_graph(graph: Graph) -> Counts:
         seen["scaled_dot_product_attention"] + seen["txgraph::softcap_attention"],
         seen["joint linear"],
         seen["layer_norm"] + seen["rms_norm"],
-        sum(seen[name] for name in ("gelu", "gelu_tanh", "silu", "relu")),
+        sum(seen[name] for name in ("gelu", "gelu_tanh", "quick_gelu", "silu", "relu")),
     )
 
 

@@ -6,36 +6,56 @@ Each has an eager implementation (its definition), a shape function, and a lower
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "relu": torch.relu,
-    "gelu": F.gelu,
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "silu": F.silu,
-    "tanh": torch.tanh,
-    "sigmoid": torch.sigmoid,
-}
-
 _library = torch.library.Library("txgraph", "FRAGMENT")
 
 
-def define(schema: str, definition: Callable[..., Any], result: Callable[..., Any], key: str = "") -> None:
+def define(
+    schema: str,
+    definition: Callable[..., Any],
+    result: Callable[..., Any],
+    key: str = "",
+    tags: Sequence[torch.Tag] = (),
+) -> None:
     """Add an operator ``txgraph::name``.
 
     Args:
         schema: as in ``"name(Tensor x, int n) -> Tensor"``.
         definition: computes it in eager. result: makes a tensor of the result's type, of the same arguments.
         key: the dispatch key that the definition is for; by default it is for all devices.
+        tags: what torch should know of it.
     """
     name = schema.partition("(")[0]
-    _library.define(schema)
+    _library.define(schema, tags=tuple(tags))
     _library.impl(name, definition, key or "CompositeExplicitAutograd")
     torch.library.register_fake(f"txgraph::{name}", result, lib=_library)
+
+
+def quick_gelu(input: torch.Tensor) -> torch.Tensor:
+    """``x * sigmoid(1.702 * x)``: the approximation of GELU that CLIP has.
+
+    Source: Hendrycks & Gimpel 2016, section 2.
+    """
+    return input * torch.sigmoid(1.702 * input)
+
+
+define("quick_gelu(Tensor input) -> Tensor", quick_gelu, torch.empty_like, tags=[torch.Tag.pointwise])
+
+
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "relu": torch.relu,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "quick_gelu": quick_gelu,
+    "silu": F.silu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+}
 
 
 def linear_activation(

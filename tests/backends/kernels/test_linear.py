@@ -33,7 +33,7 @@ def test_every_size(sizes: tuple[int, int, int], bias: bool) -> None:
     as_near(linear_native(x, w, b, ""), F.linear, x, w, b)
 
 
-@pytest.mark.parametrize("activation", sorted(ACTIVATIONS - {""}))
+@pytest.mark.parametrize("activation", ACTIVATIONS[1:])
 def test_activations(activation: str) -> None:
     """Of all numbers between those where they are flat."""
     x, one = torch.linspace(-12, 12, 10001)[:, None], torch.ones(1, 1)
@@ -42,7 +42,7 @@ def test_activations(activation: str) -> None:
     as_near(linear_native(*wide, activation), lambda *t: FUNCTIONS[activation](F.linear(*t)), *wide)
 
 
-@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_unusual_numbers(activation: str) -> None:
     values = torch.tensor([math.nan, math.inf, -math.inf, 0.0, -0.0, 1e30, -1e30, 3e38, 1e-40, -1e-40, 100.0, -100.0])
     ours = linear_native(values[:, None], torch.ones(1, 1), None, activation)[:, 0]

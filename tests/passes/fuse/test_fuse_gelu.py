@@ -40,6 +40,10 @@ def by_tanh(x: Tensor) -> Tensor:
     return 0.5 * x * tanh_gate(x)
 
 
+def by_sigmoid(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(1.702 * x)
+
+
 def by_even(x: Tensor) -> Tensor:
     return 0.5 * x * (1 + torch.tanh(S * x * (1 + A * x * x)))
 
@@ -47,6 +51,8 @@ def by_even(x: Tensor) -> Tensor:
 def kind(function: Unary, x: Tensor = X) -> str:
     """Which GELU the rule finds; nothing else may be left."""
     after = rewritten(RULE, function, x)
+    if after.count() == {"txgraph::quick_gelu": 1}:
+        return "sigmoid"
     assert after.count() == {"gelu": 1}
     return str(arguments(find(after, "gelu"))["approximate"])
 
@@ -120,6 +126,8 @@ AS_WRITTEN: dict[str, tuple[Unary, str]] = {
     "GELUTanh": (activations.GELUTanh(use_gelu_tanh_python=True), "tanh"),
     "FastGELUActivation": (activations.FastGELUActivation(), "tanh"),
     "AccurateGELUActivation": (activations.AccurateGELUActivation(), "tanh"),
+    "QuickGELUActivation": (activations.QuickGELUActivation(), "sigmoid"),
+    "sigmoid first": (lambda x: torch.sigmoid(x * 1.702) * x, "sigmoid"),
     "Megatron-LM": (lambda x: x * 0.5 * (1.0 + torch.tanh(0.79788456 * x * (1 + 0.044715 * x * x))), "tanh"),
     "BERT": (lambda x: x * (0.5 * (1.0 + torch.erf(x / math.sqrt(2.0)))), "none"),
 }
@@ -138,7 +146,7 @@ def test_as_captured(name: str) -> None:
     assert after.count() == {"gelu": 1}
 
 
-@pytest.mark.parametrize("function", [by_erf, by_tanh])
+@pytest.mark.parametrize("function", [by_erf, by_tanh, by_sigmoid])
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_dtypes(function: Unary, dtype: torch.dtype) -> None:
     kind(function, (normal(64, 64) * 3).to(dtype))
@@ -148,6 +156,7 @@ def test_dtypes(function: Unary, dtype: torch.dtype) -> None:
 def test_shapes(shape: tuple[int, ...]) -> None:
     kind(by_erf, normal(*shape))
     kind(by_tanh, normal(*shape))
+    kind(by_sigmoid, normal(*shape))
 
 
 EDGES = [0.0, -0.0, 1e-40, -1e-40, 1e-20, 30.0, -30.0, 6e4, -6e4, float("nan"), float("-inf")]
@@ -158,7 +167,7 @@ EDGES = [0.0, -0.0, 1e-40, -1e-40, 1e-20, 30.0, -30.0, 6e4, -6e4, float("nan"), 
 def test_edge_values(value: float, dtype: torch.dtype) -> None:
     """Alone and among others; x**3 of the large ones overflows in float16."""
     for x in (torch.full((3,), value), torch.tensor([value, 1.0, -1.0, value, 0.3])):
-        for function in (by_erf, by_tanh, by_even):
+        for function in (by_erf, by_tanh, by_even, by_sigmoid):
             kind(function, x.to(dtype))
 
 
@@ -167,6 +176,7 @@ def test_edge_values(value: float, dtype: torch.dtype) -> None:
 def test_infinity(dtype: torch.dtype) -> None:
     x = torch.tensor([float("inf"), 1.0, -1.0, float("inf")]).to(dtype)
     kind(by_tanh, x)
+    kind(by_sigmoid, x)
     with torch.backends.mkldnn.flags(enabled=False):  # oneDNN's kernel of gelu makes NaN of it
         kind(by_erf, x)
 
@@ -235,6 +245,7 @@ WRONG: list[tuple[Unary, float, float]] = [
     (lambda x: x * 0.5 * (1 + torch.tanh(0.797885 * (x + A * x**3))), 0.797885, S),
     (lambda x: x * 0.5 * (1 + torch.tanh(S * (x + 0.0447 * x**3))), 0.0447, A),
     (lambda x: x * 0.5 * (1 + torch.tanh(S * (x + 0.04471501 * x**3))), 0.04471501, A),
+    (lambda x: x * torch.sigmoid(1.7 * x), 1.7, 1.702),
     (lambda x: x * 0.5 * (1 + torch.tanh(0.8 * x * (1 + A * x * x))), 0.8, S),
 ]
 
@@ -280,10 +291,10 @@ def test_other_functions() -> None:
     def laplace(x: Tensor) -> Tensor:
         return 0.5 * erf_gate(x)
 
-    def quick(x: Tensor) -> Tensor:
-        return x * torch.sigmoid(1.702 * x)
+    def swish(x: Tensor) -> Tensor:
+        return x * torch.sigmoid(x + 1.702)
 
-    for function in (laplace, quick):
+    for function in (laplace, swish):
         assert reasons(RULE, function, X)
 
 
