@@ -22,6 +22,7 @@ class Compiled:
         choices: decisions taken by measurement, for the report.
         update: the same, but writes some of the mutated values where they belong; needs inputs that do not overlap.
         in_place: the places of these among the outputs.
+        keep: gives what :meth:`Backend.restore` makes this of again in another process, where that can be.
     """
 
     run: Callable[[Sequence[torch.Tensor]], Sequence[Any]]
@@ -29,6 +30,7 @@ class Compiled:
     choices: dict[str, str] = field(default_factory=dict)
     update: Callable[[Sequence[torch.Tensor]], Sequence[Any]] | None = None
     in_place: frozenset[int] = frozenset()
+    keep: Callable[[], Any] | None = None
 
 
 class Backend(Protocol):
@@ -45,6 +47,10 @@ class Backend(Protocol):
     def fuses_elementwise(self) -> bool:
         """Whether connected elementwise operators, reductions and norms become one kernel."""
 
+    @property
+    def settings(self) -> str:
+        """What else decides how it compiles, beside the options, as a text."""
+
     def unsupported(self, graph: Graph, target: Target) -> list[str]:
         """Why the graph cannot be lowered: a line for each node that stands in the way."""
 
@@ -56,4 +62,11 @@ class Backend(Protocol):
 
         Raises:
             BackendFailed: the compiler failed; the message holds its reason.
+        """
+
+    def restore(self, kept: Any) -> Compiled:
+        """What ``keep()`` of a compiled graph gave, as a compiled graph again.
+
+        Raises:
+            BackendFailed: it cannot be loaded here.
         """

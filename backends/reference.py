@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from txgraph.backends.base import Compiled
+from txgraph.errors import BackendFailed
 from txgraph.ir import Graph, interpret
 from txgraph.options import BackendOptions, Target
 
@@ -23,6 +25,11 @@ class ReferenceBackend:
         """None: fusing gains nothing here."""
         return frozenset()
 
+    @property
+    def settings(self) -> str:
+        """None."""
+        return ""
+
     def unsupported(self, graph: Graph, target: Target) -> list[str]:
         """Nothing: every valid graph runs in eager."""
         return []
@@ -34,3 +41,7 @@ class ReferenceBackend:
         """Keep a copy of the graph and interpret it at each call."""
         own = graph.copy()
         return Compiled(lambda tensors: interpret(own, tensors), str(own))
+
+    def restore(self, kept: Any) -> Compiled:
+        """Nothing is kept: there is nothing to save by it."""
+        raise BackendFailed("the reference backend keeps nothing")

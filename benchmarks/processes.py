@@ -37,6 +37,7 @@ class Worker:
             "OMP_NUM_THREADS": str(threads),
             "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
             "TRITON_CACHE_DIR": str(folder / "triton"),
+            "TXGRAPH_CACHE_DIR": str(folder / "txgraph"),
             "HF_HUB_OFFLINE": "1",
         }
         with self._log.open("wb") as log:

@@ -1,4 +1,4 @@
-"""Tests that run beside one another share the cores."""
+"""Tests that run beside one another share the cores, and no cache."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 
 import pytest
 import torch
+
+os.environ["TXGRAPH_CACHE"] = "0"  # what a test compiles is not what another one finds
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -6,18 +6,14 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
-
-import torch
-from torch import nn
-from torch.utils import _pytree as pytree
+from dataclasses import replace
 
 from txgraph.backends import Backend, Compiled, choose_backend
 from txgraph.backends.reference import ReferenceBackend
 from txgraph.capture import InputGuard, ModelState, capture
+from txgraph.compiled_call import CompiledCall, ExampleCall, frozen_tensors
 from txgraph.cost import CostModel, hardware_of
-from txgraph.errors import GuardFailed, UnsupportedOp, VerificationFailed
+from txgraph.errors import BackendFailed, UnsupportedOp, VerificationFailed
 from txgraph.ir import Graph, type_of
 from txgraph.ir.padding import may_be_mask
 from txgraph.measure import RewriteTimer
@@ -26,102 +22,13 @@ from txgraph.pipeline import PassRecord, PassResult, Pipeline
 from txgraph.report import Fallback, GraphReport, Report
 from txgraph.rewrite import PassContext
 from txgraph.verify import Verifier
+from txgraph.warm_start import WarmStart
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class CompiledCall:
-    """A compiled graph with all that is needed to answer calls that fit it.
-
-    Attributes:
-        structure: of the calls it answers. guard, state: what it assumed of inputs and model.
-        before, after: the captured graph, and the one that was lowered.
-        context: what the passes knew.
-        compiled: takes the tensors of a call, gives all outputs: mutated values first.
-    """
-
-    structure: tuple[Any, ...]
-    guard: InputGuard
-    state: ModelState
-    before: Graph
-    after: Graph
-    context: PassContext
-    compiled: Compiled
-    out_spec: pytree.TreeSpec
-    report: GraphReport
-
-    def __call__(self, tensors: Sequence[torch.Tensor]) -> Any:
-        """Run, write mutated values back, and put the outputs together.
-
-        Raises:
-            GuardFailed: an input requires grad, or shares memory with one that the model writes to.
-        """
-        if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-            raise GuardFailed("an input requires grad: call the optimized model under torch.no_grad()")
-        graph = self.after
-        if any(m.kind == "input" for m in graph.mutations) and _overlap(tensors):
-            raise GuardFailed(
-                "the model writes to an input, and two inputs of this call share memory: pass a clone of one of them"
-            )
-        buffers = [graph.constants[m.target] for m in graph.mutations if m.kind == "buffer"]
-        if buffers and _memory(buffers) & _memory(tensors):
-            raise GuardFailed("the model writes to a buffer that is an input of this call: pass a clone of it")
-        with torch.no_grad():
-            taken = [t if t.is_contiguous() else t.contiguous() for t in tensors]
-            if graph.mutations:
-                outputs = self._write(tensors, taken)[len(graph.mutations) :]
-            else:
-                outputs = self.compiled.run(taken)
-        if self.out_spec.is_leaf():
-            return outputs[0]
-        return pytree.tree_unflatten(outputs, self.out_spec)
-
-    def _write(self, tensors: Sequence[torch.Tensor], taken: Sequence[torch.Tensor]) -> Sequence[Any]:
-        """Run, and give what the model writes to its new values; one of these may be what another is written to.
-
-        Args:
-            tensors: of the call. taken: the same, contiguous.
-        """
-        graph, update, in_place = self.after, self.compiled.update, self.compiled.in_place
-        names = [n.name for n in graph.inputs]
-        written = [
-            graph.constants[m.target] if m.kind == "buffer" else tensors[names.index(m.target)] for m in graph.mutations
-        ]
-        if update is None or not all(written[at].is_contiguous() for at in in_place):  # else it would write to a copy
-            outputs, in_place = self.compiled.run(taken), frozenset()
-        else:
-            outputs = update(taken)
-            torch.autograd.graph.increment_version([t for at in in_place if not (t := written[at]).is_inference()])
-        rest = [at for at in range(len(written)) if at not in in_place]
-        memory = _memory([written[at] for at in rest])
-        values = [outputs[at].clone() if _memory([outputs[at]]) & memory else outputs[at] for at in rest]
-        for at, value in zip(rest, values, strict=True):
-            written[at].copy_(value)
-        return outputs
-
-
-def _memory(tensors: Sequence[torch.Tensor]) -> set[int]:
-    return {t.untyped_storage().data_ptr() for t in tensors if t.numel()}
-
-
-def _overlap(tensors: Sequence[torch.Tensor]) -> bool:
-    """Whether two tensors share a storage."""
-    return len(_memory(tensors)) < sum(t.numel() > 0 for t in tensors)
-
-
-def compile_call(
-    model: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    tensors: Sequence[torch.Tensor],
-    structure: tuple[Any, ...],
-    pipeline: Pipeline,
-    options: CompileOptions,
-    report: Report,
-    dynamic_shapes: Any = None,
-) -> CompiledCall:
-    """Go down the whole road for one call, and add to ``report`` what was done.
+def compile_call(call: ExampleCall, pipeline: Pipeline, options: CompileOptions, report: Report) -> CompiledCall:
+    """Go down the whole road for one call, or take what another process made; ``report`` is told what was done.
 
     Raises:
         CaptureFailed, PassFailed, UnsupportedOp, BackendFailed, VerificationFailed: see :mod:`txgraph.errors`.
@@ -129,18 +36,86 @@ def compile_call(
     clock = _Clock()
     target = options.target or Target("cpu")
     backend = choose_backend(options.backend)
-    backend.prepare(model.parameters(), target)
+    backend.prepare(call.model.parameters(), target)
+    with clock("load"):
+        warm = WarmStart.of(call, backend, pipeline, options)
+    kept = _take_kept(warm, call, backend, options, report, clock)
+    if kept is not None:
+        return kept
+    made = _make(call, backend, target, pipeline, options, report, clock)
+    if made.report.backend == backend.name:
+        warm.keep(made)
+    return made
+
+
+def _take_kept(
+    warm: WarmStart, call: ExampleCall, backend: Backend, options: CompileOptions, report: Report, clock: _Clock
+) -> CompiledCall | None:
+    """What was kept for such a call, and passes its check on this one."""
+    for folder, kept in warm.fitting(call.tensors):
+        verifier = Verifier(options.verify, call.model, call.args, call.kwargs, call.tensors)
+        try:
+            with clock("load"):
+                compiled = backend.restore(kept.compiled)
+        except BackendFailed as error:
+            log.warning("%s is compiled anew: %s", type(call.model).__name__, error)
+            continue
+        with clock("verify"):
+            verifier.refer(kept.before, repeats=False)
+            broken = verifier.check_backend(compiled.run, kept.after.zeroed, "cache")
+        if broken:
+            report.notes.append(f"compiled anew: what was kept in {folder} broke a gate on this call: {broken}")
+            continue
+        context = _context(kept.before, call, backend, options, kept.vetoes)
+        graph_report = replace(
+            kept.report,
+            verification=[*kept.report.verification, *verifier.records],
+            seconds=clock.seconds(),
+            cached=str(folder),
+        )
+        _tell(report, graph_report, kept.notes)
+        state = ModelState(call.model, {name: kept.before.constants[name] for name in kept.frozen})
+        before, after, out_spec = kept.before, kept.after, kept.out_spec
+        return CompiledCall(
+            call.structure, kept.guard, state, before, after, context, compiled, out_spec, graph_report, kept.notes
+        )
+    return None
+
+
+def _context(
+    before: Graph,
+    call: ExampleCall,
+    backend: Backend,
+    options: CompileOptions,
+    vetoes: Mapping[tuple[str, str], str] | None = None,
+) -> PassContext:
+    """What the passes know of the call, the machine and the backend."""
+    target = options.target or Target("cpu")
+    cost = CostModel(options.backend_options.hardware or hardware_of(target), backend.fuses_elementwise)
+    named = zip(before.inputs, call.tensors, strict=True)
+    masks = {str(node.target): tensor.detach().clone() for node, tensor in named if may_be_mask(tensor)}
+    weighs = options.measure == "off"
+    return PassContext(target, backend.fused_activations(target), cost, weighs, vetoes or {}, masks)
+
+
+def _make(
+    call: ExampleCall,
+    backend: Backend,
+    target: Target,
+    pipeline: Pipeline,
+    options: CompileOptions,
+    report: Report,
+    clock: _Clock,
+) -> CompiledCall:
+    """Capture, rewrite, lower and verify."""
     with clock("capture"):
-        captured = capture(model, args, kwargs, dynamic_shapes)
+        captured = capture(call.model, call.args, call.kwargs, call.dynamic_shapes)
     before = captured.graph
-    verifier = Verifier(options.verify, model, args, kwargs, tensors)
+    verifier = Verifier(options.verify, call.model, call.args, call.kwargs, call.tensors)
     with clock("verify"):
         verifier.check_capture(before)
-    hardware = options.backend_options.hardware or hardware_of(target)
-    cost = CostModel(hardware, backend.fuses_elementwise)
     timer = RewriteTimer(backend, target, options.backend_options) if options.measure == "rewrites" else None
-    masks = {str(n.target): t.detach().clone() for n, t in zip(before.inputs, tensors, strict=True) if may_be_mask(t)}
-    context = PassContext(target, backend.fused_activations(target), cost, weighs=timer is None, inputs=masks)
+    context = _context(before, call, backend, options)
 
     def between_passes(result: PassResult) -> str | Mapping[str, str]:
         if timer is not None:
@@ -173,8 +148,8 @@ def compile_call(
             broken = verifier.check_backend(compiled.run, after.zeroed, "backend reference")
             if broken:
                 raise VerificationFailed(
-                    f"the captured graph of {type(model).__name__} passed its check, and now breaks a gate even where "
-                    f"the reference backend runs it: {broken}"
+                    f"the captured graph of {type(call.model).__name__} passed its check, and now breaks a gate even "
+                    f"where the reference backend runs it: {broken}"
                 )
     graph_report = GraphReport(
         tuple(f"{n.target}: {t.format(before.symbols)}" for n in before.inputs if (t := type_of(n)) is not None),
@@ -188,12 +163,17 @@ def compile_call(
         compiled.choices,
         clock.seconds(),
     )
+    notes = tuple(dict.fromkeys((*verifier.doubts(after), *context.advice)))
+    _tell(report, graph_report, notes)
+    guard, state = InputGuard.of(before, after.assumptions), ModelState(call.model, frozen_tensors(before, after))
+    return CompiledCall(
+        call.structure, guard, state, before, after, context, compiled, captured.out_spec, graph_report, notes
+    )
+
+
+def _tell(report: Report, graph_report: GraphReport, notes: Sequence[str]) -> None:
     report.graphs.append(graph_report)
-    report.notes += [n for n in dict.fromkeys((*verifier.doubts(after), *context.advice)) if n not in report.notes]
-    frozen = after.constants.frozen_values()
-    used = {name: tensor for name, tensor in before.constants.items() if name in frozen}
-    guard, state = InputGuard.of(before, after.assumptions), ModelState(model, used)
-    return CompiledCall(structure, guard, state, before, after, context, compiled, captured.out_spec, graph_report)
+    report.notes += [note for note in notes if note not in report.notes]
 
 
 def _lower(backend: Backend, graph: Graph, target: Target, options: CompileOptions) -> Compiled:

@@ -20,7 +20,8 @@ from txgraph.capture.guards import explain_mismatch
 from txgraph.capture.shapes import export_shapes
 from txgraph.capture.weights import check_weights
 from txgraph.check import check_own
-from txgraph.compile import CompiledCall, compile_call
+from txgraph.compile import compile_call
+from txgraph.compiled_call import CompiledCall, ExampleCall
 from txgraph.cost import Hardware
 from txgraph.errors import BackendFailed, CaptureFailed, GuardFailed, TxgraphError, UnsupportedOp
 from txgraph.explain import Explanation, explain
@@ -342,15 +343,10 @@ class OptimizedModel(nn.Module):
         check_weights(self._original)
         with torch.random.fork_rng({t.device.index for t in call.tensors if t.is_cuda}):  # sampling goes on as in eager
             compiled = compile_call(
-                self._original,
-                args,
-                kwargs,
-                call.tensors,
-                call.structure,
+                ExampleCall(self._original, args, kwargs, call.tensors, call.structure, shapes),
                 self._pipeline,
                 _with_target(options, self._original),
                 self.report,
-                shapes,
             )
         self._compiled.append(compiled)
         self._seen.append((call.structure, [t.shape for t in call.tensors]))

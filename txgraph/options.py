@@ -73,6 +73,8 @@ class BackendOptions:
             where the copies take long enough. Saves compile time; nothing is fused across the borders of layers.
         hardware: the machine that rewrites are weighed for; by default the description that fits the target best.
             ``txgraph.cost.calibrate()`` measures this one.
+        cache: keep compiled graphs on disk, and take what another process kept, once it is verified on the call at
+            hand; see docs/warm-start.md. The environment variable ``TXGRAPH_CACHE=0`` turns it off for all.
     """
 
     allow_fallback: bool = False
@@ -80,6 +82,7 @@ class BackendOptions:
     inductor: Mapping[str, Any] = field(default_factory=dict)
     layers: bool | None = None
     hardware: Hardware | None = None
+    cache: bool = True
 
     @classmethod
     def parse(cls, options: Mapping[str, Any] | BackendOptions | None) -> BackendOptions:

@@ -28,7 +28,8 @@ class GraphReport:
         errors: each applied rewrite, with its numeric error where that was measured.
         measurements: kinds of rewrites that were measured.
         backend: what lowered it. choices: what the backend decided by measurement.
-        seconds: by stage: capture, passes, measure, verify, lower, total.
+        seconds: by stage: load, capture, passes, measure, verify, lower, total.
+        cached: where it was taken from, if another process had compiled it; what the passes did, they did there.
     """
 
     inputs: tuple[str, ...]
@@ -41,6 +42,7 @@ class GraphReport:
     backend: str = ""
     choices: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    cached: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ class Report:
                     "backend": g.backend,
                     "choices": g.choices,
                     "seconds": g.seconds,
+                    "cached": g.cached,
                 }
                 for g in self.graphs
             ],
@@ -140,7 +143,7 @@ class Report:
             "notes": list(self.notes),
             "seconds": {
                 stage: sum(g.seconds.get(stage, 0.0) for g in self.graphs)
-                for stage in ("capture", "passes", "measure", "verify", "lower", "total")
+                for stage in ("load", "capture", "passes", "measure", "verify", "lower", "total")
             },
         }
 
@@ -164,6 +167,8 @@ def _print_graph(console: Console, at: int, graph: GraphReport) -> None:
     seconds = ", ".join(f"{stage} {value:.2f} s" for stage, value in graph.seconds.items())
     console.print(f"\ngraph {at}: {', '.join(graph.inputs)}", markup=False)
     console.print(f"  {graph.nodes_before} -> {graph.nodes_after} operators; {seconds}")
+    if graph.cached:
+        console.print(f"  compiled before, kept in {graph.cached}", markup=False, soft_wrap=True)
     # In the order in which the stages ran; of a pass that was judged again, without a rewrite, the last.
     checked = iter([[*again][-1] for _, again in groupby(graph.verification, key=lambda record: record.stage)])
     table = Table("stage", "status", "rewrites", "seconds", "gates (error / bound)", box=None, pad_edge=True)
@@ -178,7 +183,10 @@ def _print_graph(console: Console, at: int, graph: GraphReport) -> None:
     for stage in stages or [None]:
         broke = stage is not None and not stage.passed
         name = graph.backend if stage is None or stage.stage == "backend reference" or not broke else "tried"
-        table.add_row(f"backend {name}", "replaced" if broke else "", "", lower, _gates(stage))
+        if stage is not None and stage.stage == "cache":
+            table.add_row("taken from the cache", "", "", f"{graph.seconds['load']:.3f}", _gates(stage))
+        else:
+            table.add_row(f"backend {name}", "replaced" if broke else "", "", lower, _gates(stage))
     console.print(table)
     for record in graph.passes:
         for root, reason in record.vetoed.items():

@@ -1,5 +1,7 @@
 """Every private torch name that the Inductor backend uses, in one place.
 
+What compiles is imported where it compiles: the import takes most of a second, and a warm start does without.
+
 ``tests/backends/test_inductor_adapter.py`` tells when one of them moves.
 """
 
@@ -7,19 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import operator
+import os
+import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from unittest import mock
 
 import torch
-from torch._inductor import config, lowering, pattern_matcher, standalone_compile
-from torch._inductor.fx_passes import joint_graph
-from torch._inductor.graph import GraphLowering
+from torch._inductor import config, standalone_compile
+from torch._inductor.standalone_compile import CompiledArtifact
 from torch.compiler import config as caches
 from torch.fx import Node
 from torch.fx.experimental import _config as symbolic_sizes
-from torch.nn.attention.flex_attention import _create_empty_block_mask as create_empty_block_mask
 
 from txgraph.backends.kernels.build import known_vectors
 
@@ -49,6 +51,34 @@ def compile_graph(
     return artifact, "\n".join(sources)
 
 
+def settings() -> str:
+    """All settings of ``torch._inductor.config`` as they are now, as one text."""
+    return config.get_hash().hex()
+
+
+def artifact_bytes(artifact: Any) -> bytes:
+    """What :func:`load_artifact` makes a compiled function of again.
+
+    Raises:
+        RuntimeError: there is something in its graph that Inductor cannot store.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "artifact")
+        artifact.save(path=path, format="binary")
+        with open(path, "rb") as file:
+            return file.read()
+
+
+def load_artifact(data: bytes) -> _CompiledFunction:
+    """A function that :func:`compile_graph` made, perhaps in another process."""
+    with tempfile.TemporaryDirectory() as folder, config.patch(known_vectors()):
+        path = os.path.join(folder, "artifact")
+        with open(path, "wb") as file:
+            file.write(data)
+        function: _CompiledFunction = CompiledArtifact.load(path=path, format="binary")
+    return function
+
+
 @contextlib.contextmanager
 def _no_patterns_from_files() -> Iterator[None]:
     """Leave out Inductor's patterns of attention, meanwhile: they fit other functions, too.
@@ -57,6 +87,9 @@ def _no_patterns_from_files() -> Iterator[None]:
     pattern from a file it leaves that second step out: a softmax over any axis and a key with any order of its axes
     become attention (https://github.com/pytorch/pytorch/issues/195320 and 196468). Our own passes know attention.
     """
+    from torch._inductor import pattern_matcher
+    from torch._inductor.fx_passes import joint_graph
+
     patterns = joint_graph.patterns
 
     def apply(graph: torch.fx.Graph) -> int:
@@ -75,6 +108,8 @@ def _no_patterns_from_files() -> Iterator[None]:
 @contextlib.contextmanager
 def _generated_code() -> Iterator[list[str]]:
     """Collect the source of everything that Inductor compiles, or takes from its cache, meanwhile."""
+    from torch._inductor.graph import GraphLowering
+
     sources: list[str] = []
     with mock.patch.object(GraphLowering, "save_output_code", sources.append):
         yield sources
@@ -96,6 +131,7 @@ def generate_row_product(operator: Any) -> None:
 
     The input is in memory before: what computes it would else be computed again for each of the N products.
     """
+    from torch._inductor import lowering
 
     def lower(input: Any, weight: Any, bias: Any) -> Any:
         input.realize()
@@ -124,6 +160,8 @@ def flex_attention(
         query, key, value: of ``[B, H, S, D]``. score: of a product, its four indices and the ``captured`` values,
             which must be in memory: Inductor's kernel for CPUs does not see to it.
     """
+    from torch.nn.attention.flex_attention import _create_empty_block_mask as create_empty_block_mask
+
     blocks = create_empty_block_mask(torch.empty(1, 1, 1, 1), torch.empty(1, 1, 1, 1)).as_tuple()
     *sizes, _ = blocks
     device = query.meta["val"].device

@@ -39,6 +39,7 @@ _ONEDNN_ACTIVATIONS = {
     "sigmoid": ("sigmoid", ""),
 }
 MEASURED_SECONDS = 0.2  # upper bound per distinct shape
+WORTH_COMPILING = 16 << 20  # bytes of weights from which a product of one row is compiled, for seconds, to be timed
 
 
 def _linear_onednn(
@@ -65,7 +66,11 @@ define(
     lambda input, weight, *_: input.new_empty((*input.shape[:-1], weight.shape[0])),
     key="CPU",
 )
-generate_row_product(torch.ops.txgraph.linear_generated.default)
+
+
+@functools.cache
+def _teach_inductor() -> None:
+    generate_row_product(torch.ops.txgraph.linear_generated.default)
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,8 @@ def choose_gemms(graph: Graph) -> dict[str, str]:
     report = {}
     for shape, nodes in linears.items():
         name, report[str(shape)] = _measure(shape, graph, nodes)
+        if name == "Inductor":
+            _teach_inductor()
         for node in nodes if name in WAYS else ():
             _replace(graph, node, shape.activation, WAYS[name])
     return report
@@ -166,7 +173,7 @@ def _measure(shape: GemmShape, graph: Graph, nodes: Sequence[Node]) -> tuple[str
         ways["oneDNN"] = lambda: after(_linear_onednn(x, *next(operands), inside))
     if in_rows and shape.activation in NATIVE_ACTIVATIONS:
         ways["txgraph"] = lambda: linear_native(x, *next(operands), shape.activation)
-    if in_rows and shape.m == 1:
+    if in_rows and shape.m == 1 and shape.n * shape.k * 4 * len(nodes) >= WORTH_COMPILING:
         ways["Inductor"] = lambda: row_product()(x, next(operands)[0])
     return fastest(ways, MEASURED_SECONDS)
 
@@ -174,6 +181,7 @@ def _measure(shape: GemmShape, graph: Graph, nodes: Sequence[Node]) -> tuple[str
 @functools.cache
 def row_product() -> Callable[[torch.Tensor, torch.Tensor], object]:
     """The product of one row, compiled for any size: to be timed; in a graph it is compiled with what surrounds it."""
+    _teach_inductor()
     operator = torch.ops.txgraph.linear_generated
     inputs = torch.ones(1, 48), torch.ones(32, 48)
     made = make_fx(lambda x, weight: (operator(x, weight, None),), tracing_mode="symbolic")(*inputs)

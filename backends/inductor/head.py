@@ -6,7 +6,8 @@ then cannot tell sizes apart, nor tune for them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,11 +18,21 @@ from txgraph.ir import Graph, extract, interpret
 _DECIDES_SIZES = frozenset((torch.ops.txgraph.token_index.default,))
 
 
-def cut_head(graph: Graph) -> Callable[[Sequence[torch.Tensor]], Sequence[Any]]:
-    """Make the values that decide sizes inputs of ``graph``, after its own; gives what computes them from these."""
+@dataclass(frozen=True)
+class Head:
+    """What computes the values that decide sizes from the tensors of a call; without a graph there are none."""
+
+    graph: Graph | None = None
+
+    def __call__(self, tensors: Sequence[torch.Tensor]) -> Sequence[Any]:
+        return () if self.graph is None else interpret(self.graph, tensors)
+
+
+def cut_head(graph: Graph) -> Head:
+    """Make the values that decide sizes inputs of ``graph``, after its own."""
     deciding = [node for node in graph.calls() if node.target in _DECIDES_SIZES]
     if not deciding:
-        return lambda tensors: ()
+        return Head()
     results = [piece for node in deciding for piece in node.users]
     names = {node.name for node in (*results, *_ancestors(deciding))}
     head = extract(graph, names, [n.name for n in graph.inputs], [n.name for n in results])
@@ -32,7 +43,7 @@ def cut_head(graph: Graph) -> Callable[[Sequence[torch.Tensor]], Sequence[Any]]:
         placeholder.meta = {"val": piece.meta["val"]}
         piece.replace_all_uses_with(placeholder)
     graph.eliminate_dead_code()
-    return lambda tensors: interpret(head, tensors)
+    return Head(head)
 
 
 def _ancestors(nodes: Sequence[Node]) -> list[Node]:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.fx import Node
 
 from txgraph.backends.base import Compiled
-from txgraph.backends.inductor.adapter import compile_graph
+from txgraph.backends.inductor.adapter import artifact_bytes, compile_graph, load_artifact, settings
 from txgraph.backends.inductor.attention import choose_attention
 from txgraph.backends.inductor.gemm import activate, choose_gemms, fused_activations
-from txgraph.backends.inductor.head import cut_head
+from txgraph.backends.inductor.head import Head, cut_head
 from txgraph.backends.inductor.mutations import write_in_place, written_in_place
 from txgraph.backends.inductor.pieces import layers
-from txgraph.backends.inductor.program import Program
+from txgraph.backends.inductor.program import Plan, Program, constant_nodes
 from txgraph.backends.inductor.softcap import inline_softcap, softcap_to_flex
 from txgraph.backends.kernels.build import start, wait
 from txgraph.errors import BackendFailed
@@ -34,6 +35,11 @@ class InductorBackend:
     def fused_activations(self, target: Target) -> frozenset[str]:
         """What oneDNN fuses, on CPUs."""
         return fused_activations() if target.kind == "cpu" else frozenset()
+
+    @property
+    def settings(self) -> str:
+        """The settings of Inductor that hold in this process."""
+        return settings()
 
     def unsupported(self, graph: Graph, target: Target) -> list[str]:
         """Tensors that are not on the target's device, and layouts Inductor does not know."""
@@ -64,18 +70,49 @@ class InductorBackend:
         _name_constants_once(lowered)
         pieces = layers(lowered, target, options.layers)
         written = written_in_place(lowered, pieces)
-        compiled: list[Callable[..., Sequence[Any]]] = []
+        functions: dict[int, Callable[..., Sequence[Any]]] = {}
         sources: list[str] = []
         for number, piece in enumerate(pieces):
-            if piece.like < number:
-                compiled.append(compiled[piece.like])
-                continue
-            function, code = _compile(write_in_place(piece.graph(lowered), written), options)
-            compiled.append(function)
-            sources.append(code)
-        program = Program(lowered, pieces, compiled, head, written)
+            if piece.like == number:
+                functions[number], code = _compile(write_in_place(piece.graph(lowered), written), options)
+                sources.append(code)
+        weights = [lowered.constants[str(node.target)] for node in constant_nodes(lowered)]
         places = frozenset(at for at, value in enumerate(lowered.outputs) if str(value) in written)
-        return Compiled(program.run, "\n".join(sources), choices, program.update, places)
+        lasting = _Lasting(Plan.of(lowered, pieces, written), weights, head, "\n".join(sources), choices, places)
+        return lasting.compiled(functions)
+
+    def restore(self, kept: Any) -> Compiled:
+        """Load what was compiled in another process; Inductor compiles again what its own cache has lost."""
+        wait()
+        lasting, artifacts = kept
+        try:
+            functions = {number: load_artifact(data) for number, data in artifacts.items()}
+        except Exception as error:  # Inductor raises whatever its loading raises
+            raise BackendFailed(f"Inductor cannot load a kept graph: {type(error).__name__}: {error}") from error
+        return cast(_Lasting, lasting).compiled(functions)
+
+
+@dataclass(frozen=True)
+class _Lasting:
+    """All of a compiled graph but its functions: it can be pickled."""
+
+    plan: Plan
+    weights: Sequence[torch.Tensor]
+    head: Head
+    code: str
+    choices: dict[str, str]
+    in_place: frozenset[int]
+
+    def compiled(self, functions: Mapping[int, Callable[..., Sequence[Any]]]) -> Compiled:
+        program = Program(self.plan, functions, self.weights, self.head)
+        keep = functools.partial(self._kept, functions)
+        return Compiled(program.run, self.code, self.choices, program.update, self.in_place, keep)
+
+    def _kept(self, functions: Mapping[int, Callable[..., Sequence[Any]]]) -> Any:
+        try:
+            return self, {number: artifact_bytes(function) for number, function in functions.items()}
+        except RuntimeError as error:
+            raise BackendFailed(f"Inductor cannot store a graph: {_first_line(error)}") from error
 
 
 def _compile(graph: Graph, options: BackendOptions) -> tuple[Callable[..., Sequence[Any]], str]:
@@ -101,7 +138,7 @@ def _inline_activations(graph: Graph) -> None:
     """Write the activations of ``txgraph::`` that stayed back as ATen operators."""
     for node in graph.calls():
         if node.target is torch.ops.txgraph.quick_gelu.default:
-            node.replace_all_uses_with(activate(GraphBuilder(graph, node), node.args[0], "quick_gelu"))
+            node.replace_all_uses_with(activate(GraphBuilder(graph, node), node.all_input_nodes[0], "quick_gelu"))
             graph.fx.erase_node(node)
         if node.target is torch.ops.txgraph.linear_activation.default:
             named = arguments(node)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,46 +15,81 @@ from txgraph.ir import Graph
 _Function = Callable[..., Sequence[Any]]
 
 
+@dataclass(frozen=True)
+class Step:
+    """The call of one piece: which function, and the slots of what it takes and gives, and of what is then freed."""
+
+    function: int
+    taken: tuple[int, ...]
+    given: tuple[int, ...]
+    freed: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where values are while pieces run: constants first, then a call's tensors, what the head gives, what is made.
+
+    Attributes:
+        made: how many the pieces make. written: slots of inputs and constants that are written to.
+        outputs: the slot of each output, or ``None``; then its value is in ``plain``.
+    """
+
+    steps: tuple[Step, ...]
+    made: int
+    written: tuple[int, ...]
+    outputs: tuple[int | None, ...]
+    plain: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, graph: Graph, pieces: Sequence[Piece], written: Mapping[str, str]) -> Plan:
+        """The plan of a graph that was cut into pieces.
+
+        Args:
+            written: names of values that the pieces do not give, but write to the named inputs and constants.
+        """
+        given = [node.name for node in (*constant_nodes(graph), *graph.inputs)]
+        names = [*given, *(name for piece in pieces for name in piece.outputs)]
+        place = {name: at for at, name in enumerate(names)}
+        place |= {value: place[target] for value, target in written.items()}
+        outputs = tuple(place[value.name] if isinstance(value, Node) else None for value in graph.outputs)
+        last = {place[name]: at for at, piece in enumerate(pieces) for name in (*piece.inputs, *piece.outputs)}
+        steps = tuple(
+            Step(
+                piece.like,
+                tuple(place[name] for name in piece.inputs),
+                tuple(place[name] for name in piece.outputs if name not in written),
+                tuple(slot for slot, step in last.items() if step == at and slot not in outputs),
+            )
+            for at, piece in enumerate(pieces)
+        )
+        plain = tuple(None if isinstance(value, Node) else value for value in graph.outputs)
+        return cls(steps, len(names) - len(given), tuple(place[value] for value in written), outputs, plain)
+
+
+def constant_nodes(graph: Graph) -> list[Node]:
+    """The nodes that name constants, in their order."""
+    return [node for node in graph.nodes if node.op == "get_attr"]
+
+
 class Program:
-    """Compiled pieces and the places of their values.
+    """Compiled pieces that run by a plan.
 
     Args:
-        graph: what was cut into pieces: its inputs are those of a call, then those that ``head`` gives for it.
-        compiled: a function for each piece, of its inputs in order.
-        written: names of values that the pieces do not give, but write to the named inputs and constants.
+        functions: by the numbers of the pieces that they were compiled from. weights: the constants.
+        head: computes what the pieces take beside the tensors of a call.
     """
 
     def __init__(
         self,
-        graph: Graph,
-        pieces: Sequence[Piece],
-        compiled: Sequence[_Function],
+        plan: Plan,
+        functions: Mapping[int, _Function],
+        weights: Sequence[torch.Tensor],
         head: Callable[[Sequence[torch.Tensor]], Sequence[Any]],
-        written: Mapping[str, str] | None = None,
     ) -> None:
-        written = written or {}
-        constants = [node for node in graph.nodes if node.op == "get_attr"]
-        names = [node.name for node in (*constants, *graph.inputs)]
-        names += [name for piece in pieces for name in piece.outputs]
-        place = {name: at for at, name in enumerate(names)}
-        place |= {value: place[target] for value, target in written.items()}
-        self._written = [place[value] for value in written]
-        self._weights = [graph.constants[str(node.target)] for node in constants]
-        self._made = [None] * (len(names) - len(constants) - len(graph.inputs))
-        self._head = head
-        self._outputs = [place[value.name] if isinstance(value, Node) else None for value in graph.outputs]
-        self._plain = list(graph.outputs)
-        last = {place[name]: at for at, piece in enumerate(pieces) for name in (*piece.inputs, *piece.outputs)}
-        kept = {at for at in self._outputs if at is not None}
-        self._steps = [
-            (
-                function,
-                [place[name] for name in piece.inputs],
-                [place[name] for name in piece.outputs if name not in written],
-                [slot for slot, step in last.items() if step == at and slot not in kept],
-            )
-            for at, (piece, function) in enumerate(zip(pieces, compiled, strict=True))
-        ]
+        self._steps = [(functions[step.function], step.taken, step.given, step.freed) for step in plan.steps]
+        self._weights, self._head = weights, head
+        self._made = [None] * plan.made
+        self._written, self._outputs = plan.written, tuple(zip(plan.outputs, plan.plain, strict=True))
 
     def run(self, tensors: Sequence[torch.Tensor]) -> Sequence[Any]:
         """All outputs of the graph for the tensors of a call, which are not written to."""
@@ -75,4 +111,4 @@ class Program:
                 values[slot] = value
             for slot in freed:
                 values[slot] = None
-        return [plain if slot is None else values[slot] for slot, plain in zip(self._outputs, self._plain, strict=True)]
+        return [plain if slot is None else values[slot] for slot, plain in self._outputs]

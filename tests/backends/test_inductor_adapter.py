@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from txgraph.backends.inductor import adapter
 
@@ -41,6 +42,30 @@ def test_settings_are_those_of_inductor() -> None:
     assert not config.max_autotune
 
 
+def test_settings_as_a_text() -> None:
+    from torch._inductor import config
+
+    before = adapter.settings()
+    with config.patch({"max_autotune": True}):
+        assert adapter.settings() != before
+    assert adapter.settings() == before
+
+
+def test_compiled_functions_are_stored() -> None:
+    """And what Inductor cannot store raises a RuntimeError, as the backend expects."""
+    module = torch.fx.symbolic_trace(lambda x: (x * 2 + 1,))
+    (placeholder, *_) = module.graph.nodes
+    x = torch.arange(6.0)
+    with FakeTensorMode() as mode:
+        placeholder.meta["val"] = mode.from_tensor(x)
+    function, _ = adapter.compile_graph(module, [placeholder.meta["val"]], {})
+    again = adapter.load_artifact(adapter.artifact_bytes(function))
+    assert torch.equal(again(x)[0], x * 2 + 1)
+    function._artifacts = None
+    with pytest.raises(RuntimeError, match="no artifact"):
+        adapter.artifact_bytes(function)
+
+
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch is built without oneDNN")
 def test_onednn_linear_has_its_schema() -> None:
     operator: Any = adapter.onednn_linear()
@@ -63,7 +88,9 @@ def test_flex_attention_takes_what_the_adapter_gives() -> None:
         "query", "key", "value", "score_mod", "block_mask", "scale", "kernel_options", "score_mod_other_buffers",
         "mask_mod_other_buffers",
     ]  # fmt: skip
-    blocks = adapter.create_empty_block_mask(torch.empty(1, 1, 1, 1), torch.empty(1, 1, 1, 1)).as_tuple()
+    from torch.nn.attention.flex_attention import _create_empty_block_mask
+
+    blocks = _create_empty_block_mask(torch.empty(1, 1, 1, 1), torch.empty(1, 1, 1, 1)).as_tuple()
     assert callable(blocks[-1])
     assert all(isinstance(b, int) or b is None or (isinstance(b, torch.Tensor) and b.numel() == 1) for b in blocks[:-1])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -24,8 +25,9 @@ from transformers import (
 import txgraph
 from tests.small import graph_of
 from tests.zoo import OPTIONS, tokens
+from txgraph.backends.inductor.head import Head
 from txgraph.backends.inductor.pieces import Piece, layers, whole
-from txgraph.backends.inductor.program import Program
+from txgraph.backends.inductor.program import Plan, Program, constant_nodes
 from txgraph.ir import Graph, interpret
 
 CPU = txgraph.Target("cpu")
@@ -88,14 +90,19 @@ def test_pieces_compute_the_graph(name: str) -> None:
     pieces = layers(graph, CPU, wanted=True)
     assert sum(piece.like != number for number, piece in enumerate(pieces)) >= 2
     assert sorted(n for piece in pieces for n in piece.names) == sorted(node.name for node in graph.calls())
-    results = Program(graph, pieces, functions(graph, pieces), lambda tensors: ()).run(list(inputs.values()))
+    results = run(graph, pieces, functions(graph, pieces), list(inputs.values()))
     for ours, theirs in zip(results, interpret(graph, list(inputs.values())), strict=True):
         assert torch.equal(ours, theirs) if isinstance(theirs, torch.Tensor) else ours == theirs
 
 
-def functions(graph: Graph, pieces: list[Piece]) -> list[Any]:
-    parts = [pieces[piece.like].graph(graph) for piece in pieces]
-    return [lambda *values, part=part: interpret(part, values) for part in parts]
+def functions(graph: Graph, pieces: list[Piece]) -> dict[int, Any]:
+    parts = {number: piece.graph(graph) for number, piece in enumerate(pieces) if piece.like == number}
+    return {number: lambda *values, part=part: interpret(part, values) for number, part in parts.items()}
+
+
+def run(graph: Graph, pieces: list[Piece], compiled: dict[int, Any], tensors: list[torch.Tensor]) -> Sequence[Any]:
+    weights = [graph.constants[str(node.target)] for node in constant_nodes(graph)]
+    return Program(Plan.of(graph, pieces, {}), compiled, weights, Head()).run(tensors)
 
 
 def test_one_piece() -> None:
@@ -133,7 +140,7 @@ def test_a_copy_whose_inputs_are_one_value() -> None:
     model, x = TwiceTheSame().eval(), torch.randn(3, 8)
     graph = graph_of(model, x=x)
     pieces = layers(graph, CPU, wanted=True)
-    (result,) = Program(graph, pieces, functions(graph, pieces), lambda tensors: ()).run([x])
+    (result,) = run(graph, pieces, functions(graph, pieces), [x])
     assert torch.equal(result, interpret(graph, [x])[0])
 
 
@@ -206,7 +213,7 @@ def test_values_are_freed_after_their_last_use() -> None:
 
         return run
 
-    Program(graph, pieces, [watched(f) for f in functions(graph, pieces)], lambda tensors: ()).run([inputs["x"]])
+    run(graph, pieces, {at: watched(f) for at, f in functions(graph, pieces).items()}, [inputs["x"]])
     assert len(alive) >= 6
     assert most <= 2
 

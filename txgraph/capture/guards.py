@@ -25,19 +25,27 @@ class InputGuard:
 
     Attributes:
         accepts: compiled check of the list of tensors.
-        source: its Python source.
+        source: its Python source. constants: the values that it names.
     """
 
     accepts: Callable[[Sequence[torch.Tensor]], bool]
     source: str
+    constants: Mapping[str, object]
 
     @classmethod
     def of(cls, graph: Graph, assumptions: Sequence[PaddingAssumption] = ()) -> InputGuard:
         """The guard of the inputs that ``graph`` was captured for, and of what was then assumed of their values."""
-        source, constants = _write_guard(graph, assumptions)
+        return cls.compiled(*_write_guard(graph, assumptions))
+
+    @classmethod
+    def compiled(cls, source: str, constants: Mapping[str, object]) -> InputGuard:
+        """The guard with that source."""
         namespace: dict[str, Any] = dict(constants)
         exec(compile(source, "<txgraph guard>", "exec"), namespace)
-        return cls(namespace["accepts"], source)
+        return cls(namespace["accepts"], source, constants)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return InputGuard.compiled, (self.source, self.constants)
 
 
 def _write_guard(graph: Graph, assumptions: Sequence[PaddingAssumption]) -> tuple[str, dict[str, object]]:

@@ -30,8 +30,8 @@ class StageRecord:
     """The gates on one stage.
 
     Attributes:
-        stage: ``"capture"``, the name of a pass, ``"backend"``, or ``"backend reference"`` where the backend's
-            result broke a gate and the graph is interpreted instead.
+        stage: ``"capture"``, the name of a pass, ``"backend"``, ``"backend reference"`` where the backend's result
+            broke a gate and the graph is interpreted instead, or ``"cache"`` for a result that was kept.
         gates: for each gate, its result on the worst output leaf.
         seconds: time of the check.
         error: what running the stage raised, where it did.
@@ -83,19 +83,29 @@ class Verifier:
         """
         if self.level == "off":
             return
-        started = time.perf_counter()
-        names = [n.name for n in graph.inputs]
-        buffers = [graph.constants[m.target] for m in graph.mutations if m.kind == "buffer"]
-        inputs = [names.index(m.target) for m in graph.mutations if m.kind == "input"]
-        self._reference = reference(self.model, self.args, self.kwargs, self._buffers(buffers), inputs)
-        self.seconds, self._written = time.perf_counter() - started, len(graph.mutations)
-        self._names = [str(n.target) for n in graph.inputs]
+        self.refer(graph)
         record = self._judge("capture", lambda inputs: interpret(graph, inputs))
         if not record.passed:
             raise VerificationFailed(
                 f"the captured graph of {type(self.model).__name__} does not reproduce eager: {record.reason}. "
                 f"Its forward() probably depends on Python state or random numbers that a graph cannot hold."
             )
+
+    def refer(self, graph: Graph, repeats: bool = True) -> None:
+        """Run the model that ``graph`` was captured from in eager and in float64.
+
+        Args:
+            repeats: see that it gives the same result again.
+        """
+        if self.level == "off":
+            return
+        started = time.perf_counter()
+        names = [n.name for n in graph.inputs]
+        buffers = [graph.constants[m.target] for m in graph.mutations if m.kind == "buffer"]
+        inputs = [names.index(m.target) for m in graph.mutations if m.kind == "input"]
+        self._reference = reference(self.model, self.args, self.kwargs, self._buffers(buffers), inputs, repeats)
+        self.seconds, self._written = time.perf_counter() - started, len(graph.mutations)
+        self._names = [str(n.target) for n in graph.inputs]
 
     def between_passes(self, result: PassResult) -> str | dict[str, str]:
         """The pipeline's hook: an empty text, the rewrite to take out, or the reason to roll the pass back.
