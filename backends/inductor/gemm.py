@@ -162,8 +162,10 @@ def _measure(shape: GemmShape, graph: Graph, nodes: Sequence[Node]) -> tuple[str
     Each run takes the next weight of that shape: a weight that stays in the cache is not what a model sees.
     """
     named = [arguments(node) for node in nodes]
-    operands = itertools.cycle([(_weight(graph, each["weight"]), graph.constant(each["bias"])) for each in named])
-    in_rows = all(_is_in_rows(graph, each["weight"]) for each in named)
+    weights = [_weight(graph, each["weight"]) for each in named]
+    in_rows = all(weight.is_contiguous() for weight in weights)
+    as_it_is = in_rows or all(weight.t().is_contiguous() for weight in weights)
+    operands = itertools.cycle([(w, graph.constant(each["bias"])) for w, each in zip(weights, named, strict=True)])
     x = torch.randn(shape.m, shape.k)
     activation = ACTIVATIONS.get(shape.activation, torch.Tensor.contiguous)
     ways: dict[str, Callable[[], object]] = {"aten": lambda: activation(F.linear(x, *next(operands)))}
@@ -171,7 +173,7 @@ def _measure(shape: GemmShape, graph: Graph, nodes: Sequence[Node]) -> tuple[str
         inside = shape.activation if shape.activation in WAYS["oneDNN"].fused else ""
         after = torch.Tensor.contiguous if inside == shape.activation else activation
         ways["oneDNN"] = lambda: after(_linear_onednn(x, *next(operands), inside))
-    if in_rows and shape.activation in NATIVE_ACTIVATIONS:
+    if as_it_is and shape.activation in NATIVE_ACTIVATIONS:
         ways["txgraph"] = lambda: linear_native(x, *next(operands), shape.activation)
     if in_rows and shape.m == 1 and shape.n * shape.k * 4 * len(nodes) >= WORTH_COMPILING:
         ways["Inductor"] = lambda: row_product()(x, next(operands)[0])
@@ -187,12 +189,6 @@ def row_product() -> Callable[[torch.Tensor, torch.Tensor], object]:
     made = make_fx(lambda x, weight: (operator(x, weight, None),), tracing_mode="symbolic")(*inputs)
     examples = [n.meta["val"] for n in made.graph.nodes if n.op == "placeholder"]
     return compile_graph(made, examples, {})[0]
-
-
-def _is_in_rows(graph: Graph, value: object) -> bool:
-    """Whether a weight lies in memory as ``[N, K]``: each product then reads what lies together."""
-    weight = graph.constant(value)
-    return weight is not None and weight.is_contiguous()
 
 
 def _weight(graph: Graph, value: object) -> torch.Tensor:

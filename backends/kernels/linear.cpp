@@ -1,4 +1,5 @@
-// activation(x @ weight.T + bias), float32, of a weight [N, K] as the model stores it, which is not copied.
+// activation(x @ weight.T + bias), float32, of a weight [N, K] as the model stores it, by rows or by columns (which is
+// [K, N] by rows, as GPT-2 has it). It is not copied.
 //
 // The roles of the operands are swapped: rows of the weight are broadcast, number by number, against vectors of rows of
 // x. So only x is rearranged, once for all threads, and a block of the transposed result is turned around when it is
@@ -57,6 +58,7 @@ struct Operands {
   float* result;
   int64_t line, M, K, N; // line: from one row of x to the next
   int activation, threads;
+  bool columns; // the weight lies as [K, N]
 };
 
 // Turns a tile of sums around, up to LANES columns of the result for up to LANES rows.
@@ -105,8 +107,14 @@ void compute(const Operands& o) {
       for (int64_t k = 0; k < o.K; k += DEPTH)
         for (int64_t p = 0; p < panels.count; ++p) {
           const int64_t first = panels.first(p) * LANES, width = panels.width(p);
-          multiply(width, rows, o.weight + n0 * o.K + k, o.K, packed + first * o.K + k * width * LANES, width * LANES,
-                   std::min(DEPTH, o.K - k), sums + first, line, k > 0, true);
+          const float* x = packed + first * o.K + k * width * LANES;
+          const int64_t depth = std::min(DEPTH, o.K - k);
+          if (o.columns)
+            multiply<true>(width, rows, o.weight + k * o.N + n0, o.N, x, width * LANES, depth, sums + first, line,
+                           k > 0, true);
+          else
+            multiply(width, rows, o.weight + n0 * o.K + k, o.K, x, width * LANES, depth, sums + first, line, k > 0,
+                     true);
         }
       for (int64_t v = 0; v < panels.vectors; ++v)
         for (int64_t n = 0; n < rows; n += LANES)
@@ -120,10 +128,10 @@ void compute(const Operands& o) {
 extern "C" void linear(
     const float* x, const float* weight, const float* bias, float* result, const int64_t* sizes, int32_t activation,
     int32_t threads) {
-  const int64_t M = sizes[0], K = sizes[1], N = sizes[2], line = sizes[3];
+  const int64_t M = sizes[0], K = sizes[1], N = sizes[2], line = sizes[3], columns = sizes[4];
   const int64_t parts = (M + MOST_ROWS - 1) / MOST_ROWS;
   for (int64_t part = 0; part < parts; ++part) {
     const int64_t first = M * part / parts, last = M * (part + 1) / parts;
-    compute({x + first * line, weight, bias, result + first * N, line, last - first, K, N, activation, threads});
+    compute({x + first * line, weight, bias, result + first * N, line, last - first, K, N, activation, threads, columns != 0});
   }
 }

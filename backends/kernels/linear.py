@@ -27,7 +27,8 @@ def linear_native(
     """``activation(input @ weight.T + bias)`` of float32 on a CPU.
 
     Args:
-        input: ``[..., K]``. weight: ``[N, K]``; it is read where it is if it is contiguous. bias: ``[N]`` or ``None``.
+        input: ``[..., K]``. bias: ``[N]`` or ``None``.
+        weight: ``[N, K]``; it is read where it is if it lies by rows or by columns.
         activation: one of :data:`ACTIVATIONS`.
 
     Returns:
@@ -36,8 +37,9 @@ def linear_native(
     result = input.new_empty((*input.shape[:-1], weight.shape[0]))
     rows = input.reshape(math.prod(input.shape[:-1]), input.shape[-1])
     rows = rows if rows.stride(1) == 1 else rows.contiguous()
-    weight, bias = weight.contiguous(), None if bias is None else bias.contiguous()
-    sizes = (ctypes.c_int64 * 4)(*rows.shape, weight.shape[0], rows.stride(0))
+    columns = not weight.is_contiguous() and weight.t().is_contiguous()
+    weight, bias = weight if columns else weight.contiguous(), None if bias is None else bias.contiguous()
+    sizes = (ctypes.c_int64 * 5)(*rows.shape, weight.shape[0], rows.stride(0), columns)
     load("linear").linear(
         *map(pointer, (rows, weight, bias, result)), sizes, ACTIVATIONS.index(activation), torch.get_num_threads()
     )

@@ -84,26 +84,27 @@ inline float reduce(Vec x, Function function) {
   return x[0];
 }
 
-// C[R, V * LANES] = A[R, depth] B[depth, V * LANES], or += if `add`. Meanwhile R rows from `ahead` on, if any, are
-// fetched: they come next, and memory is slower than the sums.
-template <int R, int V>
+// C[R, V * LANES] = A[R, depth] B[depth, V * LANES], or += if `add`. Meanwhile as much of A from `ahead` on, if any, is
+// fetched: it comes next, and memory is slower than the sums. If A is TURNED, it lies as [depth, R].
+template <int R, int V, bool TURNED = false>
 inline void product(
     const float* a, int64_t lda, const float* b, int64_t ldb, int64_t depth, float* c, int64_t ldc, bool add = false,
     const float* ahead = nullptr) {
   constexpr int64_t LINE = 16; // numbers in a line of the cache
   Vec sum[R][V] = {};
   for (int64_t line = 0; line < depth; line += LINE) {
-    if (ahead)
+    if (ahead && !TURNED)
 #pragma GCC unroll 32
       for (int r = 0; r < R; ++r) __builtin_prefetch(ahead + r * lda + line);
     const int64_t stop = std::min(line + LINE, depth);
     for (int64_t k = line; k < stop; ++k) {
+      if (ahead && TURNED) __builtin_prefetch(ahead + k * lda);
       Vec right[V];
 #pragma GCC unroll 32
       for (int v = 0; v < V; ++v) right[v] = load(b + k * ldb + v * LANES);
 #pragma GCC unroll 32
       for (int r = 0; r < R; ++r) {
-        Vec left = all(a[r * lda + k]);
+        Vec left = all(TURNED ? a[k * lda + r] : a[r * lda + k]);
 #pragma GCC unroll 32
         for (int v = 0; v < V; ++v) sum[r][v] = fma(left, right[v], sum[r][v]);
       }
@@ -172,29 +173,33 @@ struct Panels {
 
 // product for any number of rows, R at a time. With `ahead` the next rows are fetched meanwhile; behind the last ones, the
 // first of the next block of depth.
-template <int R, int V>
+template <int R, int V, bool TURNED>
 inline void multiply_rows(
     int64_t rows, const float* a, int64_t lda, const float* b, int64_t ldb, int64_t depth, float* c, int64_t ldc,
     bool add, bool ahead) {
+  const int64_t line = TURNED ? 1 : lda, block = TURNED ? depth * lda : depth;
   int64_t r = 0;
   for (; r + R <= rows; r += R) {
-    const float* next = r + 2 * R <= rows ? a + (r + R) * lda : a + depth;
-    product<R, V>(a + r * lda, lda, b, ldb, depth, c + r * ldc, ldc, add, ahead ? next : nullptr);
+    const float* next = r + 2 * R <= rows ? a + (r + R) * line : a + block;
+    if (TURNED && r + 3 * R <= rows) next += R; // what lies beside the next ones is mostly fetched with them
+    product<R, V, TURNED>(a + r * line, lda, b, ldb, depth, c + r * ldc, ldc, add, ahead ? next : nullptr);
   }
   if constexpr (R > 1)
-    if (r < rows) multiply_rows<R / 2, V>(rows - r, a + r * lda, lda, b, ldb, depth, c + r * ldc, ldc, add, false);
+    if (r < rows)
+      multiply_rows<R / 2, V, TURNED>(rows - r, a + r * line, lda, b, ldb, depth, c + r * ldc, ldc, add, false);
 }
 
 // C[rows, width * LANES] = or += A[rows, depth] B[depth, width * LANES]: with as many sums as there are registers.
+template <bool TURNED = false>
 inline void multiply(
     int64_t width, int64_t rows, const float* a, int64_t lda, const float* b, int64_t ldb, int64_t depth, float* c,
     int64_t ldc, bool add = false, bool ahead = false) {
   switch (width) {
-    case 1: return multiply_rows<8, 1>(rows, a, lda, b, ldb, depth, c, ldc, add, ahead);
-    case 2: return multiply_rows<NV == 4 ? 8 : 6, 2>(rows, a, lda, b, ldb, depth, c, ldc, add, ahead);
+    case 1: return multiply_rows<8, 1, TURNED>(rows, a, lda, b, ldb, depth, c, ldc, add, ahead);
+    case 2: return multiply_rows<NV == 4 ? 8 : 6, 2, TURNED>(rows, a, lda, b, ldb, depth, c, ldc, add, ahead);
 #if defined(__AVX512F__)
-    case 3: return multiply_rows<8, 3>(rows, a, lda, b, ldb, depth, c, ldc, add, ahead);
-    case 4: return multiply_rows<6, 4>(rows, a, lda, b, ldb, depth, c, ldc, add, ahead);
+    case 3: return multiply_rows<8, 3, TURNED>(rows, a, lda, b, ldb, depth, c, ldc, add, ahead);
+    case 4: return multiply_rows<6, 4, TURNED>(rows, a, lda, b, ldb, depth, c, ldc, add, ahead);
 #endif
   }
 }

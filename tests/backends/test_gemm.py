@@ -100,21 +100,22 @@ def test_what_is_left_alone(function: Callable[..., Any], inputs: list[Any], con
 
 
 def test_what_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Our kernel: weights that lie in memory as [N, K]; generated code: of one row of these, where they are large."""
+    """Our kernel: weights that lie by rows or by columns; generated code: of one row of these, where they are large."""
     tried = wins("aten", monkeypatch)
     monkeypatch.setattr(gemm, "WORTH_COMPILING", 2 * W.nbytes)
 
     def twice(x: torch.Tensor, w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return F.linear(x, w), F.linear(x + 1, w)
 
-    def ways(function: Callable[..., Any], x: torch.Tensor) -> list[str]:
-        gemm.choose_gemms(traced(function, x, w=W))
+    def ways(function: Callable[..., Any], x: torch.Tensor, w: torch.Tensor = W) -> list[str]:
+        gemm.choose_gemms(traced(function, x, w=w))
         return tried[-1]
 
     assert ways(twice, torch.ones(1, 4)) == ["aten", "oneDNN", "txgraph", "Inductor"]
     assert ways(lambda x, w: F.linear(x, w), torch.ones(1, 4)) == ["aten", "oneDNN", "txgraph"]
     assert ways(lambda x, w: F.linear(x, w), torch.ones(2, 4)) == ["aten", "oneDNN", "txgraph"]
-    assert ways(lambda x, w: F.linear(x, w.transpose(0, 1)), torch.ones(1, 5)) == ["aten", "oneDNN"]
+    assert ways(lambda x, w: F.linear(x, w.transpose(0, 1)), torch.ones(1, 5)) == ["aten", "oneDNN", "txgraph"]
+    assert ways(lambda x, w: F.linear(x, w), torch.ones(1, 4), torch.ones(5, 8)[:, ::2]) == ["aten", "oneDNN"]
 
 
 class Row(torch.nn.Module):

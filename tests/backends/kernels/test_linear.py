@@ -31,6 +31,8 @@ def test_every_size(sizes: tuple[int, int, int], bias: bool) -> None:
     m, k, n = sizes
     x, w, b = normal(m, k), normal(n, k), normal(n) if bias else None
     as_near(linear_native(x, w, b, ""), F.linear, x, w, b)
+    by_columns = w.t().contiguous().t()  # as GPT-2 stores it
+    as_near(linear_native(x, by_columns, b, ""), F.linear, x, w, b)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS[1:])
