@@ -13,10 +13,10 @@ from torch.fx import Node
 from tests.mutants.compiled import SUMS
 from tests.mutants.edits import always, numbers
 from tests.mutants.mutant import Fault, Mutant, Scenario, Twins
-from txgraph import compile as one_road
+from txgraph import compiled_call
 from txgraph.capture import calls, export, guards
 from txgraph.capture.guards import ModelState
-from txgraph.compile import CompiledCall
+from txgraph.compiled_call import CompiledCall
 from txgraph.ir import ConstantStore, Graph
 from txgraph.ir.known_values import KnownValues
 
@@ -290,7 +290,7 @@ CALLS = (
     Mutant(
         "overlapping inputs not refused",
         "a model that writes to one input gets two that share memory",
-        Fault(one_road, "_overlap", always(False)),
+        Fault(compiled_call, "_overlap", always(False)),
         Scenario("inputs that share memory", SUMS.model, _overlapping, refused=1),
     ),
     Mutant(

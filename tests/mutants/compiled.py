@@ -18,7 +18,7 @@ from txgraph.backends.inductor import lower
 from txgraph.backends.inductor.program import Program
 from txgraph.backends.reference import ReferenceBackend
 from txgraph.capture import export
-from txgraph.compile import CompiledCall
+from txgraph.compiled_call import CompiledCall
 from txgraph.ir import Graph, GraphBuilder
 from txgraph.passes.canonicalize import remove_identities
 

@@ -162,7 +162,8 @@ def test_the_bounds_are_the_written_ones(dtype: torch.dtype) -> None:
     eps = torch.finfo(dtype).eps
     error = (eager.double() - oracle).abs()
     rms = [float(t.square().mean().sqrt()) for t in (error, oracle)]
-    assert bounds["G2"] == (3 if narrow else 2) * rms[0] + (1 if narrow else 4) * eps * rms[1]
+    rms_bound = (3 if narrow else 2) * rms[0] + (1 if narrow else 4) * eps * rms[1]
+    assert bounds["G2"] == pytest.approx(rms_bound, rel=1e-12)  # sums of squares in another order
     assert bounds["G3"] == 4 * float(error.max()) + 4 * eps * float(oracle.abs().max())
 
 

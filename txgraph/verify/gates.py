@@ -14,6 +14,7 @@ No gate short-circuits another, except that numbers of different shapes cannot b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,13 +55,49 @@ class GateResult:
 
 def check_gates(result: Sequence[Any], eager: Sequence[Any], oracle: Sequence[Any]) -> list[GateResult]:
     """Compare the output leaves of a result with eager's and the float64 oracle's."""
-    if len(result) != len(eager):
-        return [GateResult("G0", 0, False, len(result), len(eager), f"{len(result)} leaves, eager has {len(eager)}")]
-    return [
-        gate
-        for leaf, (yt, ye, y64) in enumerate(zip(result, eager, oracle, strict=True))
-        for gate in _check_leaf(leaf, yt, ye, y64)
-    ]
+    return Gates(eager, oracle).check(result)
+
+
+class Gates:
+    """The gates on the outputs of one call, for many results: what eager and float64 give is looked at once.
+
+    Args:
+        eager, oracle: their output leaves.
+    """
+
+    def __init__(self, eager: Sequence[Any], oracle: Sequence[Any]) -> None:
+        self._leaves = [*zip(eager, oracle, strict=True)]
+        self._bounds: dict[int, tuple[float, float]] = {}  # of G2 and G3, where all numbers are finite
+
+    def check(self, result: Sequence[Any]) -> list[GateResult]:
+        """Compare the output leaves of a result."""
+        if len(result) != len(self._leaves):
+            counts = len(result), len(self._leaves)
+            return [GateResult("G0", 0, False, *counts, f"{counts[0]} leaves, eager has {counts[1]}")]
+        return [gate for leaf, value in enumerate(result) for gate in self._check(leaf, value)]
+
+    def _check(self, leaf: int, value: Any) -> list[GateResult]:
+        eager, oracle = self._leaves[leaf]
+        difference = _structure_difference(value, eager)
+        if difference:
+            return [GateResult("G0", leaf, False, 1, 0, difference)]
+        structure = GateResult("G0", leaf, True, 0, 0)
+        if not isinstance(eager, torch.Tensor) or not eager.is_floating_point() or eager.numel() == 0:
+            return [structure]
+        given, truth = _wide(value), _wide(oracle)
+        bounds = self._bounds_of(leaf, eager, truth)
+        if bounds is None or not _is_finite(given):
+            narrow = _wide(eager)
+            return [structure, _non_finite(leaf, given, narrow), *_errors(leaf, given, narrow, truth, eager.dtype)]
+        return [structure, GateResult("G1", leaf, True, 0, 0), *_judged(leaf, given - truth, bounds)]
+
+    def _bounds_of(self, leaf: int, eager: torch.Tensor, truth: torch.Tensor) -> tuple[float, float] | None:
+        if leaf not in self._bounds:
+            narrow = _wide(eager)
+            if not (_is_finite(narrow) and _is_finite(truth)):
+                return None
+            self._bounds[leaf] = _bounds(narrow - truth, truth, eager.dtype)
+        return self._bounds[leaf]
 
 
 def distances(eager: Sequence[Any], oracle: Sequence[Any]) -> dict[int, float]:
@@ -127,17 +164,14 @@ def _bits(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().contiguous().flatten().view(torch.uint8)
 
 
-def _check_leaf(leaf: int, yt: Any, ye: Any, y64: Any) -> list[GateResult]:
-    difference = _structure_difference(yt, ye)
-    if difference:
-        return [GateResult("G0", leaf, False, 1, 0, difference)]
-    structure = GateResult("G0", leaf, True, 0, 0)
-    if not isinstance(ye, torch.Tensor) or not ye.is_floating_point():
-        return [structure]
-    if ye.numel() == 0:
-        return [structure]
-    result, eager, oracle = (v.detach().to("cpu", torch.float64).flatten() for v in (yt, ye, y64))
-    return [structure, _non_finite(leaf, result, eager), *_errors(leaf, result, eager, oracle, ye.dtype)]
+def _wide(value: torch.Tensor) -> torch.Tensor:
+    return value.detach().to("cpu", torch.float64).flatten()
+
+
+def _is_finite(values: torch.Tensor) -> bool:
+    """Whether all are: smallest and largest are NaN where one is, and no mask is made of millions of numbers."""
+    low, high = torch.aminmax(values)
+    return math.isfinite(low) and math.isfinite(high)
 
 
 def _structure_difference(yt: Any, ye: Any) -> str:
@@ -170,12 +204,19 @@ def _errors(
     if not bool(finite.any()):
         return []
     result, eager, oracle = result[finite], eager[finite], oracle[finite]
+    return _judged(leaf, result - oracle, _bounds(eager - oracle, oracle, dtype))
+
+
+def _bounds(eager_error: torch.Tensor, oracle: torch.Tensor, dtype: torch.dtype) -> tuple[float, float]:
+    """Those of G2 and G3."""
     eps = torch.finfo(dtype).eps
-    error, eager_error = (result - oracle).abs(), (eager - oracle).abs()
-    rms = _rms(error)
-    rms_bound = _RMS_FACTOR.get(dtype, 3.0) * _rms(eager_error) + _RMS_FLOOR.get(dtype, 1.0) * eps * _rms(oracle)
-    largest = float(error.max())
-    largest_bound = _MAX_FACTOR * float(eager_error.max()) + _MAX_FLOOR * eps * float(oracle.abs().max())
+    rms = _RMS_FACTOR.get(dtype, 3.0) * _rms(eager_error) + _RMS_FLOOR.get(dtype, 1.0) * eps * _rms(oracle)
+    return rms, _MAX_FACTOR * _largest(eager_error) + _MAX_FLOOR * eps * _largest(oracle)
+
+
+def _judged(leaf: int, error: torch.Tensor, bounds: tuple[float, float]) -> list[GateResult]:
+    """G2 and G3 of a result with these errors."""
+    (rms_bound, largest_bound), rms, largest = bounds, _rms(error), _largest(error)
     return [
         GateResult("G2", leaf, rms <= rms_bound, rms, rms_bound),
         GateResult("G3", leaf, largest <= largest_bound, largest, largest_bound),
@@ -183,4 +224,9 @@ def _errors(
 
 
 def _rms(values: torch.Tensor) -> float:
-    return float(values.square().mean().sqrt())
+    return float(torch.linalg.vector_norm(values)) / math.sqrt(values.numel())
+
+
+def _largest(values: torch.Tensor) -> float:
+    low, high = torch.aminmax(values)
+    return max(-float(low), float(high))
