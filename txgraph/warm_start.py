@@ -7,7 +7,6 @@ guard accepts the call. It is then verified on that call like a new one, against
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from txgraph.backends import Backend
-from txgraph.cache import CannotTell, Store, fingerprint
+from txgraph.cache import CannotTell, Store, fingerprint, is_on
 from txgraph.capture import InputGuard
 from txgraph.compiled_call import CompiledCall, ExampleCall, frozen_tensors
 from txgraph.errors import BackendFailed
@@ -63,7 +62,7 @@ class WarmStart:
     @classmethod
     def of(cls, call: ExampleCall, backend: Backend, pipeline: Pipeline, options: CompileOptions) -> WarmStart:
         """Nothing is kept where the options or the environment say so, or where the model cannot be known again."""
-        if not options.backend_options.cache or os.environ.get("TXGRAPH_CACHE") == "0":
+        if not options.backend_options.cache or not is_on():
             return cls(call, "")
         others = call.structure, call.dynamic_shapes, pipeline, options, backend.name, backend.settings
         try:

@@ -48,8 +48,12 @@ class AttentionShape:
         return f"attention {self.batch}x{heads}x{self.queries}x{self.keys}x{self.depth}{beside}"
 
 
-def choose_attention(graph: Graph) -> dict[str, str]:
-    """Rewrite each attention of ``graph`` to what measures faster here; returns the choices, for the report."""
+def choose_attention(graph: Graph, remembers: bool = False) -> dict[str, str]:
+    """Rewrite each attention of ``graph`` to what measures faster here; returns the choices, for the report.
+
+    Args:
+        remembers: what was measured for another model counts.
+    """
     choices: dict[AttentionShape, tuple[str, str]] = {}
     for node in graph.calls():
         g = GraphBuilder(graph, node)
@@ -59,7 +63,7 @@ def choose_attention(graph: Graph) -> dict[str, str]:
             _replace(graph, node, g.txgraph.ragged_attention_native(*named.values()))
         elif node.target is _DENSE and (shape := _shape_of(node)) is not None:
             if shape not in choices:
-                choices[shape] = _measure(shape)
+                choices[shape] = _measure(shape, remembers)
             if choices[shape][0] == "txgraph":
                 named = arguments(node)
                 taken = [named[each] for each in ("query", "key", "value", "attn_mask", "is_causal", "scale")]
@@ -105,7 +109,7 @@ def _hint(size: int | torch.SymInt) -> int:
     return size if isinstance(size, int) else int(size.node.hint)
 
 
-def _measure(shape: AttentionShape) -> tuple[str, str]:
+def _measure(shape: AttentionShape, remembers: bool) -> tuple[str, str]:
     """Time both on random input; torch's own stays unless ours is faster."""
 
     def random(heads: int, length: int, depth: int) -> torch.Tensor:
@@ -119,4 +123,4 @@ def _measure(shape: AttentionShape) -> tuple[str, str]:
         "aten": lambda: F.scaled_dot_product_attention(query, key, value, mask, 0.0, shape.causal, enable_gqa=grouped),
         "txgraph": lambda: attention_native(query, key, value, mask, shape.causal, None),
     }
-    return fastest(ways, MEASURED_SECONDS)
+    return fastest(ways, MEASURED_SECONDS, repr(shape) if remembers else "")

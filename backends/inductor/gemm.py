@@ -112,8 +112,12 @@ def fused_activations() -> frozenset[str]:
     return frozenset().union(*(WAYS[name].fused for name in ways)) - {""}
 
 
-def choose_gemms(graph: Graph) -> dict[str, str]:
-    """Rewrite each linear of ``graph`` to what measures faster here; returns the choices, for the report."""
+def choose_gemms(graph: Graph, remembers: bool = False) -> dict[str, str]:
+    """Rewrite each linear of ``graph`` to what measures faster here; returns the choices, for the report.
+
+    Args:
+        remembers: what was measured for another model counts.
+    """
     linears: dict[GemmShape, list[Node]] = {}
     for node in graph.calls():
         shape = _shape_of(node, graph)
@@ -121,7 +125,7 @@ def choose_gemms(graph: Graph) -> dict[str, str]:
             linears.setdefault(shape, []).append(node)
     report = {}
     for shape, nodes in linears.items():
-        name, report[str(shape)] = _measure(shape, graph, nodes)
+        name, report[str(shape)] = _measure(shape, graph, nodes, remembers)
         if name == "Inductor":
             _teach_inductor()
         for node in nodes if name in WAYS else ():
@@ -156,7 +160,7 @@ def _constant_weight(graph: Graph, value: object) -> torch.Tensor | None:
     return graph.constant(value)
 
 
-def _measure(shape: GemmShape, graph: Graph, nodes: Sequence[Node]) -> tuple[str, str]:
+def _measure(shape: GemmShape, graph: Graph, nodes: Sequence[Node], remembers: bool) -> tuple[str, str]:
     """Time each way on random input with the real weights; torch's own stays unless another is faster.
 
     Each run takes the next weight of that shape: a weight that stays in the cache is not what a model sees.
@@ -177,7 +181,9 @@ def _measure(shape: GemmShape, graph: Graph, nodes: Sequence[Node]) -> tuple[str
         ways["txgraph"] = lambda: linear_native(x, *next(operands), shape.activation)
     if in_rows and shape.m == 1 and shape.n * shape.k * 4 * len(nodes) >= WORTH_COMPILING:
         ways["Inductor"] = lambda: row_product()(x, next(operands)[0])
-    return fastest(ways, MEASURED_SECONDS)
+    bytes_read = sum(weight.nbytes for weight in weights)  # what stays in the cache is read faster
+    about = f"{shape!r}, strides {[*weights[0].stride()]}, {bytes_read} bytes"
+    return fastest(ways, MEASURED_SECONDS, about if remembers else "")
 
 
 @functools.cache

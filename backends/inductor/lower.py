@@ -64,7 +64,7 @@ class InductorBackend:
         wait()
         lowered = graph.copy()
         head = cut_head(lowered)
-        choices = choose_gemms(lowered) | choose_attention(lowered) if target.kind == "cpu" else {}
+        choices = _choose(lowered, options.cache) if target.kind == "cpu" else {}
         _inline_activations(lowered)
         inline_softcap(lowered, target)
         _name_constants_once(lowered)
@@ -123,6 +123,10 @@ def _compile(graph: Graph, options: BackendOptions) -> tuple[Callable[..., Seque
         return compile_graph(module, examples, options.inductor)
     except Exception as error:  # Inductor raises whatever its lowerings raise
         raise BackendFailed(f"Inductor failed on this graph: {type(error).__name__}: {_first_line(error)}") from error
+
+
+def _choose(graph: Graph, remembers: bool) -> dict[str, str]:
+    return choose_gemms(graph, remembers) | choose_attention(graph, remembers)
 
 
 def _name_constants_once(graph: Graph) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 
@@ -21,3 +22,24 @@ def test_the_fastest_is_chosen() -> None:
 def test_of_equals_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "best_seconds", lambda *ways, seconds: [2e-6] * len(ways))
     assert fastest({"b": lambda: 1, "a": lambda: 2}, 1.0) == ("b", "b (2 µs b, 2 µs a)")
+
+
+def test_what_was_measured_is_remembered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """For the same text and the same ways; not where the cache is off, or nothing says what was measured."""
+    runs: list[str] = []
+    ways = {"a": lambda: runs.append("a"), "b": lambda: runs.append("b")}
+    monkeypatch.setenv("TXGRAPH_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("TXGRAPH_CACHE", "1")
+    first = fastest(ways, 0.0, "some linear")
+    assert runs
+    runs.clear()
+    assert fastest(ways, 0.0, "some linear") == first
+    assert fastest({"b": ways["b"], "a": ways["a"]}, 0.0, "some linear")[0] == first[0]
+    assert not runs
+    for names, about in (("ab", "another linear"), ("a", "some linear"), ("ab", "")):
+        fastest({name: ways[name] for name in names}, 0.0, about)
+        assert {*runs} == {*names}
+        runs.clear()
+    monkeypatch.setenv("TXGRAPH_CACHE", "0")
+    fastest(ways, 0.0, "some linear")
+    assert runs

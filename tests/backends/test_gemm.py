@@ -33,7 +33,7 @@ def wins(name: str, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """
     tried: list[list[str]] = []
 
-    def decided(ways: Ways, seconds: float) -> tuple[str, str]:
+    def decided(ways: Ways, seconds: float, about: str) -> tuple[str, str]:
         tried.append(list(ways))
         return (name if name in ways else "aten", "measured")
 
@@ -154,7 +154,7 @@ def test_runs_take_turns_with_the_weights(monkeypatch: pytest.MonkeyPatch) -> No
     """One that was just used lies in the cache, and is read faster than in a model."""
     taken = []
 
-    def turns(ways: Ways, seconds: float) -> tuple[str, str]:
+    def turns(ways: Ways, seconds: float, about: str) -> tuple[str, str]:
         for _ in range(3):
             for way in ways.values():
                 way()

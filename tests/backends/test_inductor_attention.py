@@ -26,7 +26,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every measurement says that our kernel is faster; what was to be measured."""
     names: list[str] = []
 
-    def decided(ways: dict[str, Callable[[], object]], seconds: float) -> tuple[str, str]:
+    def decided(ways: dict[str, Callable[[], object]], seconds: float, about: str) -> tuple[str, str]:
         for way in ways.values():
             way()
         names.extend(ways)
@@ -85,7 +85,7 @@ def test_what_is_left_alone(inputs: tuple[torch.Tensor, ...]) -> None:
 
 
 def test_torchs_own_stays_where_it_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "fastest", lambda ways, seconds: ("aten", "measured"))
+    monkeypatch.setattr(attention, "fastest", lambda ways, *_: ("aten", "measured"))
     graph = traced(attend, Q, Q, Q)
     assert attention.choose_attention(graph) == {"attention 2x6x5x5x8": "measured"}
     assert graph.count() == {TORCH: 1}

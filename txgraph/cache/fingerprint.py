@@ -51,10 +51,16 @@ def fingerprint(model: nn.Module, tensors: Sequence[torch.Tensor], *others: Any)
     types = [(t.dtype, tuple(t.shape), t.device.type) for t in tensors]
     modules = [(name, type(m), _held(m)) for name, m in model.named_modules(remove_duplicate=False)]
     digest = _Digest(model)
-    digest.add((sys.version, torch.version.git_version, _own_code(), _hardware(), _switches(), types, others))
+    digest.add((machine(), _switches(), types, others))
     digest.add((modules, list(_weights(model))))
     digest.add(_code({*digest.modules, *(k.__module__ for m in model.modules() for k in type(m).__mro__)}))
     return digest.text()
+
+
+def machine() -> str:
+    """This computer with its threads, Python, torch, and the sources of txgraph."""
+    versions = sys.version, torch.version.git_version, _own_code()
+    return _sha(repr((*versions, _hardware(), torch.get_num_threads())).encode())
 
 
 def content(tensor: torch.Tensor) -> str:
@@ -119,7 +125,7 @@ def _weights(model: nn.Module) -> Iterator[tuple[Any, ...]]:
 def _switches() -> tuple[Any, ...]:
     """What torch is told to do in this process."""
     autocast = [torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None for kind in ("cpu", "cuda")]
-    settings = (torch.get_default_dtype(), torch.get_float32_matmul_precision(), torch.get_num_threads())
+    settings = (torch.get_default_dtype(), torch.get_float32_matmul_precision())
     flags = (torch.backends.mkldnn.enabled, torch.are_deterministic_algorithms_enabled())
     told = sorted((name, value) for name, value in os.environ.items() if _TOLD.match(name) and name != "TORCH_LOGS")
     return (*autocast, *settings, *flags, told)

@@ -28,11 +28,16 @@ MOST_BYTES = 4 << 30  # of the weights that a graph made: what needs more is not
 _CALL, _WEIGHTS = "call.pickle", "weights.pt"
 
 
+def is_on() -> bool:
+    """Whether the environment allows a cache at all."""
+    return os.environ.get("TXGRAPH_CACHE") != "0"
+
+
 class Store:
     """The cache on disk."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        self.folder = folder or _default_folder()
+        self.folder = folder or default_folder()
 
     def find(self, key: str, model: nn.Module) -> Iterator[tuple[Path, Any]]:
         """What was kept under ``key`` for a model with such values, with its folder; the newest first."""
@@ -130,7 +135,8 @@ def _finder(tensors: Mapping[str, torch.Tensor], own: list[torch.Tensor]) -> Cal
     return lambda place: tensors[place].detach() if isinstance(place, str) else own[place]
 
 
-def _default_folder() -> Path:
+def default_folder() -> Path:
+    """Where the environment says that the cache is."""
     given = os.environ.get("TXGRAPH_CACHE_DIR")
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(given).expanduser() if given else Path(base).expanduser() / "txgraph"

@@ -6,7 +6,10 @@ import typer
 
 from txgraph.cli.bisect import bisect
 from txgraph.cli.check import check
+from txgraph.cli.doctor import doctor
 from txgraph.cli.explain import explain
+from txgraph.cli.optimize import optimize
+from txgraph.cli.render import render
 
 # Without markup an error is one line, however narrow the terminal: rich would put it into a box and break it.
 app = typer.Typer(
@@ -15,9 +18,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(explain)
-app.command()(check)
-app.command()(bisect)
+for command in (optimize, explain, render, check, bisect, doctor):
+    app.command()(command)
 
 
 @app.callback()

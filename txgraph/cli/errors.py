@@ -12,12 +12,12 @@ from txgraph.errors import TxgraphError
 
 @contextmanager
 def errors_as_text() -> Iterator[None]:
-    """Print a :class:`TxgraphError` of the body, and exit with code 1.
+    """Print a :class:`TxgraphError` of the body, or that a file cannot be written or read, and exit with code 1.
 
     Arguments that are wrong are no errors of txgraph: for those commands raise ``typer.BadParameter``, code 2.
     """
     try:
         yield
-    except TxgraphError as error:
+    except (TxgraphError, OSError) as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(1) from error

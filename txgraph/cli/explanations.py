@@ -10,6 +10,7 @@ from txgraph.backends import choose_backend
 from txgraph.cli.models import ModelCall
 from txgraph.cost import CostModel, hardware_of
 from txgraph.explain import Explanation, explain_each
+from txgraph.ir import Graph
 from txgraph.optimize import optimize
 from txgraph.options import Target
 from txgraph.passes import default_pipeline
@@ -23,14 +24,22 @@ def explain_passes(call: ModelCall, backend: str) -> dict[str, Explanation]:
     Raises:
         CaptureFailed, PassFailed, TxgraphError: see :mod:`txgraph.errors`.
     """
+    return explain_each(default_pipeline(), captured_graph(call), context_of(call, backend))
+
+
+def captured_graph(call: ModelCall) -> Graph:
+    """The model's graph as it is captured.
+
+    Raises:
+        CaptureFailed, TxgraphError: see :mod:`txgraph.errors`.
+    """
     # Without passes and for the interpreter, optimize() only captures, with all its checks of model and inputs.
-    captured = optimize(
+    return optimize(
         call.model, call.args, call.kwargs, passes=Pipeline(()), backend="reference", verify="off"
     ).graph_before
-    return explain_each(default_pipeline(), captured, _context(call, backend))
 
 
-def _context(call: ModelCall, backend: str) -> PassContext:
+def context_of(call: ModelCall, backend: str) -> PassContext:
     """What passes know when this backend compiles for the device of the weights."""
     weights = chain(call.model.parameters(), call.model.buffers())
     target = Target.of(next((t.device for t in weights), torch.device("cpu")))

@@ -1,0 +1,51 @@
+"""``txgraph render``: the picture is that of the passes, and wrong arguments are named."""
+
+from __future__ import annotations
+
+import html
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from txgraph.cli.app import app
+
+TWO = "tests.cli.factories:two_attentions"
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["render", *arguments])
+
+
+@pytest.mark.parametrize("ending", [".svg", ".html", ".dot"])
+def test_a_picture(ending: str, tmp_path: Path) -> None:
+    """One attention is fused, the other is none."""
+    path = tmp_path / f"two{ending}"
+    result = run(TWO, "-o", str(path))
+    assert result.exit_code == 0, result.output
+    assert result.stdout.strip() == str(path)
+    text = html.unescape(path.read_text(encoding="utf-8"))
+    assert "TwoAttentions" in text
+    assert "fuse-attention" in text
+    assert "scaled_dot_product_attention" in text
+
+
+def test_without_graphviz(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert shutil.which("dot") is None
+    result = run(TWO, "-o", str(tmp_path / "two.svg"), "--backend", "reference")  # needs no compiler either
+    assert result.exit_code == 0, result.output
+    assert result.stdout.strip() == str(tmp_path / "two.dot")
+
+
+def test_wrong_arguments(tmp_path: Path) -> None:
+    result = run(TWO, "-o", str(tmp_path / "two.jpeg"))
+    assert result.exit_code == 2
+    assert "the name must end in one of .svg, .png, .pdf, .dot, .html" in result.stderr
+    result = run(TWO, "-o", str(tmp_path / "nowhere" / "two.svg"))
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: cannot draw to ")
+    assert "make it first" in result.stderr
+    assert run("tests.cli.factories:nothing", "-o", str(tmp_path / "two.svg")).exit_code == 2
+    assert run("tests.cli.factories:data_dependent", "-o", str(tmp_path / "two.svg")).exit_code == 1

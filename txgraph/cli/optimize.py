@@ -1,0 +1,86 @@
+"""``txgraph optimize``: compile a model for one kind of call, and write what was done into a folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, get_args
+
+import typer
+from rich.console import Console
+
+from txgraph.cli.errors import errors_as_text
+from txgraph.cli.models import load_call
+from txgraph.cli.options import BackendOption, BatchOption, InputsOption, LengthOption, ModelArgument
+from txgraph.optimize import optimize as optimize_model
+from txgraph.options import VerifyLevel
+
+PADDING = ("exact", "zeros")
+
+
+def _one_of(known: tuple[str, ...], value: str) -> str:
+    if value not in known:
+        raise typer.BadParameter(f"{value!r} is none of {', '.join(known)}")
+    return value
+
+
+OutputOption = Annotated[
+    Path,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FOLDER",
+        file_okay=False,
+        help="Where report.txt, report.json, graphs.html and the generated code.py go; it is made if need be.",
+    ),
+]
+VerifyOption = Annotated[
+    str,
+    typer.Option(
+        "--verify",
+        metavar="LEVEL",
+        callback=lambda value: _one_of(get_args(VerifyLevel), value),
+        help="What is checked by numbers, as in optimize(): off, final, passes or rewrites.",
+    ),
+]
+PaddingOption = Annotated[
+    str,
+    typer.Option(
+        "--padding",
+        metavar="exact|zeros",
+        callback=lambda value: _one_of(PADDING, value),
+        help="zeros: nobody uses what the outputs hold at padding.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="The report as plain data. Default: text.")]
+
+
+def optimize(
+    model: ModelArgument,
+    output: OutputOption = Path("optimized"),
+    batch: BatchOption = 1,
+    length: LengthOption = 128,
+    inputs: InputsOption = None,
+    backend: BackendOption = "auto",
+    verify: VerifyOption = "passes",
+    padding: PaddingOption = "exact",
+    as_json: JsonOption = False,
+) -> None:
+    """Optimize MODEL for one kind of call, print the report, and write it with both graphs and the generated code.
+
+    The compiled graph is kept: a process that optimizes this model for such a call starts warm.
+    """
+    console = Console(stderr=True)
+    with errors_as_text():
+        call = load_call(model, inputs, batch, length)
+        output.mkdir(parents=True, exist_ok=True)
+        with console.status(f"optimizing {model}: capture, passes, compilation, checks"):  # silent where piped
+            fast = optimize_model(call.model, call.args, call.kwargs, backend=backend, verify=verify, padding=padding)
+        data = json.dumps(fast.report.to_dict(), indent=2)
+        (output / "report.txt").write_text(f"{fast.report}\n", encoding="utf-8")
+        (output / "report.json").write_text(f"{data}\n", encoding="utf-8")
+        (output / "code.py").write_text(fast.code(), encoding="utf-8")
+        drawn = fast.render(output / "graphs.html")
+    typer.echo(data if as_json else str(fast.report))
+    if not as_json:
+        typer.echo(f"written: {output}/report.txt, report.json, code.py, {drawn.name}", err=True)
