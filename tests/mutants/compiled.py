@@ -226,8 +226,8 @@ def _first_two_swapped(original: Any, self: Program, *rest: Any) -> None:
     self._weights[first], self._weights[other] = self._weights[other], self._weights[first]
 
 
-def _weights_transposed(original: Any, graph: Graph) -> dict[str, str]:
-    choices: dict[str, str] = original(graph)
+def _weights_transposed(original: Any, graph: Graph, *others: Any) -> dict[str, str]:
+    choices: dict[str, str] = original(graph, *others)
     for node in graph.calls():
         if node.target is torch.ops.txgraph.linear_activation.default:
             given(node, weight=GraphBuilder(graph, node).aten.transpose.int(node.args[1], 0, 1))
@@ -251,11 +251,11 @@ ATTENTION = Probe(
 )
 
 
-def _bias_forgotten(original: Any, graph: Graph) -> dict[str, str]:
+def _bias_forgotten(original: Any, graph: Graph, *others: Any) -> dict[str, str]:
     for node in graph.calls():
         if node.target is torch.ops.aten.scaled_dot_product_attention.default:
             given(node, attn_mask=None)
-    choices: dict[str, str] = original(graph)
+    choices: dict[str, str] = original(graph, *others)
     return choices
 
 
