@@ -50,7 +50,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class WarmStart:
-    """What is kept for calls like one.
+    """What is kept for calls like ``call``.
 
     Attributes:
         key: the fingerprint of all that decides; empty where nothing is kept.

@@ -41,10 +41,8 @@ def loads(data: bytes, tensor: Callable[[Any], torch.Tensor]) -> Any:
     """The value again; ``tensor`` gives the tensor of a place. Its graphs share one mode of fake tensors."""
     unpickler = _Unpickler(io.BytesIO(data), _UnpickleState(FakeTensorMode(shape_env=ShapeEnv())))
     unpickler.tensor = tensor
-    with (
-        _no_collection(),
-        warnings.catch_warnings(),
-    ):  # torch makes its tree specs by a constructor that it calls deprecated itself
+    with _no_collection(), warnings.catch_warnings():
+        # torch makes its tree specs by a constructor that it calls deprecated itself.
         warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)
         return unpickler.load()
 

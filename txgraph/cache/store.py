@@ -40,10 +40,9 @@ class Store:
         self.folder = folder or default_folder()
 
     def find(self, key: str, model: nn.Module) -> Iterator[tuple[Path, Any]]:
-        """What was kept under ``key`` for a model with such values, with its folder; the newest first."""
+        """What was kept under ``key`` for a model with such values, with its folder."""
         tensors = _tensors_of(model)
-        folders = [path for path in (self.folder / key).glob("*") if (path / _CALL).is_file()]
-        for folder in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True):
+        for folder in sorted((self.folder / key).glob("*")):
             try:
                 value = _read(folder, tensors)
             except (OSError, _Damaged) as error:
