@@ -61,7 +61,7 @@ def _take_kept(
             log.warning("%s is compiled anew: %s", type(call.model).__name__, error)
             continue
         with clock("verify"):
-            verifier.refer(kept.before, repeats=False)
+            verifier.refer(kept.before)
             broken = verifier.check_backend(compiled.run, kept.after.zeroed, "cache")
         if broken:
             report.notes.append(f"compiled anew: what was kept in {folder} broke a gate on this call: {broken}")

@@ -123,20 +123,19 @@ def reference(
     kwargs: Mapping[str, Any],
     buffers: Sequence[torch.Tensor] = (),
     mutated_inputs: Sequence[int] = (),
-    repeats: bool = True,
 ) -> Reference:
     """Run ``model`` in eager and in float64 and leave it, and the inputs, as they were.
 
     Args:
         buffers: buffers that the model writes to. mutated_inputs: indices of the tensor leaves it
-            writes to; their values after the call lead the results. repeats: run it again, to compare.
+            writes to; their values after the call lead the results.
 
     Raises:
         VerificationFailed: it cannot be run in float64, writes to other tensors than those, or gives another result
             when run again. What its eager run raises is raised as it is.
     """
     with attributes_kept(model):
-        return _reference(model, *pytree.tree_flatten((args, dict(kwargs))), buffers, mutated_inputs, repeats)
+        return _reference(model, *pytree.tree_flatten((args, dict(kwargs))), buffers, mutated_inputs)
 
 
 def _reference(
@@ -145,7 +144,6 @@ def _reference(
     in_spec: pytree.TreeSpec,
     buffers: Sequence[torch.Tensor],
     mutated_inputs: Sequence[int],
-    repeats: bool,
 ) -> Reference:
     before = plain_tensors(model)
     with _buffers_restored(model) as written:
@@ -160,8 +158,7 @@ def _reference(
         known = [*(tensors[i] for i in mutated_inputs), *buffers]
         _check_writes(model, tensors, counters, known)
     after = plain_tensors(model)
-    if repeats:
-        _check_repeats(model, in_spec, leaves, eager[len(eager) - len(leaves_now) :])
+    _check_repeats(model, in_spec, leaves, eager[len(eager) - len(leaves_now) :])
     _check_attributes(model, before, after)
     shadows = [(b, _widen_tensor(b.clone())) for b in buffers]
     wide_inputs = [_widen_tensor(leaf.clone()) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]

@@ -92,12 +92,8 @@ class Verifier:
                 f"Its forward() probably depends on Python state or random numbers that a graph cannot hold."
             )
 
-    def refer(self, graph: Graph, repeats: bool = True) -> None:
-        """Run the model that ``graph`` was captured from in eager and in float64.
-
-        Args:
-            repeats: see that it gives the same result again.
-        """
+    def refer(self, graph: Graph) -> None:
+        """Run the model that ``graph`` was captured from in eager and in float64."""
         if self.level == "off":
             return
         started = time.perf_counter()
@@ -105,7 +101,7 @@ class Verifier:
         buffers = [graph.constants[m.target] for m in graph.mutations if m.kind == "buffer"]
         inputs = [names.index(m.target) for m in graph.mutations if m.kind == "input"]
         self._gates.clear()
-        self._reference = reference(self.model, self.args, self.kwargs, self._buffers(buffers), inputs, repeats)
+        self._reference = reference(self.model, self.args, self.kwargs, self._buffers(buffers), inputs)
         self.seconds, self._written = time.perf_counter() - started, len(graph.mutations)
         self._names = [str(n.target) for n in graph.inputs]
 
