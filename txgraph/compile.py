@@ -6,7 +6,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from txgraph.backends import Backend, Compiled, choose_backend
 from txgraph.backends.reference import ReferenceBackend
@@ -33,142 +33,141 @@ def compile_call(call: ExampleCall, pipeline: Pipeline, options: CompileOptions,
     Raises:
         CaptureFailed, PassFailed, UnsupportedOp, BackendFailed, VerificationFailed: see :mod:`txgraph.errors`.
     """
-    clock = _Clock()
-    target = options.target or Target("cpu")
-    backend = choose_backend(options.backend)
-    backend.prepare(call.model.parameters(), target)
-    with clock("load"):
-        warm = WarmStart.of(call, backend, pipeline, options)
-    kept = _take_kept(warm, call, backend, options, report, clock)
+    compilation = _Compilation(
+        call, pipeline, options, report, options.target or Target("cpu"), choose_backend(options.backend)
+    )
+    compilation.backend.prepare(call.model.parameters(), compilation.target)
+    with compilation.clock("load"):
+        warm = WarmStart.of(call, compilation.backend, pipeline, options)
+    kept = compilation.take_kept(warm)
     if kept is not None:
         return kept
-    made = _make(call, backend, target, pipeline, options, report, clock)
-    if made.report.backend == backend.name:
+    made = compilation.make()
+    if made.report.backend == compilation.backend.name:
         warm.keep(made)
     return made
 
 
-def _take_kept(
-    warm: WarmStart, call: ExampleCall, backend: Backend, options: CompileOptions, report: Report, clock: _Clock
-) -> CompiledCall | None:
-    """What was kept for such a call, and passes its check on this one."""
-    for folder, kept in warm.fitting(call.tensors):
-        verifier = Verifier(options.verify, call.model, call.args, call.kwargs, call.tensors)
-        try:
-            with clock("load"):
-                compiled = backend.restore(kept.compiled)
-        except BackendFailed as error:
-            log.warning("%s is compiled anew: %s", type(call.model).__name__, error)
-            continue
-        with clock("verify"):
-            verifier.refer(kept.before)
-            broken = verifier.check_backend(compiled.run, kept.after.zeroed, "cache")
-        if broken:
-            report.notes.append(f"compiled anew: what was kept in {folder} broke a gate on this call: {broken}")
-            continue
-        context = _context(kept.before, call, backend, options, kept.vetoes)
-        graph_report = replace(
-            kept.report,
-            verification=[*kept.report.verification, *verifier.records],
-            seconds=clock.seconds(),
-            cached=str(folder),
-        )
-        _tell(report, graph_report, kept.notes)
-        state = ModelState(call.model, {name: kept.before.constants[name] for name in kept.frozen})
-        before, after, out_spec = kept.before, kept.after, kept.out_spec
-        return CompiledCall(
-            call.structure, kept.guard, state, before, after, context, compiled, out_spec, graph_report, kept.notes
-        )
-    return None
+@dataclass(frozen=True)
+class _Compilation:
+    """One call on its way to a compiled graph."""
 
+    call: ExampleCall
+    pipeline: Pipeline
+    options: CompileOptions
+    report: Report
+    target: Target
+    backend: Backend
+    clock: _Clock = field(default_factory=lambda: _Clock())
 
-def _context(
-    before: Graph,
-    call: ExampleCall,
-    backend: Backend,
-    options: CompileOptions,
-    vetoes: Mapping[tuple[str, str], str] | None = None,
-) -> PassContext:
-    """What the passes know of the call, the machine and the backend."""
-    target = options.target or Target("cpu")
-    cost = CostModel(options.backend_options.hardware or hardware_of(target), backend.fuses_elementwise)
-    named = zip(before.inputs, call.tensors, strict=True)
-    masks = {str(node.target): tensor.detach().clone() for node, tensor in named if may_be_mask(tensor)}
-    weighs = options.measure == "off"
-    return PassContext(target, backend.fused_activations(target), cost, weighs, vetoes or {}, masks)
-
-
-def _make(
-    call: ExampleCall,
-    backend: Backend,
-    target: Target,
-    pipeline: Pipeline,
-    options: CompileOptions,
-    report: Report,
-    clock: _Clock,
-) -> CompiledCall:
-    """Capture, rewrite, lower and verify."""
-    with clock("capture"):
-        captured = capture(call.model, call.args, call.kwargs, call.dynamic_shapes)
-    before = captured.graph
-    verifier = Verifier(options.verify, call.model, call.args, call.kwargs, call.tensors)
-    with clock("verify"):
-        verifier.check_capture(before)
-    timer = RewriteTimer(backend, target, options.backend_options) if options.measure == "rewrites" else None
-    context = _context(before, call, backend, options)
-
-    def between_passes(result: PassResult) -> str | Mapping[str, str]:
-        if timer is not None:
-            with clock("measure"):
-                slower = timer.slower(result)
-            if slower:
-                return slower
-        with clock("verify"):
-            return verifier.between_passes(result)
-
-    with clock("passes"):
-        after, records = pipeline.run(before, context, between_passes)
-    vetoes = {(record.name, root): reason for record in records for root, reason in record.vetoed.items()}
-    context = replace(context, vetoes=vetoes)
-    with clock("lower"):
-        compiled = _lower(backend, after, target, options)
-    with clock("verify"):
-        broken = verifier.check_backend(compiled.run, after.zeroed)
-    if broken:
-        report.fallbacks.append(
-            Fallback(f"backend {backend.name}", f"its result broke a gate, the graph is interpreted: {broken}")
-        )
-        log.warning("backend %s broke a gate and was replaced by the reference backend: %s", backend.name, broken)
-        backend = ReferenceBackend()
-        compiled = backend.lower(after, target, options.backend_options)
-        if verifier.check_backend(compiled.run, after.zeroed, "backend reference"):
-            # Then it was a pass, which this level does not check.
-            after, records = before, [_rolled_back(r, broken) for r in records]
-            compiled = backend.lower(after, target, options.backend_options)
-            broken = verifier.check_backend(compiled.run, after.zeroed, "backend reference")
+    def take_kept(self, warm: WarmStart) -> CompiledCall | None:
+        """What was kept for such a call, and passes its check on this one."""
+        call = self.call
+        for folder, kept in warm.fitting(call.tensors):
+            verifier = Verifier(self.options.verify, call.model, call.args, call.kwargs, call.tensors)
+            try:
+                with self.clock("load"):
+                    compiled = self.backend.restore(kept.compiled)
+            except BackendFailed as error:
+                log.warning("%s is compiled anew: %s", type(call.model).__name__, error)
+                continue
+            with self.clock("verify"):
+                verifier.refer(kept.before)
+                broken = verifier.check_backend(compiled.run, kept.after.zeroed, "cache")
             if broken:
-                raise VerificationFailed(
-                    f"the captured graph of {type(call.model).__name__} passed its check, and now breaks a gate even "
-                    f"where the reference backend runs it: {broken}"
+                self.report.notes.append(
+                    f"compiled anew: what was kept in {folder} broke a gate on this call: {broken}"
                 )
-    graph_report = GraphReport(
-        tuple(f"{n.target}: {t.format(before.symbols)}" for n in before.inputs if (t := type_of(n)) is not None),
-        len(before.calls()),
-        len(after.calls()),
-        records,
-        verifier.records,
-        [pair for record in records if record.status == "applied" for pair in verifier.errors(record.rewrites)],
-        timer.measurements if timer is not None else [],
-        backend.name,
-        compiled.choices,
-        clock.seconds(),
-    )
-    notes = tuple(dict.fromkeys((*verifier.doubts(after), *context.advice)))
-    _tell(report, graph_report, notes)
-    guard, state = InputGuard.of(before, after.assumptions), ModelState(call.model, frozen_tensors(before, after))
-    return CompiledCall(
-        call.structure, guard, state, before, after, context, compiled, captured.out_spec, graph_report, notes
-    )
+                continue
+            context = self._context(kept.before, kept.vetoes)
+            graph_report = replace(
+                kept.report,
+                verification=[*kept.report.verification, *verifier.records],
+                seconds=self.clock.seconds(),
+                cached=str(folder),
+            )
+            _tell(self.report, graph_report, kept.notes)
+            state = ModelState(call.model, {name: kept.before.constants[name] for name in kept.frozen})
+            before, after, out_spec = kept.before, kept.after, kept.out_spec
+            return CompiledCall(
+                call.structure, kept.guard, state, before, after, context, compiled, out_spec, graph_report, kept.notes
+            )
+        return None
+
+    def make(self) -> CompiledCall:
+        """Capture, rewrite, lower and verify."""
+        call, options, target, clock, backend = self.call, self.options, self.target, self.clock, self.backend
+        with clock("capture"):
+            captured = capture(call.model, call.args, call.kwargs, call.dynamic_shapes)
+        before = captured.graph
+        verifier = Verifier(options.verify, call.model, call.args, call.kwargs, call.tensors)
+        with clock("verify"):
+            verifier.check_capture(before)
+        timer = RewriteTimer(backend, target, options.backend_options) if options.measure == "rewrites" else None
+        context = self._context(before)
+
+        def between_passes(result: PassResult) -> str | Mapping[str, str]:
+            if timer is not None:
+                with clock("measure"):
+                    slower = timer.slower(result)
+                if slower:
+                    return slower
+            with clock("verify"):
+                return verifier.between_passes(result)
+
+        with clock("passes"):
+            after, records = self.pipeline.run(before, context, between_passes)
+        vetoes = {(record.name, root): reason for record in records for root, reason in record.vetoed.items()}
+        context = replace(context, vetoes=vetoes)
+        with clock("lower"):
+            compiled = _lower(backend, after, target, options)
+        with clock("verify"):
+            broken = verifier.check_backend(compiled.run, after.zeroed)
+        if broken:
+            self.report.fallbacks.append(
+                Fallback(f"backend {backend.name}", f"its result broke a gate, the graph is interpreted: {broken}")
+            )
+            log.warning("backend %s broke a gate and was replaced by the reference backend: %s", backend.name, broken)
+            backend = ReferenceBackend()
+            compiled = backend.lower(after, target, options.backend_options)
+            if verifier.check_backend(compiled.run, after.zeroed, "backend reference"):
+                # Then it was a pass, which this level does not check.
+                after, records = before, [_rolled_back(r, broken) for r in records]
+                compiled = backend.lower(after, target, options.backend_options)
+                broken = verifier.check_backend(compiled.run, after.zeroed, "backend reference")
+                if broken:
+                    raise VerificationFailed(
+                        f"the captured graph of {type(call.model).__name__} passed its check, and now breaks a "
+                        f"gate even where the reference backend runs it: {broken}"
+                    )
+        graph_report = GraphReport(
+            tuple(f"{n.target}: {t.format(before.symbols)}" for n in before.inputs if (t := type_of(n)) is not None),
+            len(before.calls()),
+            len(after.calls()),
+            records,
+            verifier.records,
+            [pair for record in records if record.status == "applied" for pair in verifier.errors(record.rewrites)],
+            timer.measurements if timer is not None else [],
+            backend.name,
+            compiled.choices,
+            clock.seconds(),
+        )
+        notes = tuple(dict.fromkeys((*verifier.doubts(after), *context.advice)))
+        _tell(self.report, graph_report, notes)
+        guard, state = InputGuard.of(before, after.assumptions), ModelState(call.model, frozen_tensors(before, after))
+        return CompiledCall(
+            call.structure, guard, state, before, after, context, compiled, captured.out_spec, graph_report, notes
+        )
+
+    def _context(self, before: Graph, vetoes: Mapping[tuple[str, str], str] | None = None) -> PassContext:
+        """What the passes know of the call, the machine and the backend."""
+        cost = CostModel(
+            self.options.backend_options.hardware or hardware_of(self.target), self.backend.fuses_elementwise
+        )
+        named = zip(before.inputs, self.call.tensors, strict=True)
+        masks = {str(node.target): tensor.detach().clone() for node, tensor in named if may_be_mask(tensor)}
+        weighs = self.options.measure == "off"
+        return PassContext(self.target, self.backend.fused_activations(self.target), cost, weighs, vetoes or {}, masks)
 
 
 def _tell(report: Report, graph_report: GraphReport, notes: Sequence[str]) -> None:
