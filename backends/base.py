@@ -23,6 +23,7 @@ class Compiled:
         update: the same, but writes some of the mutated values where they belong; needs inputs that do not overlap.
         in_place: the places of these among the outputs.
         keep: gives what :meth:`Backend.restore` makes this of again in another process, where that can be.
+        frozen: names of the model's tensors whose values it holds, beside those that the graph holds.
     """
 
     run: Callable[[Sequence[torch.Tensor]], Sequence[Any]]
@@ -31,6 +32,7 @@ class Compiled:
     update: Callable[[Sequence[torch.Tensor]], Sequence[Any]] | None = None
     in_place: frozenset[int] = frozenset()
     keep: Callable[[], Any] | None = None
+    frozen: frozenset[str] = frozenset()
 
 
 class Backend(Protocol):

@@ -78,7 +78,7 @@ def test_what_is_slower_is_left_out_by_itself(times: list[tuple[float, float]]) 
     times += [(1e-4, 2e-4), (2e-4, 1e-4)]
     fast = optimized(Two().eval())
     assert times == []
-    assert fast.graph_after.count()["split_with_sizes"] == 1
+    assert fast.graph_after.count()["txgraph::linears"] == 1
     (record,) = fast.report.to_dict()["passes"]
     (root, reason) = next(iter(record["left_out"].items()))
     assert (record["status"], record["rewrites"], len(record["left_out"])) == ("applied", 1, 1)
@@ -96,7 +96,7 @@ def test_what_is_slower_is_left_out_by_itself(times: list[tuple[float, float]]) 
 @pytest.mark.parametrize(("after", "kept"), [(0.99, True), (1 + MARGIN / 2, True), (1 + 2 * MARGIN, False)])
 def test_a_little_slower_may_be_noise(times: list[tuple[float, float]], after: float, kept: bool) -> None:
     times.append((1.0, after))
-    assert ("split_with_sizes" in optimized(layers(16)).graph_after.count()) is kept
+    assert ("txgraph::linears" in optimized(layers(16)).graph_after.count()) is kept
 
 
 def test_equal_places_are_measured_once(times: list[tuple[float, float]]) -> None:

@@ -124,21 +124,21 @@ def test_changed_weights_are_never_stale(change: Any) -> None:
     assert torch.equal(fast(x), model(x))
 
 
-class Projections(nn.Module):
-    """Two linears on one input: joined into one, so that their values are folded into the graph."""
+class Scaled(nn.Module):
+    """A linear whose result is scaled: the graph holds a scaled copy of its weight."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.first(x) * self.second(x)
+        return self.first(x) * 0.3 * self.second(x)
 
 
 def test_an_optimizer_step_on_folded_weights_compiles_anew() -> None:
-    model = Projections()
+    model = Scaled()
     fast = optimized(model, args=(X,))
-    assert fast.graph_after.count()["linear"] == 1
+    assert "first.weight" not in fast.graph_after.constants
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     model(X).sum().backward()
     optimizer.step()
@@ -148,9 +148,9 @@ def test_an_optimizer_step_on_folded_weights_compiles_anew() -> None:
 
 
 def test_writes_through_data_to_folded_weights_are_seen() -> None:
-    model = Projections()
+    model = Scaled()
     fast = optimized(model, args=(X,))
-    model.second.weight.data.mul_(2)  # bypasses torch's version counter
+    model.first.weight.data.mul_(2)  # bypasses torch's version counter
     assert torch.allclose(fast(X), model(X), rtol=1e-5)
     assert "through .data" in fast.report.notes[0]
 
@@ -594,7 +594,7 @@ def test_a_cache_as_input() -> None:
     ids=["in place", "data in place", "load_state_dict", "data", "module", "copy_", "init", "dtype"],
 )
 def test_changed_weights_that_are_folded(change: Any) -> None:
-    model = Projections()
+    model = Scaled()
     fast = optimized(model, args=(X,), verify="off")
     fast(X)
     with torch.no_grad():
@@ -605,7 +605,7 @@ def test_changed_weights_that_are_folded(change: Any) -> None:
 
 
 def test_a_change_back_and_forth_is_always_seen() -> None:
-    model = Projections()
+    model = Scaled()
     fast = optimized(model, verify="off")
     for scale in (2.0, 0.5, 3.0):
         with torch.no_grad():

@@ -154,7 +154,8 @@ class _Compilation:
         )
         notes = tuple(dict.fromkeys((*verifier.doubts(after), *context.advice)))
         _tell(self.report, graph_report, notes)
-        guard, state = InputGuard.of(before, after.assumptions), ModelState(call.model, frozen_tensors(before, after))
+        guard = InputGuard.of(before, after.assumptions)
+        state = ModelState(call.model, frozen_tensors(before, after, compiled))
         return CompiledCall(
             call.structure, guard, state, before, after, context, compiled, captured.out_spec, graph_report, notes
         )

@@ -117,7 +117,7 @@ def _overlap(tensors: Sequence[torch.Tensor]) -> bool:
     return len(_memory(tensors)) < sum(t.numel() > 0 for t in tensors)
 
 
-def frozen_tensors(before: Graph, after: Graph) -> dict[str, torch.Tensor]:
-    """The model's tensors whose values ``after`` holds, or rests on, by name."""
-    frozen = after.constants.frozen_values()
+def frozen_tensors(before: Graph, after: Graph, compiled: Compiled) -> dict[str, torch.Tensor]:
+    """The model's tensors whose values ``after`` or what was compiled of it holds, or rests on, by name."""
+    frozen = after.constants.frozen_values() | compiled.frozen
     return {name: tensor for name, tensor in before.constants.items() if name in frozen}

@@ -82,7 +82,7 @@ class WarmStart:
         """Keep a compiled call, where its backend can restore it."""
         if not self.key or made.compiled.keep is None:
             return
-        frozen = frozen_tensors(made.before, made.after)
+        frozen = frozen_tensors(made.before, made.after, made.compiled)
         try:
             kept = Kept(
                 made.before,

@@ -126,26 +126,6 @@ def onednn_linear() -> Callable[..., torch.Tensor] | None:
     return operator
 
 
-def generate_row_product(operator: Any) -> None:
-    """Have Inductor write the code of ``operator(input [..., K] of one row, weight [N, K], bias [N] or None)`` itself.
-
-    The input is in memory before: what computes it would else be computed again for each of the N products.
-    """
-    from torch._inductor import lowering
-
-    def lower(input: Any, weight: Any, bias: Any) -> Any:
-        input.realize()
-        rows, features = weight.get_size()
-        row = lowering.lowerings[_aten.view.default](input, [features])
-        products = lowering.lowerings[_aten.mul.Tensor](weight, row)
-        result = lowering.lowerings[_aten.sum.dim_IntList](products, [1])
-        if bias is not None:
-            result = lowering.lowerings[_aten.add.Tensor](result, bias)
-        return lowering.lowerings[_aten.view.default](result, [*input.get_size()[:-1], rows])
-
-    lowering.register_lowering(operator, type_promotion_kind=None)(lower)
-
-
 def flex_attention(
     module: torch.fx.GraphModule,
     query: Node,

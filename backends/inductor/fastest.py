@@ -10,19 +10,25 @@ from txgraph.cache import Measurements, is_on
 from txgraph.cost import best_seconds
 
 
-def fastest(ways: Mapping[str, Callable[[], object]], seconds: float, about: str = "") -> tuple[str, str]:
+def fastest(
+    ways: Mapping[str, Callable[[], object]],
+    seconds: float,
+    about: str = "",
+    before: Callable[[], object] | None = None,
+) -> tuple[str, str]:
     """The name of the fastest way, of equal ones the first; and what was measured, for the report.
 
     Args:
         seconds: for all of them together.
         about: all that the times depend on, beside the machine: what was measured for an equal text is not measured
             again; empty: always measured.
+        before: is called before each run, untimed.
     """
     kept = Measurements() if about and is_on() else None
     best = kept.find(about) if kept else {}
     if best.keys() != ways.keys():
         with torch.no_grad():
-            best = dict(zip(ways, best_seconds(*ways.values(), seconds=seconds), strict=True))
+            best = dict(zip(ways, best_seconds(*ways.values(), seconds=seconds, before=before), strict=True))
         if kept:
             kept.keep(about, best)
     name = min(ways, key=best.__getitem__)

@@ -1,31 +1,31 @@
-"""Choose, by measurement on this machine, what computes each float32 linear on a CPU.
+"""Choose, by measurement on this machine, what computes the float32 linears on a CPU.
 
-before:  linear(x, w, b), or txgraph::linear_activation(x, w, b, act)
-after:   txgraph::linear_native(x, w, b, act) where our own kernel is faster than torch's linear;
-         txgraph::linear_onednn(x, w, b, act) where oneDNN is;
-         txgraph::linear_generated(x, w, b) and act, where x is one row and code that Inductor generates is
+before:  linear(x, w, b), txgraph::linear_activation(x, w, b, act) or txgraph::linears(x, [w, ...], [b, ...])
+after:   txgraph::linears_native(x, [w, ...], [b, ...], act) where our own kernel is faster than torch's linear;
+         txgraph::linear_onednn(x, w, b, act) for each where oneDNN is;
+         linear(x, w, b) for each where torch's is
 why:     torch's linear calls MKL, which is the slower GEMM on some processors by a factor of two.
-         All take the model's own weight (no packed copy); the first two compute the activation on the way.
-         Of one row, as in a step of a decoder, the product reads the weight once: the libraries read it slower.
+         All take the model's own weights (no packed copy); the first two compute the activation on the way.
 """
 
 from __future__ import annotations
 
-import functools
 import itertools
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from torch._ops import OpOverload
 from torch.fx import Node
-from torch.fx.experimental.proxy_tensor import make_fx
 
-from txgraph.backends.inductor.adapter import compile_graph, generate_row_product, onednn_linear
+from txgraph.backends.inductor.adapter import onednn_linear
 from txgraph.backends.inductor.fastest import fastest
+from txgraph.backends.inductor.linears import Linears, put
 from txgraph.backends.kernels.linear import ACTIVATIONS as NATIVE_ACTIVATIONS
-from txgraph.backends.kernels.linear import linear_native
-from txgraph.ir import Graph, GraphBuilder, arguments, type_of
+from txgraph.backends.kernels.linear import linears_native
+from txgraph.ir import Graph, GraphBuilder, type_of
 from txgraph.ir.ops import ACTIVATIONS, define, linear_activation
 
 # txgraph's activation names in oneDNN's words: (attribute, algorithm)
@@ -38,8 +38,9 @@ _ONEDNN_ACTIVATIONS = {
     "tanh": ("tanh", ""),
     "sigmoid": ("sigmoid", ""),
 }
-MEASURED_SECONDS = 0.2  # upper bound per distinct shape
-WORTH_COMPILING = 16 << 20  # bytes of weights from which a product of one row is compiled, for seconds, to be timed
+MEASURED_SECONDS = 0.2  # per distinct shape
+PIECE, MOST_PIECES = 1 << 20, 16  # numbers of other weights that are read at a time, and how many such pieces
+PIECES_BETWEEN = 2  # runs: more than that, and nothing is left in the cache of the program itself
 
 
 def _linear_onednn(
@@ -60,49 +61,38 @@ define(
 )
 
 
-define(
-    "linear_generated(Tensor input, Tensor weight, Tensor? bias) -> Tensor",
-    F.linear,
-    lambda input, weight, *_: input.new_empty((*input.shape[:-1], weight.shape[0])),
-    key="CPU",
-)
-
-
-@functools.cache
-def _teach_inductor() -> None:
-    generate_row_product(torch.ops.txgraph.linear_generated.default)
-
-
 @dataclass(frozen=True)
 class GemmShape:
-    """One linear: ``[m, k] @ [n, k].T``, with its activation (empty: none)."""
+    """Linears of one input: ``[m, k] @ [n, k].T`` for each ``n``, with their activation (empty: none)."""
 
     m: int
     k: int
-    n: int
+    n: tuple[int, ...]
     activation: str
     bias: bool
 
     def __str__(self) -> str:
-        return f"linear {self.m}x{self.k}x{self.n}" + (f" + {self.activation}" if self.activation else "")
+        n = "+".join(map(str, self.n))
+        return f"linear {self.m}x{self.k}x{n}" + (f" + {self.activation}" if self.activation else "")
 
 
 @dataclass(frozen=True)
 class Way:
-    """One way to compute a linear.
+    """One way to compute linears.
 
     Attributes:
-        operator: its name in ``txgraph::``. fused: the activations that it computes on the way.
+        operator: of one of them, or of all ``together``. fused: the activations that it computes on the way.
     """
 
-    operator: str
-    fused: frozenset[str]
+    operator: OpOverload
+    fused: frozenset[str] = frozenset()
+    together: bool = False
 
 
 WAYS = {
-    "txgraph": Way("linear_native", frozenset(NATIVE_ACTIVATIONS)),
-    "oneDNN": Way("linear_onednn", frozenset(_ONEDNN_ACTIVATIONS)),
-    "Inductor": Way("linear_generated", frozenset([""])),
+    "aten": Way(torch.ops.aten.linear.default),
+    "txgraph": Way(torch.ops.txgraph.linears_native.default, frozenset(NATIVE_ACTIVATIONS), together=True),
+    "oneDNN": Way(torch.ops.txgraph.linear_onednn.default, frozenset(_ONEDNN_ACTIVATIONS)),
 }
 
 
@@ -118,30 +108,27 @@ def choose_gemms(graph: Graph, remembers: bool = False) -> dict[str, str]:
     Args:
         remembers: what was measured for another model counts.
     """
-    linears: dict[GemmShape, list[Node]] = {}
+    found: dict[GemmShape, list[Node]] = {}
     for node in graph.calls():
         shape = _shape_of(node, graph)
         if shape is not None:
-            linears.setdefault(shape, []).append(node)
+            found.setdefault(shape, []).append(node)
     report = {}
-    for shape, nodes in linears.items():
+    for shape, nodes in found.items():
         name, report[str(shape)] = _measure(shape, graph, nodes, remembers)
-        if name == "Inductor":
-            _teach_inductor()
-        for node in nodes if name in WAYS else ():
-            _replace(graph, node, shape.activation, WAYS[name])
+        for node in nodes if name != "aten" or len(shape.n) > 1 else ():
+            _replace(graph, node, WAYS[name])
     return report
 
 
 def _shape_of(node: Node, graph: Graph) -> GemmShape | None:
-    """The shape of a float32 CPU linear with a constant weight; ``None`` for any other node."""
-    if node.target not in (torch.ops.aten.linear.default, torch.ops.txgraph.linear_activation.default):
+    """The shape of float32 linears on a CPU with constant weights; ``None`` for any other node."""
+    linears = Linears.of(node)
+    source = None if linears is None else type_of(linears.input)
+    if linears is None or source is None or source.dtype is not torch.float32:
         return None
-    named = arguments(node)
-    weight, source = _constant_weight(graph, named["weight"]), type_of(named["input"])
-    if weight is None or source is None or weight.dtype is not torch.float32 or weight.device.type != "cpu":
-        return None
-    if source.dtype is not torch.float32 or weight.ndim != 2:
+    weights = [_constant_weight(graph, weight) for weight in linears.weights]
+    if not all(w is not None and w.dtype is torch.float32 and w.device.type == "cpu" and w.ndim == 2 for w in weights):
         return None
     rows = 1
     for size in source.shape[:-1]:
@@ -149,7 +136,10 @@ def _shape_of(node: Node, graph: Graph) -> GemmShape | None:
         rows *= int(hint)
     if rows == 0:
         return None
-    return GemmShape(rows, weight.shape[1], weight.shape[0], named.get("activation") or "", named["bias"] is not None)
+    widths = tuple(w.shape[0] for w in weights if w is not None)
+    return GemmShape(
+        rows, int(source.shape[-1]), widths, linears.activation, any(b is not None for b in linears.biases)
+    )
 
 
 def _constant_weight(graph: Graph, value: object) -> torch.Tensor | None:
@@ -163,56 +153,67 @@ def _constant_weight(graph: Graph, value: object) -> torch.Tensor | None:
 def _measure(shape: GemmShape, graph: Graph, nodes: Sequence[Node], remembers: bool) -> tuple[str, str]:
     """Time each way on random input with the real weights; torch's own stays unless another is faster.
 
-    Each run takes the next weight of that shape: a weight that stays in the cache is not what a model sees.
+    As in a call of the model, each run takes the next weights of that shape, and before it other weights are read: what
+    stays in the cache from one layer to the next is its input.
     """
-    named = [arguments(node) for node in nodes]
-    weights = [_weight(graph, each["weight"]) for each in named]
-    in_rows = all(weight.is_contiguous() for weight in weights)
-    as_it_is = in_rows or all(weight.t().is_contiguous() for weight in weights)
-    operands = itertools.cycle([(w, graph.constant(each["bias"])) for w, each in zip(weights, named, strict=True)])
+    operands = [_operands(graph, node) for node in nodes]
+    weights = [weight for each, _ in operands for weight in each]
+    as_it_is = all(w.is_contiguous() for w in weights) or all(w.t().is_contiguous() for w in weights)
+    turns = itertools.cycle(operands)
     x = torch.randn(shape.m, shape.k)
     activation = ACTIVATIONS.get(shape.activation, torch.Tensor.contiguous)
-    ways: dict[str, Callable[[], object]] = {"aten": lambda: activation(F.linear(x, *next(operands)))}
+
+    def each(linear: Callable[..., object]) -> Callable[[], object]:
+        return lambda: [linear(x, weight, bias) for weight, bias in zip(*next(turns), strict=True)]
+
+    ways: dict[str, Callable[[], object]] = {"aten": each(lambda *operands: activation(F.linear(*operands)))}
     if onednn_linear() is not None:
         inside = shape.activation if shape.activation in WAYS["oneDNN"].fused else ""
         after = torch.Tensor.contiguous if inside == shape.activation else activation
-        ways["oneDNN"] = lambda: after(_linear_onednn(x, *next(operands), inside))
+        ways["oneDNN"] = each(lambda x, weight, bias: after(_linear_onednn(x, weight, bias, inside)))
     if as_it_is and shape.activation in NATIVE_ACTIVATIONS:
-        ways["txgraph"] = lambda: linear_native(x, *next(operands), shape.activation)
-    if in_rows and shape.m == 1 and shape.n * shape.k * 4 * len(nodes) >= WORTH_COMPILING:
-        ways["Inductor"] = lambda: row_product()(x, next(operands)[0])
-    bytes_read = sum(weight.nbytes for weight in weights)  # what stays in the cache is read faster
+        ways["txgraph"] = lambda: linears_native(x, *next(turns), shape.activation)
+    others = itertools.cycle(_pieces(graph.constants.values()) or [x])
+
+    def read_others() -> None:
+        for tensor in (*itertools.islice(others, PIECES_BETWEEN), x):
+            tensor.sum()
+
+    bytes_read = sum(weight.nbytes for weight in weights), sum(tensor.nbytes for tensor in graph.constants.values())
     about = f"{shape!r}, strides {[*weights[0].stride()]}, {bytes_read} bytes"
-    return fastest(ways, MEASURED_SECONDS, about if remembers else "")
+    return fastest(ways, MEASURED_SECONDS, about if remembers else "", read_others)
 
 
-@functools.cache
-def row_product() -> Callable[[torch.Tensor, torch.Tensor], object]:
-    """The product of one row, compiled for any size: to be timed; in a graph it is compiled with what surrounds it."""
-    _teach_inductor()
-    operator = torch.ops.txgraph.linear_generated
-    inputs = torch.ones(1, 48), torch.ones(32, 48)
-    made = make_fx(lambda x, weight: (operator(x, weight, None),), tracing_mode="symbolic")(*inputs)
-    examples = [n.meta["val"] for n in made.graph.nodes if n.op == "placeholder"]
-    return compile_graph(made, examples, {})[0]
+def _pieces(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    """Pieces of what is large, together more than a cache holds if there is so much."""
+    large = [t.view(-1) for t in tensors if t.is_contiguous() and t.nbytes >= PIECE * t.itemsize]
+    pieces = (piece for tensor in large for piece in tensor.split(PIECE) if len(piece) == PIECE)
+    return list(itertools.islice(pieces, MOST_PIECES))
 
 
-def _weight(graph: Graph, value: object) -> torch.Tensor:
-    weight = _constant_weight(graph, value)
-    assert weight is not None, "_shape_of: constant weight"
-    return weight
+def _operands(graph: Graph, node: Node) -> tuple[list[torch.Tensor], list[torch.Tensor | None]]:
+    linears = Linears.of(node)
+    assert linears is not None, "_shape_of: linears"
+    weights = [_constant_weight(graph, weight) for weight in linears.weights]
+    return [w for w in weights if w is not None], [graph.constant(bias) for bias in linears.biases]
 
 
-def _replace(graph: Graph, node: Node, activation: str, way: Way) -> None:
-    named = arguments(node)
+def _replace(graph: Graph, node: Node, way: Way) -> None:
+    """Compute a node's linears in one way; each that has no operator for all at once has one for each."""
+    linears = Linears.of(node)
+    assert linears is not None, "_shape_of: linears"
     builder = GraphBuilder(graph, node)
-    operands = (named["input"], named["weight"], named["bias"])
-    inside = activation if activation in way.fused else ""
-    new = getattr(builder.txgraph, way.operator)(*operands, *([inside] if way.fused > {""} else []))
-    if activation != inside:
-        new = activate(builder, new, activation)
-    node.replace_all_uses_with(new)
-    graph.fx.erase_node(node)
+    inside = linears.activation if linears.activation in way.fused else ""
+    rest = [inside] if way.fused else []
+    if way.together:
+        results = builder.call(way.operator, linears.input, linears.weights, linears.biases, *rest)
+        values = [builder.call(operator.getitem, results, at) for at in range(len(linears.weights))]
+    else:
+        each = zip(linears.weights, linears.biases, strict=True)
+        values = [builder.call(way.operator, linears.input, weight, bias, *rest) for weight, bias in each]
+    if linears.activation != inside:
+        values = [activate(builder, value, linears.activation) for value in values]
+    put(graph, node, values)
 
 
 def activate(builder: GraphBuilder, value: Node, name: str) -> Node:

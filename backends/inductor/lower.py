@@ -15,6 +15,7 @@ from txgraph.backends.inductor.adapter import artifact_bytes, compile_graph, loa
 from txgraph.backends.inductor.attention import choose_attention
 from txgraph.backends.inductor.gemm import activate, choose_gemms, fused_activations
 from txgraph.backends.inductor.head import Head, cut_head
+from txgraph.backends.inductor.linears import join_linears
 from txgraph.backends.inductor.mutations import write_in_place, written_in_place
 from txgraph.backends.inductor.pieces import layers
 from txgraph.backends.inductor.program import Plan, Program, constant_nodes
@@ -65,6 +66,7 @@ class InductorBackend:
         lowered = graph.copy()
         head = cut_head(lowered)
         choices = _choose(lowered, options.cache) if target.kind == "cpu" else {}
+        join_linears(lowered)
         _inline_activations(lowered)
         inline_softcap(lowered, target)
         _name_constants_once(lowered)
@@ -78,7 +80,8 @@ class InductorBackend:
                 sources.append(code)
         weights = [lowered.constants[str(node.target)] for node in constant_nodes(lowered)]
         places = frozenset(at for at, value in enumerate(lowered.outputs) if str(value) in written)
-        lasting = _Lasting(Plan.of(lowered, pieces, written), weights, head, "\n".join(sources), choices, places)
+        plan, frozen = Plan.of(lowered, pieces, written), lowered.constants.frozen_values()
+        lasting = _Lasting(plan, weights, head, "\n".join(sources), choices, places, frozen)
         return lasting.compiled(functions)
 
     def restore(self, kept: Any) -> Compiled:
@@ -102,11 +105,12 @@ class _Lasting:
     code: str
     choices: dict[str, str]
     in_place: frozenset[int]
+    frozen: frozenset[str]
 
     def compiled(self, functions: Mapping[int, Callable[..., Sequence[Any]]]) -> Compiled:
         program = Program(self.plan, functions, self.weights, self.head)
         keep = functools.partial(self._kept, functions)
-        return Compiled(program.run, self.code, self.choices, program.update, self.in_place, keep)
+        return Compiled(program.run, self.code, self.choices, program.update, self.in_place, keep, self.frozen)
 
     def _kept(self, functions: Mapping[int, Callable[..., Sequence[Any]]]) -> Any:
         try:

@@ -1,5 +1,5 @@
-// activation(x @ weight.T + bias), float32, of a weight [N, K] as the model stores it, by rows or by columns (which is
-// [K, N] by rows, as GPT-2 has it). It is not copied.
+// activation(x @ weight.T + bias), float32, for each of some weights [N, K] as the model stores them, by rows or by
+// columns (which is [K, N] by rows, as GPT-2 has it). They are not copied.
 //
 // The roles of the operands are swapped: rows of the weight are broadcast, number by number, against vectors of rows of
 // x. So only x is rearranged, once for all threads, and a block of the transposed result is turned around when it is
@@ -53,33 +53,54 @@ inline Vec activate(int activation, Vec x) {
   }
 }
 
-struct Operands {
-  const float *x, *weight, *bias;
+struct Linear {
+  const float *weight, *bias;
   float* result;
-  int64_t line, M, K, N; // line: from one row of x to the next
-  int activation, threads;
-  bool columns; // the weight lies as [K, N]
+  int64_t N;
 };
 
+struct Operands {
+  const float* x;
+  std::vector<Linear> linears;
+  int64_t line, M, K; // line: from one row of x to the next
+  int activation, threads;
+  bool columns; // the weights lie as [K, N]
+};
+
+// Rows of a weight that a thread takes at a time: as many columns of the result, whose rows are N apart.
+struct Block {
+  const float *weight, *bias;
+  float* result;
+  int64_t rows, N;
+};
+
+std::vector<Block> blocks_of(const Operands& o, int64_t size) {
+  std::vector<Block> blocks;
+  for (const Linear& each : o.linears)
+    for (int64_t n = 0; n < each.N; n += size)
+      blocks.push_back({each.weight + n * (o.columns ? 1 : o.K), each.bias ? each.bias + n : nullptr, each.result + n,
+                        std::min(size, each.N - n), each.N});
+  return blocks;
+}
+
 // Turns a tile of sums around, up to LANES columns of the result for up to LANES rows.
-inline void finish(const Operands& o, const float* sums, int64_t line, int64_t m0, int64_t n0, int64_t columns) {
+inline void finish(const Operands& o, const Block& block, const float* sums, int64_t line, int64_t m0, int64_t n0) {
   Vec tile[LANES];
-  const int64_t rows = std::min<int64_t>(LANES, o.M - m0);
-  const float* bias = o.bias + n0;
+  const int64_t rows = std::min<int64_t>(LANES, o.M - m0), columns = std::min<int64_t>(LANES, block.rows - n0);
 #pragma GCC unroll 32
   for (int i = 0; i < LANES; ++i) {
     tile[i] = i < columns ? load(sums + i * line) : Vec{};
-    if (o.bias && i < columns) tile[i] += bias[i];
+    if (block.bias && i < columns) tile[i] += block.bias[n0 + i];
   }
   if (o.activation != NONE)
     for (int i = 0; i < LANES; ++i) tile[i] = activate(o.activation, tile[i]);
   transpose(tile);
-  float* to = o.result + m0 * o.N + n0;
+  float* to = block.result + m0 * block.N + n0;
   if (rows == LANES && columns == LANES)
 #pragma GCC unroll 32
-    for (int i = 0; i < LANES; ++i) store(to + i * o.N, tile[i]);
+    for (int i = 0; i < LANES; ++i) store(to + i * block.N, tile[i]);
   else
-    for (int i = 0; i < rows; ++i) std::memcpy(to + i * o.N, &tile[i], columns * sizeof(float));
+    for (int i = 0; i < rows; ++i) std::memcpy(to + i * block.N, &tile[i], columns * sizeof(float));
 }
 
 void compute(const Operands& o) {
@@ -88,12 +109,15 @@ void compute(const Operands& o) {
   const int64_t line = panels.vectors * LANES;
   if (static_cast<int64_t>(memory.size()) < line * o.K) memory.resize(line * o.K);
   float* packed = memory.data();
-  // Rows of the weight that a thread takes at a time: a multiple of 24, as products take 6 or 8.
-  const int64_t block = std::clamp<int64_t>(o.N / (o.threads * 2) / 24 * 24, 24, 192), blocks = (o.N + block - 1) / block;
+  // A multiple of 24, as products take 6 or 8 rows.
+  int64_t N = 0;
+  for (const Linear& each : o.linears) N += each.N;
+  const int64_t size = std::clamp<int64_t>(N / (o.threads * 2) / 24 * 24, 24, 192);
+  const std::vector<Block> blocks = blocks_of(o, size);
 #pragma omp parallel num_threads(o.threads)
   {
     static thread_local std::vector<float> sums_memory;
-    if (static_cast<int64_t>(sums_memory.size()) < block * line) sums_memory.resize(block * line);
+    if (static_cast<int64_t>(sums_memory.size()) < size * line) sums_memory.resize(size * line);
     float* sums = sums_memory.data();
 #pragma omp for schedule(static) collapse(2)
     for (int64_t p = 0; p < panels.count; ++p)
@@ -101,37 +125,165 @@ void compute(const Operands& o) {
         turn(o.x + panels.first(p) * LANES * o.line + k, o.line, o.M - panels.first(p) * LANES, std::min(DEPTH, o.K - k),
              packed + (panels.first(p) * o.K + k * panels.width(p)) * LANES, panels.width(p) * LANES, panels.width(p));
 #pragma omp for schedule(dynamic, 1)
-    for (int64_t b = 0; b < blocks; ++b) {
-      const int64_t n0 = b * block, rows = std::min(block, o.N - n0);
-      if (!o.K) std::fill_n(sums, rows * line, 0.f);
+    for (int64_t b = 0; b < static_cast<int64_t>(blocks.size()); ++b) {
+      const Block& block = blocks[b];
+      if (!o.K) std::fill_n(sums, block.rows * line, 0.f);
       for (int64_t k = 0; k < o.K; k += DEPTH)
         for (int64_t p = 0; p < panels.count; ++p) {
           const int64_t first = panels.first(p) * LANES, width = panels.width(p);
           const float* x = packed + first * o.K + k * width * LANES;
           const int64_t depth = std::min(DEPTH, o.K - k);
           if (o.columns)
-            multiply<true>(width, rows, o.weight + k * o.N + n0, o.N, x, width * LANES, depth, sums + first, line,
-                           k > 0, true);
+            multiply<true>(width, block.rows, block.weight + k * block.N, block.N, x, width * LANES, depth,
+                           sums + first, line, k > 0, true);
           else
-            multiply(width, rows, o.weight + n0 * o.K + k, o.K, x, width * LANES, depth, sums + first, line, k > 0,
-                     true);
+            multiply(width, block.rows, block.weight + k, o.K, x, width * LANES, depth, sums + first, line,
+                     k > 0, true);
         }
       for (int64_t v = 0; v < panels.vectors; ++v)
-        for (int64_t n = 0; n < rows; n += LANES)
-          finish(o, sums + n * line + v * LANES, line, v * LANES, n0 + n, std::min<int64_t>(LANES, rows - n));
+        for (int64_t n = 0; n < block.rows; n += LANES)
+          finish(o, block, sums + n * line + v * LANES, line, v * LANES, n);
     }
   }
 }
 
+// Few rows of x: each number of the weight is used once or a few times, so it is read as fast as memory gives it, which
+// is in its order.
+
+// A row of the weight by M rows of x.
+template <int M>
+inline void dots(const float* weight, const float* x, int64_t line, int64_t K, float* result, int64_t N) {
+  constexpr int U = M == 1 ? 4 : 2; // sums at a time: one addition need not wait for the other
+  Vec sum[M][U] = {};
+  int64_t k = 0;
+  for (; k + U * LANES <= K; k += U * LANES)
+#pragma GCC unroll 32
+    for (int u = 0; u < U; ++u) {
+      const Vec left = load(weight + k + u * LANES);
+#pragma GCC unroll 32
+      for (int m = 0; m < M; ++m) sum[m][u] = fma(left, load(x + m * line + k + u * LANES), sum[m][u]);
+    }
+  for (; k + LANES <= K; k += LANES)
+    for (int m = 0; m < M; ++m) sum[m][0] = fma(load(weight + k), load(x + m * line + k), sum[m][0]);
+  for (int m = 0; m < M; ++m) {
+    for (int u = 1; u < U; ++u) sum[m][0] += sum[m][u];
+    float value = reduce(sum[m][0], [](Vec a, Vec b) { return a + b; });
+    for (int64_t at = k; at < K; ++at) value = std::fma(weight[at], x[m * line + at], value);
+    result[m * N] = value;
+  }
+}
+
+// Adds R rows of a weight [K, N], times numbers of M rows of x, to as many rows of sums.
+template <int R, int M>
+inline void add_rows(const float* weight, int64_t N, const float* x, int64_t line, int64_t count, float* sums) {
+  int64_t n = 0;
+  for (; n + LANES <= count; n += LANES) {
+    Vec row[R];
+#pragma GCC unroll 32
+    for (int r = 0; r < R; ++r) row[r] = load(weight + r * N + n);
+#pragma GCC unroll 32
+    for (int m = 0; m < M; ++m) {
+      Vec sum = load(sums + m * count + n);
+#pragma GCC unroll 32
+      for (int r = 0; r < R; ++r) sum = fma(all(x[m * line + r]), row[r], sum);
+      store(sums + m * count + n, sum);
+    }
+  }
+  for (; n < count; ++n)
+    for (int m = 0; m < M; ++m)
+      for (int r = 0; r < R; ++r) sums[m * count + n] = std::fma(x[m * line + r], weight[r * N + n], sums[m * count + n]);
+}
+
+// Bias and activation of a part of a row of the result.
+inline void finish_row(float* row, const float* bias, int64_t count, int activation) {
+  for (int64_t n = 0; n < count; n += LANES) {
+    const int64_t columns = std::min<int64_t>(LANES, count - n);
+    Vec value{}, shift{};
+    std::memcpy(&value, row + n, columns * sizeof(float));
+    if (bias) std::memcpy(&shift, bias + n, columns * sizeof(float));
+    value = activate(activation, bias ? value + shift : value);
+    std::memcpy(row + n, &value, columns * sizeof(float));
+  }
+}
+
+template <int M>
+void few_by_rows(const Operands& o) {
+  const std::vector<Block> blocks = blocks_of(o, 96);
+#pragma omp parallel for schedule(dynamic, 1) num_threads(o.threads)
+  for (int64_t b = 0; b < static_cast<int64_t>(blocks.size()); ++b) {
+    const Block& block = blocks[b];
+    for (int64_t n = 0; n < block.rows; ++n)
+      dots<M>(block.weight + n * o.K, o.x, o.line, o.K, block.result + n, block.N);
+    for (int m = 0; m < M; ++m) finish_row(block.result + m * block.N, block.bias, block.rows, o.activation);
+  }
+}
+
+// A thread takes some rows of [K, N], whatever N is; its sums are added to those of the others afterwards, in order.
+template <int M>
+void few_by_columns(const Operands& o) {
+  constexpr int64_t ROWS = 8;
+  const int64_t chunk = std::max<int64_t>(64, o.K / 16 / ROWS * ROWS);
+  static thread_local std::vector<float> memory;
+  const std::vector<Block> blocks = blocks_of(o, 4096);
+  const int64_t chunks = (o.K + chunk - 1) / chunk;
+  std::vector<int64_t> first{0}; // of each block: where its sums begin
+  for (const Block& block : blocks) first.push_back(first.back() + chunks * M * block.rows);
+  if (static_cast<int64_t>(memory.size()) < first.back()) memory.resize(first.back());
+  float* sums_of_all = memory.data();
+#pragma omp parallel num_threads(o.threads)
+  {
+#pragma omp for schedule(dynamic, 1) collapse(2)
+    for (int64_t b = 0; b < static_cast<int64_t>(blocks.size()); ++b)
+      for (int64_t c = 0; c < chunks; ++c) {
+        const Block& block = blocks[b];
+        float* sums = sums_of_all + first[b] + c * M * block.rows;
+        std::fill_n(sums, M * block.rows, 0.f);
+        int64_t k = c * chunk;
+        const int64_t stop = std::min(k + chunk, o.K);
+        for (; k + ROWS <= stop; k += ROWS)
+          add_rows<ROWS, M>(block.weight + k * block.N, block.N, o.x + k, o.line, block.rows, sums);
+        for (; k < stop; ++k) add_rows<1, M>(block.weight + k * block.N, block.N, o.x + k, o.line, block.rows, sums);
+      }
+#pragma omp for schedule(static) collapse(2)
+    for (int64_t b = 0; b < static_cast<int64_t>(blocks.size()); ++b)
+      for (int64_t m = 0; m < M; ++m) {
+        const Block& block = blocks[b];
+        float* row = block.result + m * block.N;
+        std::fill_n(row, block.rows, 0.f);
+        for (int64_t c = 0; c < chunks; ++c) {
+          const float* sums = sums_of_all + first[b] + (c * M + m) * block.rows;
+          for (int64_t n = 0; n < block.rows; ++n) row[n] += sums[n];
+        }
+        finish_row(row, block.bias, block.rows, o.activation);
+      }
+  }
+}
+
+template <int M>
+void few(const Operands& o) {
+  o.columns ? few_by_columns<M>(o) : few_by_rows<M>(o);
+}
+
 } // namespace
 
-extern "C" void linear(
-    const float* x, const float* weight, const float* bias, float* result, const int64_t* sizes, int32_t activation,
-    int32_t threads) {
-  const int64_t M = sizes[0], K = sizes[1], N = sizes[2], line = sizes[3], columns = sizes[4];
-  const int64_t parts = (M + MOST_ROWS - 1) / MOST_ROWS;
-  for (int64_t part = 0; part < parts; ++part) {
-    const int64_t first = M * part / parts, last = M * (part + 1) / parts;
-    compute({x + first * line, weight, bias, result + first * N, line, last - first, K, N, activation, threads, columns != 0});
+// Of each linear its weight, bias (null: none), result and N; sizes: M, K, line, whether the weights lie by columns, and
+// how many linears there are.
+extern "C" void linears(
+    const float* x, const float* const* weights, const float* const* biases, float* const* results, const int64_t* N,
+    const int64_t* sizes, int32_t activation, int32_t threads) {
+  const int64_t M = sizes[0], K = sizes[1], line = sizes[2], columns = sizes[3], count = sizes[4];
+  const int64_t pieces = (M + MOST_ROWS - 1) / MOST_ROWS;
+  for (int64_t piece = 0; piece < pieces; ++piece) {
+    const int64_t first = M * piece / pieces, last = M * (piece + 1) / pieces;
+    Operands o{x + first * line, {}, line, last - first, K, activation, threads, columns != 0};
+    for (int64_t at = 0; at < count; ++at)
+      o.linears.push_back({weights[at], biases[at], results[at] + first * N[at], N[at]});
+    switch (o.M) {
+      case 1: few<1>(o); break;
+      case 2: few<2>(o); break;
+      case 3: few<3>(o); break;
+      case 4: few<4>(o); break;
+      default: compute(o);
+    }
   }
 }

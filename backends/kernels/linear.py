@@ -1,4 +1,4 @@
-"""A linear layer on CPUs in float32 that takes the weight as the model stores it.
+"""Linear layers on CPUs in float32 that take the weights as the model stores them.
 
 Libraries are fastest where they may keep a rearranged copy of the weight. This kernel needs none: it rearranges the
 input instead, which is small where there are few rows. With AVX-512 it was as fast as oneDNN with such a copy, or
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -21,34 +22,46 @@ from txgraph.ir.ops import define
 ACTIVATIONS = ("", "relu", "gelu", "gelu_tanh", "quick_gelu", "silu", "sigmoid")  # in the order of linear.cpp's enum
 
 
-def linear_native(
-    input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: str
-) -> torch.Tensor:
-    """``activation(input @ weight.T + bias)`` of float32 on a CPU.
+def linears_native(
+    input: torch.Tensor, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor | None], activation: str
+) -> list[torch.Tensor]:
+    """``activation(input @ weight.T + bias)`` for each weight, of float32 on a CPU.
 
     Args:
-        input: ``[..., K]``. bias: ``[N]`` or ``None``.
-        weight: ``[N, K]``; it is read where it is if it lies by rows or by columns.
+        input: ``[..., K]``. biases: for each weight ``[N]`` or ``None``.
+        weights: each ``[N, K]``; they are read where they are if all lie by rows, or all by columns.
         activation: one of :data:`ACTIVATIONS`.
 
     Returns:
-        ``[..., N]``, contiguous.
+        for each weight ``[..., N]``, contiguous.
     """
-    result = input.new_empty((*input.shape[:-1], weight.shape[0]))
+    results = _empty(input, weights)
     rows = input.reshape(math.prod(input.shape[:-1]), input.shape[-1])
     rows = rows if rows.stride(1) == 1 else rows.contiguous()
-    columns = not weight.is_contiguous() and weight.t().is_contiguous()
-    weight, bias = weight if columns else weight.contiguous(), None if bias is None else bias.contiguous()
-    sizes = (ctypes.c_int64 * 5)(*rows.shape, weight.shape[0], rows.stride(0), columns)
-    load("linear").linear(
-        *map(pointer, (rows, weight, bias, result)), sizes, ACTIVATIONS.index(activation), torch.get_num_threads()
+    columns = not all(w.is_contiguous() for w in weights) and all(w.t().is_contiguous() for w in weights)
+    weights = weights if columns else [weight.contiguous() for weight in weights]
+    biases = [None if bias is None else bias.contiguous() for bias in biases]
+    pointers = ctypes.c_void_p * len(weights)
+    load("linear").linears(
+        pointer(rows),
+        pointers(*map(pointer, weights)),
+        pointers(*map(pointer, biases)),
+        pointers(*map(pointer, results)),
+        (ctypes.c_int64 * len(weights))(*(weight.shape[0] for weight in weights)),
+        (ctypes.c_int64 * 5)(*rows.shape, rows.stride(0), columns, len(weights)),
+        ACTIVATIONS.index(activation),
+        torch.get_num_threads(),
     )
-    return result
+    return results
+
+
+def _empty(input: torch.Tensor, weights: Sequence[torch.Tensor], *_: object) -> list[torch.Tensor]:
+    return [input.new_empty((*input.shape[:-1], weight.shape[0])) for weight in weights]
 
 
 define(
-    "linear_native(Tensor input, Tensor weight, Tensor? bias, str activation) -> Tensor",
-    linear_native,
-    lambda input, weight, *_: input.new_empty((*input.shape[:-1], weight.shape[0])),
+    "linears_native(Tensor input, Tensor[] weights, Tensor?[] biases, str activation) -> Tensor[]",
+    linears_native,
+    _empty,
     key="CPU",
 )

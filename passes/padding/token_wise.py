@@ -129,7 +129,7 @@ def _trailing_layout(axes: Callable[[Named], int]) -> Callable[[Node, Named, Kno
         count = axes(named)
         if source is None or not all(source.is_plain(at) for at in range(source.rank - count, source.rank)):
             return None
-        return source.resized(_shape(node))
+        return source if _is_list(node) else source.resized(_shape(node))
 
     return layout
 
@@ -147,8 +147,7 @@ def _along_layout(node: Node, named: Named, known: Known) -> Layout | None:
     source, dims = _only(node, node.args[0], known), _dims(named)
     if source is None or not dims or not all(source.is_plain(dim % source.rank) for dim in dims):
         return None
-    value = node.meta.get("val")
-    if isinstance(value, tuple | list):
+    if _is_list(node):
         return source  # of the whole; each piece has its own sizes
     if len(_shape(node)) == source.rank:
         return source.resized(_shape(node))
@@ -303,6 +302,10 @@ def _pack_expand(node: Node, named: Named, packed: Packed) -> Node:
     return value if source == layout else packed.g.aten.expand(value, [-1, *layout.packed_sizes])
 
 
+def _is_list(node: Node) -> bool:
+    return isinstance(node.meta.get("val"), tuple | list)
+
+
 def _shape(node: Node) -> tuple[int | torch.SymInt, ...]:
     tensor_type = type_of(node)
     assert tensor_type is not None, "the operator gives a tensor"
@@ -317,7 +320,7 @@ _NORM = Rule(_trailing_layout(lambda named: len(named["normalized_shape"])), _pa
 
 RULES: dict[Any, Rule] = {
     **dict.fromkeys((_aten._to_copy.default, _aten.clone.default, _aten.alias.default), POINTWISE),
-    **dict.fromkeys((_aten.linear.default, _txgraph.linear_activation.default), _LAST),
+    **dict.fromkeys((_aten.linear.default, _txgraph.linear_activation.default, _txgraph.linears.default), _LAST),
     _aten.matmul.default: Rule(_matmul_layout, _pack_first),
     **dict.fromkeys((_aten.layer_norm.default, _aten.rms_norm.default), _NORM),
     **dict.fromkeys(

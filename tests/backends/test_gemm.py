@@ -9,7 +9,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import txgraph
 from tests.small import MLP, find, graph_of, traced
 from txgraph.backends.inductor import gemm
 from txgraph.backends.inductor.adapter import onednn_linear
@@ -33,7 +32,7 @@ def wins(name: str, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """
     tried: list[list[str]] = []
 
-    def decided(ways: Ways, seconds: float, about: str) -> tuple[str, str]:
+    def decided(ways: Ways, seconds: float, about: str, before: Callable[[], object]) -> tuple[str, str]:
         tried.append(list(ways))
         return (name if name in ways else "aten", "measured")
 
@@ -44,12 +43,6 @@ def wins(name: str, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 @pytest.fixture
 def onednn_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     wins("oneDNN", monkeypatch)
-
-
-@pytest.fixture
-def generated_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gemm, "WORTH_COMPILING", 0)
-    wins("Inductor", monkeypatch)
 
 
 def linear(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None = None) -> torch.Tensor:
@@ -100,74 +93,63 @@ def test_what_is_left_alone(function: Callable[..., Any], inputs: list[Any], con
 
 
 def test_what_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Our kernel: weights that lie by rows or by columns; generated code: of one row of these, where they are large."""
+    """Our kernel: weights that all lie by rows, or all by columns."""
     tried = wins("aten", monkeypatch)
-    monkeypatch.setattr(gemm, "WORTH_COMPILING", 2 * W.nbytes)
 
-    def twice(x: torch.Tensor, w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return F.linear(x, w), F.linear(x + 1, w)
-
-    def ways(function: Callable[..., Any], x: torch.Tensor, w: torch.Tensor = W) -> list[str]:
-        gemm.choose_gemms(traced(function, x, w=w))
+    def ways(function: Callable[..., Any], x: torch.Tensor, *weights: torch.Tensor) -> list[str]:
+        gemm.choose_gemms(traced(function, x, **dict(zip("wv", weights, strict=False))))
         return tried[-1]
 
-    assert ways(twice, torch.ones(1, 4)) == ["aten", "oneDNN", "txgraph", "Inductor"]
-    assert ways(lambda x, w: F.linear(x, w), torch.ones(1, 4)) == ["aten", "oneDNN", "txgraph"]
-    assert ways(lambda x, w: F.linear(x, w), torch.ones(2, 4)) == ["aten", "oneDNN", "txgraph"]
-    assert ways(lambda x, w: F.linear(x, w.transpose(0, 1)), torch.ones(1, 5)) == ["aten", "oneDNN", "txgraph"]
+    every = ["aten", "oneDNN", "txgraph"]
+    assert ways(lambda x, w: F.linear(x, w), torch.ones(1, 4), W) == every
+    assert ways(lambda x, w: F.linear(x, w.transpose(0, 1)), torch.ones(1, 5), W) == every
     assert ways(lambda x, w: F.linear(x, w), torch.ones(1, 4), torch.ones(5, 8)[:, ::2]) == ["aten", "oneDNN"]
+    two = lambda x, w, v: torch.ops.txgraph.linears(x, [w, v], [None, None])  # noqa: E731
+    assert ways(two, X, W, W + 1) == every
+    assert ways(two, X, torch.ones(4, 5).t(), torch.ones(4, 5).t() + 1) == every
+    assert ways(two, X, W, torch.ones(4, 5).t()) == ["aten", "oneDNN"]
 
 
-class Row(torch.nn.Module):
-    """Products of one row, of slices and of what is computed on the way, with activations behind."""
+@pytest.mark.parametrize("faster", ["oneDNN", "txgraph", "aten"])
+def test_linears_of_one_input(faster: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Taken together by our kernel, each by itself by the libraries; the weights stay the model's own."""
+    wins(faster, monkeypatch)
+    x, a, b, c = torch.randn(2, 3, 4), torch.randn(5, 4), torch.randn(7, 4), torch.randn(7)
 
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.up, self.gate, self.down = (torch.nn.Linear(*sizes) for sizes in ((37, 53), (37, 53), (53, 37)))
+    def function(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        first, second = torch.ops.txgraph.linears(x, [a, b], [None, c])
+        return torch.cat([second, first], -1)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        row = F.layer_norm(x, (37,))[:, -1:]
-        hidden = F.silu(self.up(row)) * torch.sigmoid(self.gate(x[:, 1:2]))
-        return row + F.gelu(self.down(torch.exp(-hidden))).transpose(1, 2).reshape(row.shape)
-
-
-@pytest.mark.usefixtures("generated_wins")
-def test_generated_code_in_a_model() -> None:
-    model, x = Row().eval(), torch.randn(1, 3, 37)
-    fast = txgraph.optimize(model, args=(x,), backend="inductor")
-    assert not fast.report.fallbacks
-    (report,) = fast.report.graphs
-    assert set(report.choices.values()) == {"measured"}
-    assert "linear" not in "".join(line for line in fast.code().splitlines() if "torch.ops" in line)
-    torch.testing.assert_close(fast(x), model(x))
-
-
-def test_the_row_that_is_timed() -> None:
-    for n, k in ((19, 37), (64, 128), (1000, 5)):
-        x, w = torch.randn(1, k), torch.randn(n, k)
-        (result,) = gemm.row_product()(x, w)
-        torch.testing.assert_close(result, F.linear(x, w))
+    graph = traced(function, x, a=a, b=b, c=c)
+    assert gemm.choose_gemms(graph) == {"linear 6x4x5+7": "measured"}
+    check_spec(graph)
+    counts = {"oneDNN": {ONEDNN: 2}, "txgraph": {"txgraph::linears_native": 1, "getitem": 2}, "aten": {"linear": 2}}
+    assert graph.count() == {"cat": 1, **counts[faster]}
+    assert set(graph.constants) == {"a", "b", "c"}
+    assert graph.constants.frozen_values() == frozenset()
+    eager = torch.cat([F.linear(x, b, c), F.linear(x, a)], -1)
+    oracle = torch.cat([F.linear(x.double(), b.double(), c.double()), F.linear(x.double(), a.double())], -1)
+    assert [g for g in check_gates(interpret(graph, [x]), [eager], [oracle]) if not g.passed] == []
 
 
 def test_runs_take_turns_with_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that was just used lies in the cache, and is read faster than in a model."""
     taken = []
 
-    def turns(ways: Ways, seconds: float, about: str) -> tuple[str, str]:
+    def turns(ways: Ways, seconds: float, about: str, before: Callable[[], object]) -> tuple[str, str]:
         for _ in range(3):
             for way in ways.values():
                 way()
         return "aten", ""
 
-    def record(x: torch.Tensor, weight: torch.Tensor, *others: Any) -> torch.Tensor:
-        taken.append(int(weight[0, 0]))
+    def record(x: torch.Tensor, weight: torch.Tensor | list[torch.Tensor], *others: Any) -> torch.Tensor:
+        taken.append(int(weight[0][0, 0] if isinstance(weight, list) else weight[0, 0]))
         return x
 
     graph = traced(lambda x, a, b, c: F.linear(x, a) + F.linear(x, b) + F.linear(x, c), X, a=1 * W, b=2 * W, c=3 * W)
     monkeypatch.setattr(gemm, "fastest", turns)
     monkeypatch.setattr(gemm, "_linear_onednn", record)
-    monkeypatch.setattr(gemm, "linear_native", record)
+    monkeypatch.setattr(gemm, "linears_native", record)
     monkeypatch.setattr(gemm.F, "linear", record)
     gemm.choose_gemms(graph)
     assert taken == [1, 2, 3] * 3
@@ -207,13 +189,33 @@ def test_activations(faster: str, activation: str, monkeypatch: pytest.MonkeyPat
     node.replace_all_uses_with(activated)
     graph.eliminate_dead_code()
     assert list(gemm.choose_gemms(graph)) == [f"linear 6x4x5 + {activation}"]
-    names = {"oneDNN": ONEDNN, "txgraph": "txgraph::linear_native", "aten": "txgraph::linear_activation"}
-    assert graph.count() == {names[faster if faster in tried[0] else "aten"]: 1}
+    counts = {
+        "oneDNN": {ONEDNN: 1},
+        "txgraph": {"txgraph::linears_native": 1, "getitem": 1},
+        "aten": {"txgraph::linear_activation": 1},
+    }
+    assert graph.count() == counts[faster if faster in tried[0] else "aten"]
     assert ("txgraph" in tried[0]) is (activation == "silu")  # it does not compute tanh
     x = torch.linspace(-1, 1, 24).reshape(2, 3, 4)
     function = getattr(torch.nn.functional, activation)
     eager, oracle = function(F.linear(x, W, B)), function(F.linear(x.double(), W.double(), B.double()))
     assert [g for g in check_gates(interpret(graph, [x]), [eager], [oracle]) if not g.passed] == []
+
+
+def test_other_weights_are_read_before_each_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a model the weights of a layer come from memory: those of the others were used since."""
+    read: list[tuple[int, ...]] = []
+    monkeypatch.setattr(gemm, "fastest", lambda ways, seconds, about, before: (before(), ("aten", ""))[1])
+    monkeypatch.setattr(gemm, "PIECE", 10)
+    constants = {"a": W, "b": torch.ones(10, 5), "c": torch.ones(1, 4), "d": torch.ones(10, 2)[:, :1]}
+    graph = traced(lambda x, a, b, c, d: F.linear(F.linear(x, a), b) * d.mT + c.max(), X, **constants)
+    small = traced(lambda x, c: F.linear(x, c), X, c=torch.ones(1, 4))
+    monkeypatch.setattr(torch.Tensor, "sum", lambda self: read.append(tuple(self.shape)))
+    gemm.choose_gemms(graph)
+    assert read == [(10,), (10,), (6, 4), (10,), (10,), (6, 5)]
+    read.clear()
+    gemm.choose_gemms(small)
+    assert read == [(6, 4)] * 3  # nothing but the input
 
 
 def test_equal_shapes_are_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,7 +78,7 @@ def test_the_faster_library_is_used(faster: str, monkeypatch: pytest.MonkeyPatch
     choices = fast.report.to_dict()["graphs"][0]["choices"]
     assert set(choices) == {"linear 2x4x8 + gelu", "linear 2x8x4"}
     assert all(choice.startswith(faster) for choice in choices.values())
-    operators = {"oneDNN": "linear_onednn", "txgraph": "linear_native"}
+    operators = {"oneDNN": "linear_onednn", "txgraph": "linears_native"}
     assert {name for name, each in operators.items() if each in fast.code()} == {faster} - {"aten"}
     assert fast.report.fallbacks == []
 

@@ -29,3 +29,15 @@ def test_the_best_run_counts_and_the_first_does_not() -> None:
 def test_each_is_run_at_least_once() -> None:
     (best,) = best_seconds(lambda: time.sleep(0.002), seconds=0.0)
     assert 0.002 <= best < 1
+
+
+def test_what_comes_before_a_run_is_not_timed() -> None:
+    done: list[str] = []
+
+    def prepare() -> None:
+        time.sleep(0.02)
+        done.append("before")
+
+    best = best_seconds(lambda: done.append("a"), lambda: done.append("b"), seconds=0.0, before=prepare)
+    assert max(best) < 0.02
+    assert done == ["a", "b", "before", "a", "before", "b"]

@@ -64,8 +64,8 @@ def _rows(twins: Twins) -> None:
         twins.call(x=torch.ones(rows, 8))
 
 
-class Projections(nn.Module):
-    """Two linears of one input: their weights are joined, which copies them."""
+class Scaled(nn.Module):
+    """Two linears of one input; the scale of one is folded into its weight, which copies it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class Projections(nn.Module):
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.tanh(self.query(x)) * self.key(x)
+        return torch.tanh(self.query(x)) * (self.key(x) * 0.3)
 
 
 class Alone(nn.Module):
@@ -178,11 +178,11 @@ def _three_calls(twins: Twins) -> None:
 
 def _one_element(model: Any) -> None:
     """Not one of those that are compared at each call."""
-    model.query.weight[0, 1] += 1.0
+    model.key.weight[0, 1] += 1.0
 
 
 def _through_data(model: Any) -> None:
-    model.query.weight.data.mul_(2)
+    model.key.weight.data.mul_(2)
 
 
 def _new_storage(model: Any) -> None:
@@ -297,19 +297,19 @@ CALLS = (
         "versions of weights not compared",
         "an in-place change of a weight that was copied is not seen",
         Fault(guards, "versions", always([])),
-        Scenario("one element of a joined weight changes", Projections, _changed(_one_element)),
+        Scenario("one element of a folded weight changes", Scaled, _changed(_one_element)),
     ),
     Mutant(
         "values of weights not compared",
         "a write through .data to a weight that was copied is not seen",
         Fault(guards, "_sample_view", always(None)),
-        Scenario("a joined weight changes through .data", Projections, _changed(_through_data)),
+        Scenario("a folded weight changes through .data", Scaled, _changed(_through_data)),
     ),
     Mutant(
         "sources of constants forgotten",
         "a constant does not remember which weights it was made from",
         Fault(ConstantStore, "origins", always(frozenset())),
-        Scenario("a joined weight changes in place", Projections, _changed(lambda model: model.key.weight.mul_(2))),
+        Scenario("a folded weight changes in place", Scaled, _changed(lambda model: model.key.weight.mul_(2))),
     ),
     Mutant(
         "what was looked at forgotten",

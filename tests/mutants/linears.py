@@ -104,15 +104,13 @@ def _pieces_reversed(original: Any, rule: str, values: dict[Node, Node], *rest: 
     return record
 
 
-def _joint(rank: int, edit: Callable[[Tensor], Tensor]) -> Callable[..., Rewrite]:
-    """Changes the joint weight (2 axes) or bias (1 axis) of linears."""
+def _joint(edit: Callable[..., tuple[Any, ...]]) -> Callable[..., Rewrite]:
+    """Changes what the joint operator is given: its input, weights and biases."""
 
     def join(original: Any, self: FuseSharedInputLinears, graph: Graph, group: list[Node]) -> Rewrite:
-        held = set(graph.constants)
         record: Rewrite = original(self, graph, group)
-        for name in set(graph.constants) - held:
-            tensor = graph.constants[name]
-            graph.constants.tensors[name] = edit(tensor) if tensor.ndim == rank else tensor
+        (joint,) = [node for node in graph.calls() if node.target is torch.ops.txgraph.linears.default]
+        joint.args = edit(*joint.args)
         return record
 
     return join
@@ -190,15 +188,15 @@ LINEARS = (
         PROJECTIONS,
     ),
     Mutant(
-        "pieces begin one row late",
-        "the split of the joint product is off by one",
-        Fault(FuseSharedInputLinears, "_join", _joint(2, lambda weight: weight.roll(-1, 0))),
+        "joint weights in reverse order",
+        "the weights are not joined in the order of the biases",
+        Fault(FuseSharedInputLinears, "_join", _joint(lambda x, w, b: (x, w[::-1], b))),
         PROJECTIONS,
     ),
     Mutant(
         "joint bias in reverse order",
         "the biases are not joined in the order of the weights",
-        Fault(FuseSharedInputLinears, "_join", _joint(1, lambda bias: bias.view(3, 8).flip(0).reshape(-1))),
+        Fault(FuseSharedInputLinears, "_join", _joint(lambda x, w, b: (x, w, b[::-1]))),
         PROJECTIONS,
     ),
     Mutant(

@@ -214,11 +214,12 @@ class Tied(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.words, self.layer, self.head = nn.Embedding(90, WIDTH), Block(), nn.Linear(WIDTH, 90, bias=False)
+        self.scaled = nn.Linear(WIDTH, WIDTH)  # the scale is folded into its weight
         self.head.weight = self.words.weight
         self.eval()
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        return self.head(self.layer(self.words(ids)))
+        return self.head(torch.tanh(self.scaled(self.layer(self.words(ids))) * 0.3))
 
 
 IDS = tokens(2, 6)["input_ids"]
@@ -257,7 +258,7 @@ def test_training_between_calls() -> None:
 
 
 class Scores(nn.Module):
-    """Two linears that are joined, and one that is not."""
+    """A linear whose weight is folded with a scale, and others that are only read."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -265,7 +266,7 @@ class Scores(nn.Module):
         self.query, self.key, self.out = (nn.Linear(4, 4) for _ in range(3))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.out(self.query(x) @ self.key(x).t() @ x)
+        return self.out((self.query(x) * 0.3) @ self.key(x).t() @ x)
 
 
 def test_weights_of_compiled_code() -> None:

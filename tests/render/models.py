@@ -2,24 +2,51 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch.fx import Node
 
 from tests.small import Copy, graph_of
 from txgraph import PassContext, Pipeline, Rewrite
-from txgraph.ir import Graph
+from txgraph.ir import Graph, GraphBuilder, op_name
 from txgraph.passes.canonicalize.remove_identities import RemoveIdentities
 from txgraph.passes.fuse.fuse_linear_activation import FuseLinearActivation
-from txgraph.passes.fuse.fuse_shared_input_linears import FuseSharedInputLinears
 from txgraph.render.drawing import Drawing, draw
 from txgraph.render.view import Arrow, Op, View
+from txgraph.rewrite import Pass, replace
 
-PASSES = Pipeline((RemoveIdentities(), FuseSharedInputLinears(), FuseLinearActivation()))
 X = torch.ones(2, 4)
+
+
+class JoinLinears(Pass):
+    """Linears of one input get one weight, made of theirs, and the pieces of one result."""
+
+    def run(self, graph: Graph, context: PassContext) -> list[Rewrite]:
+        groups: dict[Any, list[Node]] = {}
+        for node in graph.calls():
+            if op_name(node) == "linear":
+                groups.setdefault(node.args[0], []).append(node)
+        return [self._join(graph, group) for group in groups.values() if len(group) > 1]
+
+    def _join(self, graph: Graph, group: list[Node]) -> Rewrite:
+        g = GraphBuilder(graph, group[0], like=group, made_by=self.name)
+        joint: list[Node] = []
+        for at in (1, 2):
+            names = [str(node.args[at].target) for node in group]  # type: ignore[union-attr]
+            tensors = [graph.constants[name] for name in names]
+            joint.append(g.constant("_and_".join(names), torch.cat(tensors), names))
+        sizes = [len(tensor) for tensor in tensors]
+        parts = g.aten.split_with_sizes(g.aten.linear(group[0].args[0], *joint), sizes, -1)
+        pieces = {node: g.call(operator.getitem, parts, at) for at, node in enumerate(group)}
+        return replace(self.name, pieces, g.made)
+
+
+PASSES = Pipeline((RemoveIdentities(), JoinLinears(), FuseLinearActivation()))
 
 
 def op(name: str, operator: str = "relu", *inputs: str, path: str = "", type: str = "f32[4]", **more: Any) -> Op:

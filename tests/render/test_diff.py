@@ -5,14 +5,13 @@ from __future__ import annotations
 import torch
 from torch.fx import Node
 
-from tests.render.models import X, op, stages, view
+from tests.render.models import JoinLinears, X, op, stages, view
 from tests.small import Copy
 from txgraph import NodePass, Pipeline, Rewrite
 from txgraph.ir import GraphBuilder, op_name
 from txgraph.passes.canonicalize.remove_identities import RemoveIdentities
 from txgraph.passes.fold.fold_constants import FoldConstants
 from txgraph.passes.fuse.fuse_linear_activation import FuseLinearActivation
-from txgraph.passes.fuse.fuse_shared_input_linears import FuseSharedInputLinears
 from txgraph.render.diff import UNCHANGED, Fate, Fates, Status, compare, replaced_paths
 from txgraph.render.view import view_of
 
@@ -46,7 +45,7 @@ def test_a_fusion_marks_both_sides_with_one_group() -> None:
 
 
 def test_what_only_arranges_the_result_of_a_fusion_is_added() -> None:
-    before, after = fates(FuseSharedInputLinears())
+    before, after = fates(JoinLinears())
     assert before["linear"].status is after["linear"].status is Status.FUSED
     assert after["split_with_sizes"].status is Status.ADDED
     assert after["split_with_sizes"].group == before["linear"].group

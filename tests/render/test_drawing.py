@@ -105,7 +105,7 @@ def test_the_summary_says_what_and_where() -> None:
             "fused",
             1,
             3,
-            "fuse-shared-input-linears",
+            "join-linears",
             "2 linear → linear, split_with_sizes",
             "layers.0..2",
         ),

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from txgraph.ir import Graph, arguments, op_name, provenance_of
+from txgraph.ir import Graph, arguments, op_name
 
 _aten = torch.ops.aten
 _ATTENTIONS = (
@@ -52,11 +52,9 @@ def in_graph(graph: Graph) -> Counts:
     for node in graph.calls():
         name = op_name(node)
         seen[arguments(node)["activation"] if name == "txgraph::linear_activation" else name] += 1
-        joined = "fuse-shared-input-linears" in provenance_of(node).passes
-        seen["joint linear"] += joined and name in ("linear", "txgraph::linear_activation")
     return Counts(
         seen["scaled_dot_product_attention"] + seen["txgraph::softcap_attention"],
-        seen["joint linear"],
+        seen["txgraph::linears"],
         seen["layer_norm"] + seen["rms_norm"],
         sum(seen[name] for name in ("gelu", "gelu_tanh", "quick_gelu", "silu", "relu")),
     )

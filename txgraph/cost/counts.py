@@ -6,7 +6,7 @@ Symbolic sizes count as the sizes they had at capture; no guard is added.
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from math import prod
 from typing import Any
 
@@ -31,6 +31,11 @@ def _linear_activation_flops(
     return int(_mm_flops(rows, (weight_shape[1], weight_shape[0]))) + prod(out_shape)
 
 
+def _linears_flops(input_shape: torch.Size, weight_shapes: Sequence[torch.Size], *args: Any, **kwargs: Any) -> int:
+    rows = (prod(input_shape[:-1]), input_shape[-1])
+    return sum(int(_mm_flops(rows, (shape[1], shape[0]))) for shape in weight_shapes)
+
+
 def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *args: Any, **kwargs: Any) -> int:
     return 2 * prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
@@ -38,6 +43,7 @@ def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *arg
 # Formulas that torch's registry lacks, in its form: of the arguments' shapes.
 _FORMULAS: dict[Any, Any] = {
     torch.ops.txgraph.linear_activation: _linear_activation_flops,
+    torch.ops.txgraph.linears: _linears_flops,
     torch.ops.txgraph.softcap_attention: _attention_flops,
     torch.ops.txgraph.expert_linear: lambda x, w, expert, **kwargs: 2 * prod(x) * w[1],
     _aten.mv: lambda a, b, out_shape: _mm_flops(a, (*b, 1)),

@@ -80,6 +80,27 @@ define(
 )
 
 
+def linears(
+    input: torch.Tensor, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor | None]
+) -> list[torch.Tensor]:
+    """``input @ weight.T + bias`` for each weight: linears that read the same input.
+
+    Args:
+        input: ``[..., K]``. weights: each ``[Ni, K]``. biases: for each weight ``[Ni]`` or ``None``.
+
+    Returns:
+        for each weight ``[..., Ni]`` in the dtype of ``input``.
+    """
+    return [F.linear(input, weight, bias) for weight, bias in zip(weights, biases, strict=True)]
+
+
+define(
+    "linears(Tensor input, Tensor[] weights, Tensor?[] biases) -> Tensor[]",
+    linears,
+    lambda input, weights, _: [input.new_empty((*input.shape[:-1], weight.shape[0])) for weight in weights],
+)
+
+
 def softcap_attention(
     query: torch.Tensor,
     key: torch.Tensor,

@@ -10,10 +10,15 @@ import torch.nn.functional as F
 
 from tests.backends.kernels.errors import as_near
 from tests.helpers import normal
-from txgraph.backends.kernels.linear import ACTIVATIONS, linear_native
+from txgraph.backends.kernels.linear import ACTIVATIONS, linears_native
 from txgraph.ir.ops import ACTIVATIONS as FUNCTIONS
 
 pytestmark = pytest.mark.usefixtures("every_processor")
+
+
+def linear_native(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: str) -> torch.Tensor:
+    return linears_native(x, [weight], [bias], activation)[0]
+
 
 SIZES = [  # M, K, N
     *((m, 20, 30) for m in (1, 3, 4, 5, 15, 16, 17, 33, 48, 49, 64, 65, 100)),  # every width of a panel
@@ -87,15 +92,38 @@ def test_weights_and_biases_that_are_views() -> None:
 
 def test_numbers_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """The sums do not depend on how many threads share the work."""
-    x, w, b = normal(70, 130), normal(500, 130), normal(500)
-    results = []
-    for threads in (1, 2, 7, 64):
-        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        results.append(linear_native(x, w, b, "silu"))
-    assert all(torch.equal(results[0], other) for other in results[1:])
+    w, b = normal(500, 130), normal(500)
+    for x in (normal(70, 130), normal(1, 130), normal(3, 130)):
+        for weight in (w, w.t().contiguous().t()):
+            results = []
+            for threads in (1, 2, 7, 64):
+                monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+                results.append(linear_native(x, weight, b, "silu"))
+            assert all(torch.equal(results[0], other) for other in results[1:])
+
+
+WIDTHS = [(30,), (1, 1), (7, 16, 9), (200, 0, 60), (24, 24), (193, 400)]
+
+
+@pytest.mark.parametrize("widths", WIDTHS, ids=str)
+@pytest.mark.parametrize("rows", [0, 1, 2, 3, 4, 17, 130, 513])
+def test_several_weights(widths: tuple[int, ...], rows: int) -> None:
+    """The same sums as of each alone."""
+    x, weights = normal(rows, 50), [normal(n, 50) for n in widths]
+    biases = [normal(n) if at % 2 == 0 else None for at, n in enumerate(widths)]
+    for each in (weights, [w.t().contiguous().t() for w in weights]):
+        results = linears_native(x, each, biases, "gelu")
+        for result, weight, bias in zip(results, each, biases, strict=True):
+            assert torch.equal(result, linear_native(x, weight, bias, "gelu"))
+
+
+def test_weights_that_lie_differently() -> None:
+    x, weights = normal(9, 20), [normal(20, 30).t(), normal(5, 20), normal(7, 40)[:, ::2]]
+    for result, weight in zip(linears_native(x, weights, [None] * 3, ""), weights, strict=True):
+        torch.testing.assert_close(result, F.linear(x, weight))
 
 
 def test_what_torch_expects_of_an_operator() -> None:
-    operands = (normal(2, 3, 8), normal(5, 8), normal(5), "gelu")
+    operands = (normal(2, 3, 8), [normal(5, 8), normal(3, 8)], [normal(5), None], "gelu")
     checks = {"test_utils": ("test_schema", "test_faketensor")}
-    torch.library.opcheck(torch.ops.txgraph.linear_native.default, operands, **checks)
+    torch.library.opcheck(torch.ops.txgraph.linears_native.default, operands, **checks)
