@@ -43,7 +43,7 @@ This page is generated from `benchmarks/results/` by `python -m benchmarks.page`
   zeros at masked positions, and breaks its promise where there is anything else. The others promise eager's values
   everywhere; where they differ at masked positions, a note says so.
 - *Cold* is what a first call takes, compilation and export included. *Peak* is the most memory that the process ever
-  held, the model and its libraries included.
+  held, the model and its libraries included; *held* is what it holds after the last round.
 - Weights are random and seeded, except those of MiniLM. Where a row decodes, tokens must be equal to eager's.
 
 | competitor | what it is |
@@ -146,7 +146,17 @@ def _row(row: dict[str, Any]) -> str:
         return f"### {row['row']}\n\nFailed: {row['failed']}\n"
     inputs = ", ".join(f"`{name}` {what}" for name, what in row["inputs"].items())
     density = "" if row["density"] is None else f" {row['density']:.0%} of the positions are valid."
-    heads = ["competitor", "median ms", "times eager", "times best peer", "error", "to float64", "cold s", "peak MB"]
+    heads = [
+        "competitor",
+        "median ms",
+        "times eager",
+        "times best peer",
+        "error",
+        "to float64",
+        "cold s",
+        "peak MB",
+        "held MB",
+    ]
     lines = [[name, *_cells(entry, row)] for name, entry in row["competitors"].items()]
     if row["new_tokens"]:
         heads.append("tokens/s")
@@ -164,7 +174,7 @@ def _row(row: dict[str, Any]) -> str:
 
 def _cells(entry: dict[str, Any], row: dict[str, Any]) -> Iterator[str]:
     if entry["failed"]:
-        yield from ("failed", *[""] * (7 if row["new_tokens"] else 6))
+        yield from ("failed", *[""] * (8 if row["new_tokens"] else 7))
         return
     yield _ms(entry).removesuffix(" ms")
     yield from (_ratio(entry, baseline) for baseline in ("eager", "best peer"))
@@ -173,6 +183,8 @@ def _cells(entry: dict[str, Any], row: dict[str, Any]) -> Iterator[str]:
     yield "" if exact is None else f"{exact:.1e}"
     yield f"{entry['cold_seconds']:.1f}"
     yield f"{entry['rss_bytes']['end'] / MB:.0f}"
+    held = entry["rss_bytes"]["held_end"]
+    yield "" if held is None else f"{held / MB:.0f}"
     if row["new_tokens"]:
         yield f"{entry['tokens_per_second']:.1f}"
 

@@ -22,8 +22,8 @@ _HEADINGS = (
     "relative\nerror",
     "error to\nfloat64",
     "cold\ns",
-    "compile\npeak MB",
-    "end\npeak MB",
+    "peak\nMB",
+    "held\nMB",
 )
 
 
@@ -107,8 +107,8 @@ def _cells(entry: dict[str, Any]) -> list[str]:
         *(f"[{color}]{size}[/{color}]" for size in sizes),
         "" if exact is None else f"{exact:.1e}",
         f"{entry['cold_seconds']:.1f}",
-        f"{memory['after_compile'] / MB:.0f}",
         f"{memory['end'] / MB:.0f}",
+        "" if memory["held_end"] is None else f"{memory['held_end'] / MB:.0f}",
     ]
 
 

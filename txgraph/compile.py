@@ -17,6 +17,7 @@ from txgraph.errors import BackendFailed, UnsupportedOp, VerificationFailed
 from txgraph.ir import Graph, type_of
 from txgraph.ir.padding import may_be_mask
 from txgraph.measure import RewriteTimer
+from txgraph.memory import give_back
 from txgraph.options import CompileOptions, Target
 from txgraph.pipeline import PassRecord, PassResult, Pipeline
 from txgraph.report import Fallback, GraphReport, Report
@@ -39,13 +40,13 @@ def compile_call(call: ExampleCall, pipeline: Pipeline, options: CompileOptions,
     compilation.backend.prepare(call.model.parameters(), compilation.target)
     with compilation.clock("load"):
         warm = WarmStart.of(call, compilation.backend, pipeline, options)
-    kept = compilation.take_kept(warm)
-    if kept is not None:
-        return kept
-    made = compilation.make()
-    if made.report.backend == compilation.backend.name:
-        warm.keep(made)
-    return made
+    compiled = compilation.take_kept(warm)
+    if compiled is None:
+        compiled = compilation.make()
+        if compiled.report.backend == compilation.backend.name:
+            warm.keep(compiled)
+    give_back()
+    return compiled
 
 
 @dataclass(frozen=True)
