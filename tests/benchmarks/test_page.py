@@ -94,7 +94,7 @@ def test_page_has_every_row_and_competitor(result: dict[str, Any]) -> None:
     assert (
         "| padded | 400.0 ms | 200.0 ms (openvino) | 100.0 ms | 4.00 | 2.00 | 50.0 ms, 4.00 times best peer |" in text
     )
-    assert "| lost | failed |  |  |  |  |  |  |" in text
+    assert "| lost | failed |  |  |  |  |  |" in text
     assert "| txgraph | 100.0 | 4.00 | 2.00 | 2.0e-06 | 3.0e-06 | 12.5 | 900 | 700 |\n" in text
     assert "| txgraph | 100.0 | 4.00 | 2.00 | 2.0e-06 | 3.0e-06 | 12.5 | 900 | 700 | 80.0 |\n" in text
     assert "- absent failed: PackageMissing: absent is not installed\n" in text
