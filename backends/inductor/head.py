@@ -7,32 +7,21 @@ then cannot tell sizes apart, nor tune for them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch.fx import Node
 
-from txgraph.ir import Graph, extract, interpret
+from txgraph.backends.inductor.eager import Eager
+from txgraph.ir import Graph, extract
 
 _DECIDES_SIZES = frozenset((torch.ops.txgraph.token_index.default,))
 
 
-@dataclass(frozen=True)
-class Head:
-    """What computes the values that decide sizes from the tensors of a call; without a graph there are none."""
-
-    graph: Graph | None = None
-
-    def __call__(self, tensors: Sequence[torch.Tensor]) -> Sequence[Any]:
-        return () if self.graph is None else interpret(self.graph, tensors)
-
-
-def cut_head(graph: Graph) -> Head:
-    """Make the values that decide sizes inputs of ``graph``, after its own."""
+def cut_head(graph: Graph) -> Eager | None:
+    """Make the values that decide sizes inputs of ``graph``, after its own; gives what computes them of the others."""
     deciding = [node for node in graph.calls() if node.target in _DECIDES_SIZES]
     if not deciding:
-        return Head()
+        return None
     results = [piece for node in deciding for piece in node.users]
     names = {node.name for node in (*results, *_ancestors(deciding))}
     head = extract(graph, names, [n.name for n in graph.inputs], [n.name for n in results])
@@ -43,7 +32,7 @@ def cut_head(graph: Graph) -> Head:
         placeholder.meta = {"val": piece.meta["val"]}
         piece.replace_all_uses_with(placeholder)
     graph.eliminate_dead_code()
-    return Head(head)
+    return Eager(head)
 
 
 def _ancestors(nodes: Sequence[Node]) -> list[Node]:

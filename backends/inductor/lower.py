@@ -13,8 +13,9 @@ from torch.fx import Node
 from txgraph.backends.base import Compiled
 from txgraph.backends.inductor.adapter import artifact_bytes, compile_graph, load_artifact, settings
 from txgraph.backends.inductor.attention import choose_attention
+from txgraph.backends.inductor.eager import Eager, not_worth_compiling
 from txgraph.backends.inductor.gemm import activate, choose_gemms, fused_activations
-from txgraph.backends.inductor.head import Head, cut_head
+from txgraph.backends.inductor.head import cut_head
 from txgraph.backends.inductor.linears import join_linears
 from txgraph.backends.inductor.mutations import write_in_place, written_in_place
 from txgraph.backends.inductor.pieces import layers
@@ -57,8 +58,7 @@ class InductorBackend:
     def prepare(self, weights: Iterable[torch.Tensor], target: Target) -> None:
         """Compile our own kernels, if they may be used."""
         if target.kind == "cpu" and any(weight.dtype is torch.float32 for weight in weights):
-            for kernel in ("linear", "attention"):
-                start(kernel)
+            start("kernels")
 
     def lower(self, graph: Graph, target: Target, options: BackendOptions) -> Compiled:
         """Compile; the weights are handed over at each call, not copied."""
@@ -74,9 +74,12 @@ class InductorBackend:
         written = written_in_place(lowered, pieces)
         functions: dict[int, Callable[..., Sequence[Any]]] = {}
         sources: list[str] = []
+        small = not_worth_compiling(lowered, pieces, target)
         for number, piece in enumerate(pieces):
             if piece.like == number:
-                functions[number], code = _compile(write_in_place(piece.graph(lowered), written), options)
+                part = write_in_place(piece.graph(lowered), written)
+                function, code = _called(part) if number in small else _compile(part, options)
+                functions[number] = function
                 sources.append(code)
         weights = [lowered.constants[str(node.target)] for node in constant_nodes(lowered)]
         places = frozenset(at for at, value in enumerate(lowered.outputs) if str(value) in written)
@@ -89,7 +92,7 @@ class InductorBackend:
         wait()
         lasting, artifacts = kept
         try:
-            functions = {number: load_artifact(data) for number, data in artifacts.items()}
+            functions = {at: data if isinstance(data, Eager) else load_artifact(data) for at, data in artifacts.items()}
         except Exception as error:  # Inductor raises whatever its loading raises
             raise BackendFailed(f"Inductor cannot load a kept graph: {type(error).__name__}: {error}") from error
         return cast(_Lasting, lasting).compiled(functions)
@@ -101,7 +104,7 @@ class _Lasting:
 
     plan: Plan
     weights: Sequence[torch.Tensor]
-    head: Head
+    head: Eager | None
     code: str
     choices: dict[str, str]
     in_place: frozenset[int]
@@ -114,9 +117,14 @@ class _Lasting:
 
     def _kept(self, functions: Mapping[int, Callable[..., Sequence[Any]]]) -> Any:
         try:
-            return self, {number: artifact_bytes(function) for number, function in functions.items()}
+            return self, {at: f if isinstance(f, Eager) else artifact_bytes(f) for at, f in functions.items()}
         except RuntimeError as error:
             raise BackendFailed(f"Inductor cannot store a graph: {_first_line(error)}") from error
+
+
+def _called(graph: Graph) -> tuple[Callable[..., Sequence[Any]], str]:
+    function = Eager(graph)
+    return function, function.code
 
 
 def _compile(graph: Graph, options: BackendOptions) -> tuple[Callable[..., Sequence[Any]], str]:

@@ -84,7 +84,7 @@ class Program:
         plan: Plan,
         functions: Mapping[int, _Function],
         weights: Sequence[torch.Tensor],
-        head: Callable[[Sequence[torch.Tensor]], Sequence[Any]],
+        head: Callable[..., Sequence[Any]] | None = None,
     ) -> None:
         self._steps = [(functions[step.function], step.taken, step.given, step.freed) for step in plan.steps]
         self._weights, self._head = weights, head
@@ -103,7 +103,8 @@ class Program:
         return self._run(self._values(tensors))
 
     def _values(self, tensors: Sequence[torch.Tensor]) -> list[Any]:
-        return [*self._weights, *tensors, *self._head(tensors), *self._made]
+        given = () if self._head is None else self._head(*tensors)
+        return [*self._weights, *tensors, *given, *self._made]
 
     def _run(self, values: list[Any]) -> Sequence[Any]:
         for function, taken, given, freed in self._steps:

@@ -83,7 +83,7 @@ def _run(
         attn_mask = attn_mask[(None,) * (4 - attn_mask.ndim)]
         steps = [step if size > 1 else 0 for step, size in zip(attn_mask.stride(), attn_mask.shape, strict=True)]
         flags |= _BOOLEAN * (attn_mask.dtype is torch.bool)
-    load("attention").attention(
+    load("kernels").attention(
         *map(pointer, (query, key, value, result)),
         (ctypes.c_int64 * 7)(*sizes),
         (ctypes.c_int64 * 13)(*(step for each in strides for step in each), *steps),

@@ -8,18 +8,21 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import re
 import threading
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch._inductor import config
 from torch._inductor.codecache import CppCodeCache
+from torch._inductor.cpu_vec_isa import VecISA, valid_vec_isa_list
 from torch.backends import cpu
 
 _FOLDER = Path(__file__).parent
-_SHARED = "vectors.h"
+_INCLUDE = re.compile(r'^#include "(.*)"$', re.MULTILINE)
 
 
 def load(name: str) -> ctypes.CDLL:
@@ -80,16 +83,31 @@ def known_vectors() -> dict[str, Any]:
     """Inductor's settings where torch itself runs vector code on this processor: then it need not try, for seconds.
 
     What it tries is whether programs with these instructions can be compiled and run. torch has found out the latter,
-    and every compiler that is new enough for torch's headers knows them.
+    and every compiler that is new enough for torch's headers knows them; those for AMX may be newer, and are tried.
     """
-    known = platform.machine() == "x86_64" and cpu.get_cpu_capability() in ("AVX2", "AVX512")
-    return {"cpp.vec_isa_ok": True} if known else {}
+    if platform.machine() != "x86_64" or cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+        return {}
+    known = {"cpp.vec_isa_ok": True}
+    tried = VecISA.check_build
+    with (
+        config.patch(known),
+        mock.patch.object(VecISA, "check_build", lambda isa, code: "amx" not in str(isa) or tried(isa, code)),
+    ):
+        valid_vec_isa_list()  # which it remembers
+    return known
 
 
 def source(name: str) -> str:
     """The text of ``name.cpp`` with what it includes from this folder: the compiler sees one file."""
-    text = (_FOLDER / f"{name}.cpp").read_text(encoding="utf-8")
-    return text.replace(f'#include "{_SHARED}"', (_FOLDER / _SHARED).read_text(encoding="utf-8"))
+    included = set[str]()
+
+    def text(file: str) -> str:
+        if file in included:
+            return ""
+        included.add(file)
+        return _INCLUDE.sub(lambda match: text(match[1]), (_FOLDER / file).read_text(encoding="utf-8"))
+
+    return text(f"{name}.cpp")
 
 
 def pointer(tensor: torch.Tensor | None) -> ctypes.c_void_p:

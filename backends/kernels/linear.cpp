@@ -68,39 +68,39 @@ struct Operands {
 };
 
 // Rows of a weight that a thread takes at a time: as many columns of the result, whose rows are N apart.
-struct Block {
+struct Share {
   const float *weight, *bias;
   float* result;
   int64_t rows, N;
 };
 
-std::vector<Block> blocks_of(const Operands& o, int64_t size) {
-  std::vector<Block> blocks;
+std::vector<Share> shares_of(const Operands& o, int64_t size) {
+  std::vector<Share> shares;
   for (const Linear& each : o.linears)
     for (int64_t n = 0; n < each.N; n += size)
-      blocks.push_back({each.weight + n * (o.columns ? 1 : o.K), each.bias ? each.bias + n : nullptr, each.result + n,
+      shares.push_back({each.weight + n * (o.columns ? 1 : o.K), each.bias ? each.bias + n : nullptr, each.result + n,
                         std::min(size, each.N - n), each.N});
-  return blocks;
+  return shares;
 }
 
 // Turns a tile of sums around, up to LANES columns of the result for up to LANES rows.
-inline void finish(const Operands& o, const Block& block, const float* sums, int64_t line, int64_t m0, int64_t n0) {
+inline void finish(const Operands& o, const Share& share, const float* sums, int64_t line, int64_t m0, int64_t n0) {
   Vec tile[LANES];
-  const int64_t rows = std::min<int64_t>(LANES, o.M - m0), columns = std::min<int64_t>(LANES, block.rows - n0);
+  const int64_t rows = std::min<int64_t>(LANES, o.M - m0), columns = std::min<int64_t>(LANES, share.rows - n0);
 #pragma GCC unroll 32
   for (int i = 0; i < LANES; ++i) {
     tile[i] = i < columns ? load(sums + i * line) : Vec{};
-    if (block.bias && i < columns) tile[i] += block.bias[n0 + i];
+    if (share.bias && i < columns) tile[i] += share.bias[n0 + i];
   }
   if (o.activation != NONE)
     for (int i = 0; i < LANES; ++i) tile[i] = activate(o.activation, tile[i]);
   transpose(tile);
-  float* to = block.result + m0 * block.N + n0;
+  float* to = share.result + m0 * share.N + n0;
   if (rows == LANES && columns == LANES)
 #pragma GCC unroll 32
-    for (int i = 0; i < LANES; ++i) store(to + i * block.N, tile[i]);
+    for (int i = 0; i < LANES; ++i) store(to + i * share.N, tile[i]);
   else
-    for (int i = 0; i < rows; ++i) std::memcpy(to + i * block.N, &tile[i], columns * sizeof(float));
+    for (int i = 0; i < rows; ++i) std::memcpy(to + i * share.N, &tile[i], columns * sizeof(float));
 }
 
 void compute(const Operands& o) {
@@ -113,7 +113,7 @@ void compute(const Operands& o) {
   int64_t N = 0;
   for (const Linear& each : o.linears) N += each.N;
   const int64_t size = std::clamp<int64_t>(N / (o.threads * 2) / 24 * 24, 24, 192);
-  const std::vector<Block> blocks = blocks_of(o, size);
+  const std::vector<Share> shares = shares_of(o, size);
 #pragma omp parallel num_threads(o.threads)
   {
     static thread_local std::vector<float> sums_memory;
@@ -125,24 +125,24 @@ void compute(const Operands& o) {
         turn(o.x + panels.first(p) * LANES * o.line + k, o.line, o.M - panels.first(p) * LANES, std::min(DEPTH, o.K - k),
              packed + (panels.first(p) * o.K + k * panels.width(p)) * LANES, panels.width(p) * LANES, panels.width(p));
 #pragma omp for schedule(dynamic, 1)
-    for (int64_t b = 0; b < static_cast<int64_t>(blocks.size()); ++b) {
-      const Block& block = blocks[b];
-      if (!o.K) std::fill_n(sums, block.rows * line, 0.f);
+    for (int64_t b = 0; b < static_cast<int64_t>(shares.size()); ++b) {
+      const Share& share = shares[b];
+      if (!o.K) std::fill_n(sums, share.rows * line, 0.f);
       for (int64_t k = 0; k < o.K; k += DEPTH)
         for (int64_t p = 0; p < panels.count; ++p) {
           const int64_t first = panels.first(p) * LANES, width = panels.width(p);
           const float* x = packed + first * o.K + k * width * LANES;
           const int64_t depth = std::min(DEPTH, o.K - k);
           if (o.columns)
-            multiply<true>(width, block.rows, block.weight + k * block.N, block.N, x, width * LANES, depth,
+            multiply<true>(width, share.rows, share.weight + k * share.N, share.N, x, width * LANES, depth,
                            sums + first, line, k > 0, true);
           else
-            multiply(width, block.rows, block.weight + k, o.K, x, width * LANES, depth, sums + first, line,
+            multiply(width, share.rows, share.weight + k, o.K, x, width * LANES, depth, sums + first, line,
                      k > 0, true);
         }
       for (int64_t v = 0; v < panels.vectors; ++v)
-        for (int64_t n = 0; n < block.rows; n += LANES)
-          finish(o, block, sums + n * line + v * LANES, line, v * LANES, n);
+        for (int64_t n = 0; n < share.rows; n += LANES)
+          finish(o, share, sums + n * line + v * LANES, line, v * LANES, n);
     }
   }
 }
@@ -195,7 +195,7 @@ inline void add_rows(const float* weight, int64_t N, const float* x, int64_t lin
 }
 
 // Bias and activation of a part of a row of the result.
-inline void finish_row(float* row, const float* bias, int64_t count, int activation) {
+__attribute__((noinline)) void finish_row(float* row, const float* bias, int64_t count, int activation) {
   for (int64_t n = 0; n < count; n += LANES) {
     const int64_t columns = std::min<int64_t>(LANES, count - n);
     Vec value{}, shift{};
@@ -208,13 +208,13 @@ inline void finish_row(float* row, const float* bias, int64_t count, int activat
 
 template <int M>
 void few_by_rows(const Operands& o) {
-  const std::vector<Block> blocks = blocks_of(o, 96);
+  const std::vector<Share> shares = shares_of(o, 96);
 #pragma omp parallel for schedule(dynamic, 1) num_threads(o.threads)
-  for (int64_t b = 0; b < static_cast<int64_t>(blocks.size()); ++b) {
-    const Block& block = blocks[b];
-    for (int64_t n = 0; n < block.rows; ++n)
-      dots<M>(block.weight + n * o.K, o.x, o.line, o.K, block.result + n, block.N);
-    for (int m = 0; m < M; ++m) finish_row(block.result + m * block.N, block.bias, block.rows, o.activation);
+  for (int64_t b = 0; b < static_cast<int64_t>(shares.size()); ++b) {
+    const Share& share = shares[b];
+    for (int64_t n = 0; n < share.rows; ++n)
+      dots<M>(share.weight + n * o.K, o.x, o.line, o.K, share.result + n, share.N);
+    for (int m = 0; m < M; ++m) finish_row(share.result + m * share.N, share.bias, share.rows, o.activation);
   }
 }
 
@@ -224,37 +224,37 @@ void few_by_columns(const Operands& o) {
   constexpr int64_t ROWS = 8;
   const int64_t chunk = std::max<int64_t>(64, o.K / 16 / ROWS * ROWS);
   static thread_local std::vector<float> memory;
-  const std::vector<Block> blocks = blocks_of(o, 4096);
+  const std::vector<Share> shares = shares_of(o, 4096);
   const int64_t chunks = (o.K + chunk - 1) / chunk;
-  std::vector<int64_t> first{0}; // of each block: where its sums begin
-  for (const Block& block : blocks) first.push_back(first.back() + chunks * M * block.rows);
+  std::vector<int64_t> first{0}; // of each share: where its sums begin
+  for (const Share& share : shares) first.push_back(first.back() + chunks * M * share.rows);
   if (static_cast<int64_t>(memory.size()) < first.back()) memory.resize(first.back());
   float* sums_of_all = memory.data();
 #pragma omp parallel num_threads(o.threads)
   {
 #pragma omp for schedule(dynamic, 1) collapse(2)
-    for (int64_t b = 0; b < static_cast<int64_t>(blocks.size()); ++b)
+    for (int64_t b = 0; b < static_cast<int64_t>(shares.size()); ++b)
       for (int64_t c = 0; c < chunks; ++c) {
-        const Block& block = blocks[b];
-        float* sums = sums_of_all + first[b] + c * M * block.rows;
-        std::fill_n(sums, M * block.rows, 0.f);
+        const Share& share = shares[b];
+        float* sums = sums_of_all + first[b] + c * M * share.rows;
+        std::fill_n(sums, M * share.rows, 0.f);
         int64_t k = c * chunk;
         const int64_t stop = std::min(k + chunk, o.K);
         for (; k + ROWS <= stop; k += ROWS)
-          add_rows<ROWS, M>(block.weight + k * block.N, block.N, o.x + k, o.line, block.rows, sums);
-        for (; k < stop; ++k) add_rows<1, M>(block.weight + k * block.N, block.N, o.x + k, o.line, block.rows, sums);
+          add_rows<ROWS, M>(share.weight + k * share.N, share.N, o.x + k, o.line, share.rows, sums);
+        for (; k < stop; ++k) add_rows<1, M>(share.weight + k * share.N, share.N, o.x + k, o.line, share.rows, sums);
       }
 #pragma omp for schedule(static) collapse(2)
-    for (int64_t b = 0; b < static_cast<int64_t>(blocks.size()); ++b)
+    for (int64_t b = 0; b < static_cast<int64_t>(shares.size()); ++b)
       for (int64_t m = 0; m < M; ++m) {
-        const Block& block = blocks[b];
-        float* row = block.result + m * block.N;
-        std::fill_n(row, block.rows, 0.f);
+        const Share& share = shares[b];
+        float* row = share.result + m * share.N;
+        std::fill_n(row, share.rows, 0.f);
         for (int64_t c = 0; c < chunks; ++c) {
-          const float* sums = sums_of_all + first[b] + (c * M + m) * block.rows;
-          for (int64_t n = 0; n < block.rows; ++n) row[n] += sums[n];
+          const float* sums = sums_of_all + first[b] + (c * M + m) * share.rows;
+          for (int64_t n = 0; n < share.rows; ++n) row[n] += sums[n];
         }
-        finish_row(row, block.bias, block.rows, o.activation);
+        finish_row(row, share.bias, share.rows, o.activation);
       }
   }
 }
@@ -281,7 +281,6 @@ extern "C" void linears(
     switch (o.M) {
       case 1: few<1>(o); break;
       case 2: few<2>(o); break;
-      case 3: few<3>(o); break;
       case 4: few<4>(o); break;
       default: compute(o);
     }

@@ -42,7 +42,7 @@ def linears_native(
     weights = weights if columns else [weight.contiguous() for weight in weights]
     biases = [None if bias is None else bias.contiguous() for bias in biases]
     pointers = ctypes.c_void_p * len(weights)
-    load("linear").linears(
+    load("kernels").linears(
         pointer(rows),
         pointers(*map(pointer, weights)),
         pointers(*map(pointer, biases)),

@@ -186,7 +186,7 @@ inline void multiply_rows(
   }
   if constexpr (R > 1)
     if (r < rows)
-      multiply_rows<R / 2, V, TURNED>(rows - r, a + r * line, lda, b, ldb, depth, c + r * ldc, ldc, add, false);
+      multiply_rows<TURNED ? 1 : R / 2, V, TURNED>(rows - r, a + r * line, lda, b, ldb, depth, c + r * ldc, ldc, add, false);
 }
 
 // C[rows, width * LANES] = or += A[rows, depth] B[depth, width * LANES]: with as many sums as there are registers.

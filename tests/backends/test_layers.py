@@ -25,7 +25,6 @@ from transformers import (
 import txgraph
 from tests.small import graph_of
 from tests.zoo import OPTIONS, tokens
-from txgraph.backends.inductor.head import Head
 from txgraph.backends.inductor.pieces import Piece, layers, whole
 from txgraph.backends.inductor.program import Plan, Program, constant_nodes
 from txgraph.ir import Graph, interpret
@@ -102,7 +101,7 @@ def functions(graph: Graph, pieces: list[Piece]) -> dict[int, Any]:
 
 def run(graph: Graph, pieces: list[Piece], compiled: dict[int, Any], tensors: list[torch.Tensor]) -> Sequence[Any]:
     weights = [graph.constants[str(node.target)] for node in constant_nodes(graph)]
-    return Program(Plan.of(graph, pieces, {}), compiled, weights, Head()).run(tensors)
+    return Program(Plan.of(graph, pieces, {}), compiled, weights).run(tensors)
 
 
 def test_one_piece() -> None:

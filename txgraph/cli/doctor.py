@@ -88,7 +88,7 @@ def _compiler() -> Finding:
     """Compiles one of our kernels, as an optimization would."""
     name = os.environ.get("CXX", "g++")
     try:
-        load("linear")
+        load("kernels")
     except RuntimeError as error:
         advice = f"apt-get install g++ python3-dev, or set CXX ({str(error).strip().splitlines()[0]})"
         return Finding("C++ compiler", "", needed=True, advice=advice)

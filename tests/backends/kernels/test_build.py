@@ -17,9 +17,9 @@ from txgraph.options import Target
 
 
 def test_a_library_is_loaded_once() -> None:
-    library = build.load("attention")
+    library = build.load("kernels")
     assert isinstance(library.attention, ctypes._CFuncPtr)
-    assert build.load("attention") is library
+    assert build.load("kernels") is library
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_what_torch_knows_of_the_processor_is_not_tried(monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("weights", "target", "started"),
     [
-        ([torch.ones(1, dtype=torch.bfloat16), torch.ones(1)], "cpu", ["linear", "attention"]),
+        ([torch.ones(1, dtype=torch.bfloat16), torch.ones(1)], "cpu", ["kernels"]),
         ([torch.ones(1, dtype=torch.bfloat16)], "cpu", []),
         ([torch.ones(1)], "cuda", []),
         ([], "cpu", []),

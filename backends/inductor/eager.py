@@ -1,0 +1,71 @@
+"""Pieces that are not worth a compilation: what stands before the first layer and behind the last one.
+
+Compiling a piece takes Inductor and a C++ compiler a second or two, however small it is. A few operators on values that
+are small beside the layers lose next to nothing when they are called one by one.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from txgraph.backends.inductor.pieces import Piece
+from txgraph.cost import CostModel, hardware_of
+from txgraph.ir import Graph
+from txgraph.options import Target
+
+CALL_SECONDS = 5e-6  # of one operator, called from Python
+LARGEST_LOSS = 0.01  # of the predicted time of the whole graph, for all pieces together
+
+
+class Eager:
+    """A graph whose operators are called one by one; it can be pickled."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+
+    def __reduce__(self) -> tuple[type[Eager], tuple[Graph]]:
+        return Eager, (self.graph,)
+
+    @functools.cached_property
+    def _module(self) -> torch.fx.GraphModule:
+        return torch.fx.GraphModule(dict(self.graph.constants), self.graph.fx)
+
+    @property
+    def code(self) -> str:
+        """What is run, as Python."""
+        return self._module.code
+
+    def __call__(self, *tensors: torch.Tensor) -> Sequence[Any]:
+        """All outputs. Autocast does not act on it: what it did to the model is in the graph."""
+        device = tensors[0].device.type if tensors else "cpu"
+        if torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
+                return self._module(*tensors)  # type: ignore[no-any-return]  # a tuple, by the spec
+        return self._module(*tensors)  # type: ignore[no-any-return]
+
+
+def not_worth_compiling(graph: Graph, pieces: Sequence[Piece], target: Target) -> frozenset[int]:
+    """The numbers of pieces that may be run eagerly: those that lose least, as long as all together lose little."""
+    if target.kind != "cpu":
+        return frozenset()
+    hardware = hardware_of(target)
+    fused, apart = (CostModel(hardware, fuses_elementwise=fuses).seconds for fuses in (True, False))
+    nodes = {node.name: node for node in graph.nodes}
+    losses: dict[int, float] = {}
+    total = 0.0
+    for number, piece in enumerate(pieces):
+        operators = [nodes[name] for name in piece.names]
+        compiled = fused(operators)
+        total += compiled
+        if piece.like == number and not any(other.like == number for other in pieces if other is not piece):
+            losses[number] = apart(operators) + len(operators) * CALL_SECONDS - compiled
+    chosen, lost = set[int](), 0.0
+    for number in sorted(losses, key=losses.__getitem__):
+        lost += losses[number]
+        if lost <= LARGEST_LOSS * total:
+            chosen.add(number)
+    return frozenset(chosen)

@@ -1,0 +1,115 @@
+"""Pieces that are small beside the layers are not compiled: which they are, and that they compute the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import BertConfig, BertModel
+
+import txgraph
+from tests.helpers import normal
+from tests.small import graph_of, traced
+from txgraph.backends.inductor import eager
+from txgraph.backends.inductor.eager import Eager, not_worth_compiling
+from txgraph.backends.inductor.pieces import layers, whole
+from txgraph.cache.adapter import dumps, loads
+from txgraph.options import Target
+
+CPU = Target("cpu")
+
+
+class Model(nn.Module):
+    """Four layers, with a little before and behind them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList(nn.Linear(256, 256) for _ in range(4))
+        self.head = nn.Linear(256, 3)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x = x + x.mean(-1, keepdim=True)
+        for layer in self.layers:
+            x = torch.tanh(layer(x)) + x
+        return x, self.head(x[:, 0]).softmax(-1)
+
+
+def test_what_stands_around_large_layers() -> None:
+    torch.manual_seed(0)
+    model, ids = BertModel(BertConfig(num_hidden_layers=12, vocab_size=100)).eval(), torch.randint(100, (1, 128))
+    graph = graph_of(model, input_ids=ids)
+    pieces = layers(graph, CPU)
+    ends = {number for number in range(len(pieces)) if sum(p.like == number for p in pieces) == 1}
+    assert len(ends) == 2
+    assert not_worth_compiling(graph, pieces, CPU) == ends
+    assert not_worth_compiling(graph, pieces, Target("cuda")) == frozenset()
+    assert not_worth_compiling(graph, whole(graph), CPU) == frozenset()
+
+
+def test_all_together_lose_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = graph_of(Model().eval(), normal(2, 128, 256))
+    pieces = layers(graph, CPU, wanted=True)
+    chosen = []
+    for loss in (0.0, 0.05, 10.0):
+        monkeypatch.setattr(eager, "LARGEST_LOSS", loss)
+        chosen.append(not_worth_compiling(graph, pieces, CPU))
+    assert chosen[0] == frozenset()
+    assert chosen[0] <= chosen[1] <= chosen[2]
+    assert chosen[2] == {number for number in range(len(pieces)) if sum(p.like == number for p in pieces) == 1} != set()
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """All that is no layer is small. Gives the pieces that were run so."""
+    monkeypatch.setattr(eager, "LARGEST_LOSS", 10.0)
+    run: list[Any] = []
+    original = Eager.__call__
+    monkeypatch.setattr(Eager, "__call__", lambda self, *tensors: run.append(self) or original(self, *tensors))
+    return run
+
+
+def test_a_model_with_such_pieces(small: list[Any]) -> None:
+    model = Model().eval()
+    fast = txgraph.optimize(model, args=(normal(2, 16, 256),), backend="inductor", options={"layers": True})
+    small.clear()
+    x = normal(2, 16, 256) + 1
+    for ours, theirs in zip(fast(x), model(x), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert len(small) == 2
+    assert not fast.report.fallbacks
+    assert "torch.ops.aten.softmax" in fast.code()  # as Python, not as C++
+    with torch.autocast("cpu", torch.bfloat16):
+        autocast = fast(x), model(x)
+    for ours, theirs in zip(*autocast, strict=True):
+        torch.testing.assert_close(ours.float(), theirs.float(), rtol=0.05, atol=0.05)
+
+
+def test_dynamic_sizes(small: list[Any]) -> None:
+    model = Model().eval()
+    fast = txgraph.optimize(model, backend="inductor", options={"layers": True})
+    for rows in (2, 3, 5):
+        x = normal(rows, 16, 256)
+        torch.testing.assert_close(fast(x)[1], model(x)[1])
+    assert len(fast.report.graphs) == 2
+    assert small
+
+
+def test_it_can_be_kept() -> None:
+    graph = traced(lambda x, w: F.linear(x, w).tanh(), normal(2, 8), w=normal(4, 8))
+    weight = graph.constants["w"]
+    function = Eager(graph)
+    (before,) = function(normal(2, 8))
+    assert function.code
+    again = loads(dumps(function, lambda tensor: "w"), lambda place: weight)
+    assert isinstance(again, Eager)
+    assert torch.equal(again(normal(2, 8))[0], before)
+
+
+def test_autocast_does_not_act_on_it() -> None:
+    function = Eager(traced(lambda x, w: F.linear(x, w), normal(2, 8), w=normal(4, 8)))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert function(normal(2, 8))[0].dtype is torch.float32
