@@ -212,14 +212,20 @@ class OptimizedModel(nn.Module):
         """Source that the backend generated in the latest compilation."""
         return self._latest().compiled.code
 
-    def render(self, path: str | Path) -> Path:
-        """Draw the graph before and after, side by side; ``path`` ends in .svg, .png, .pdf, .dot or .html.
+    def render(self, path: str | Path, view: str = "side-by-side", focus: str = "") -> Path:
+        """Draw the latest graph, before and after the passes.
+
+        Args:
+            path: ends in .svg, .png, .pdf, .dot or .html.
+            view: ``"side-by-side"``, ``"before"`` or ``"after"``.
+            focus: the path of a module, such as ``"encoder.layer.3"``: only what belongs to it is drawn.
 
         Returns:
             The file written: without the ``dot`` program that is the .dot source.
 
         Raises:
-            ValueError: the file name has another ending; OSError: the file cannot be written.
+            ValueError: the file name has another ending, or there is no such view or module.
+            OSError: the file cannot be written.
         """
         latest = self._latest()
         return render_graphs(
@@ -229,6 +235,8 @@ class OptimizedModel(nn.Module):
             title=type(self._original).__name__,
             report=str(self.report),
             rewrites=[r for p in latest.report.passes if p.status == "applied" for r in p.rewrites],
+            view=view,
+            focus=focus,
         )
 
     def train(self, mode: bool = True) -> OptimizedModel:

@@ -31,6 +31,18 @@ def test_a_picture(ending: str, tmp_path: Path) -> None:
     assert "scaled_dot_product_attention" in text
 
 
+def test_one_module_of_one_graph(tmp_path: Path) -> None:
+    path = tmp_path / "one.dot"
+    result = run(
+        "bert-base", "-o", str(path), "--view", "after", "--focus", "encoder.layer.3.attention", "--length", "16"
+    )
+    assert result.exit_code == 0, result.output
+    text = html.unescape(path.read_text(encoding="utf-8"))
+    assert "after_scaled_dot_product_attention" in text
+    assert "intermediate" not in text
+    assert "before_" not in text
+
+
 def test_without_graphviz(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     assert shutil.which("dot") is None
@@ -47,5 +59,9 @@ def test_wrong_arguments(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: cannot draw to ")
     assert "make it first" in result.stderr
+    result = run(TWO, "--focus", "attention", "-o", str(tmp_path / "two.svg"))
+    assert result.exit_code == 2
+    assert "no operator belongs to a module 'attention'" in " ".join(result.stderr.replace("│", " ").split())
+    assert run(TWO, "--view", "both").exit_code == 2
     assert run("tests.cli.factories:nothing", "-o", str(tmp_path / "two.svg")).exit_code == 2
     assert run("tests.cli.factories:data_dependent", "-o", str(tmp_path / "two.svg")).exit_code == 1

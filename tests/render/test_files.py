@@ -15,7 +15,7 @@ import txgraph
 from tests.render.models import Stack, Stages, X, stages
 from tests.small import MLP
 from txgraph.render import render_graphs
-from txgraph.render.files import FORMATS
+from txgraph.render.files import FORMATS, VIEWS
 
 needs_dot = pytest.mark.skipif(shutil.which("dot") is None, reason="needs Graphviz")
 MAGIC = {".svg": b"<?xml", ".png": b"\x89PNG", ".pdf": b"%PDF", ".dot": b"digraph", ".html": b"<!DOCTYPE html>"}
@@ -101,3 +101,27 @@ def test_a_program_that_dies(run: Stages, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(graphviz.Digraph, "pipe", fail)
     with pytest.raises(txgraph.TxgraphError, match=r"dot could not draw .*stack\.png: .*pipe"):
         render_graphs(run.before, run.after, tmp_path / "stack.png")
+
+
+@needs_dot
+@pytest.mark.parametrize("view", VIEWS)
+def test_views(run: Stages, tmp_path: Path, view: str) -> None:
+    path = render_graphs(run.before, run.after, tmp_path / "stack.svg", "Stack", "", run.rewrites, view=view)
+    text = path.read_text(encoding="utf-8")
+    titles = {side for side in ("before", "after") if f"cluster_{side}<" in text}
+    assert titles == set(VIEWS[view])
+    assert ("#1 on the left" in text) is (view == "side-by-side")
+    assert "x2: 2 equal layers" in text
+
+
+def test_a_view_that_is_not_there(run: Stages, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"there is no view 'both': it is one of side-by-side, before, after"):
+        render_graphs(run.before, run.after, tmp_path / "x.svg", view="both")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_legend_speaks_only_of_what_is_drawn(tmp_path: Path) -> None:
+    alone = stages(Stack(8), X)
+    path = render_graphs(alone.before, alone.after, tmp_path / "x.dot", "", "", alone.rewrites)
+    assert "equal layers" not in path.read_text(encoding="utf-8")
+    assert "on the left" not in render_graphs(alone.before, alone.before, path).read_text(encoding="utf-8")

@@ -67,7 +67,7 @@ def compare(before: View, after: View, rewrites: Sequence[Rewrite]) -> tuple[Fat
     return {name: fates_before[name] for name in before}, fates_after
 
 
-def replaced_paths(before: View, after: View, fates: tuple[Fates, Fates]) -> dict[str, Path]:
+def replaced_paths(before: View, after: View, fates: Sequence[Fates]) -> dict[str, Path]:
     """For nodes made out of others, the module that these have in common.
 
     A node that was made of several carries the module of one of them. Members of module lists are never

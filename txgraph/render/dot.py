@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 import graphviz
 import networkx as nx
@@ -14,11 +15,15 @@ from txgraph.render.style import FONT, INK, LOOKS, QUIET
 from txgraph.render.view import Path
 
 
-def to_dot(drawing: Drawing, title: str) -> graphviz.Digraph:
-    """The graph before on the left, the graph after on the right, legend and list of changes above."""
+def to_dot(drawing: Drawing, title: str, sides: Sequence[str] = ("before", "after")) -> graphviz.Digraph:
+    """The graph before on the left, the graph after on the right, legend and list of changes above.
+
+    Args:
+        sides: which of the two are drawn.
+    """
     dot = graphviz.Digraph("txgraph")
     dot.attr(
-        label=labels.header(drawing, title),
+        label=labels.header(drawing, title, len(sides) == 2),
         labelloc="t",
         labeljust="l",
         fontname=FONT,
@@ -34,8 +39,9 @@ def to_dot(drawing: Drawing, title: str) -> graphviz.Digraph:
     dot.attr("node", shape="box", fontname=FONT, fontsize="10", fontcolor=INK, margin="0.07,0.035", height="0.25")
     dot.attr("edge", fontname=FONT, fontsize="8", fontcolor=QUIET, color="#777777", arrowsize="0.6")
     for side, panel in (("before", drawing.before), ("after", drawing.after)):
-        _Panel(panel, side).add_to(dot)
-    for left, right in _level(drawing):
+        if side in sides:
+            _Panel(panel, side).add_to(dot)
+    for left, right in _level(drawing) if len(sides) == 2 else ():
         with dot.subgraph() as row:
             row.attr(rank="same")
             row.node(left)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from txgraph.ir import Graph
 from txgraph.render.diff import UNCHANGED, Fate, Fates, Status, compare, replaced_paths
+from txgraph.render.focus import focus_on
 from txgraph.render.fold import Folding, Repeat, fold
 from txgraph.render.summary import Change, summarise
 from txgraph.render.view import Arrow, Op, Path, View, module_classes, view_of
@@ -60,7 +61,7 @@ class Panel:
 
     Attributes:
         root: the tree of modules. repeats: the modules drawn once for several. classes: their class names.
-        operators: number of operators of the whole graph, without folding.
+        operators: number of operators of the whole graph, or of the module in focus, without folding.
     """
 
     root: Cluster
@@ -92,17 +93,26 @@ class Drawing:
     changes: tuple[Change, ...]
 
 
-def draw(before: Graph, after: Graph, rewrites: Sequence[Rewrite]) -> Drawing:
-    """Compare two graphs, fold their repeated layers and arrange what is left in boxes."""
+def draw(before: Graph, after: Graph, rewrites: Sequence[Rewrite], focus: str = "") -> Drawing:
+    """Compare two graphs, fold their repeated layers and arrange what is left in boxes.
+
+    Args:
+        focus: the path of a module; then what does not belong to it is left out.
+
+    Raises:
+        ValueError: there is no such module.
+    """
     graphs = (before, after)
-    views = [view_of(g) for g in graphs]
-    fates = compare(views[0], views[1], rewrites)
+    views: Sequence[View] = [view_of(g) for g in graphs]
+    fates: Sequence[Fates] = compare(views[0], views[1], rewrites)
     for name, path in replaced_paths(views[0], views[1], fates).items():
         views[1][name] = replace(views[1][name], path=path)
+    if focus:
+        views, fates = focus_on(focus, views, fates)
     folding = fold(views)
     numbers = _numbers(fates, folding)
     left, right = (
-        _panel(graph, view, at, fates[at], folding, numbers)
+        _panel(graph, view, at, fates[at], folding, numbers, bool(focus))
         for at, (graph, view) in enumerate(zip(graphs, views, strict=True))
     )
     return Drawing(left, right, summarise(views, fates, folding, numbers))
@@ -124,7 +134,9 @@ def _numbers(fates: Sequence[Fates], folding: Folding) -> dict[int, int]:
     return {group: drawn.setdefault(frozenset(members[group]), len(drawn) + 1) for group in order}
 
 
-def _panel(graph: Graph, view: View, at: int, fates: Fates, folding: Folding, numbers: dict[int, int]) -> Panel:
+def _panel(
+    graph: Graph, view: View, at: int, fates: Fates, folding: Folding, numbers: dict[int, int], focused: bool
+) -> Panel:
     instances = folding.instances(at)
     boxes = {name: _box(view, names, fates, numbers) for name, names in instances.items()}
     arrows = _arrows(view, at, folding)
@@ -143,7 +155,9 @@ def _panel(graph: Graph, view: View, at: int, fates: Fates, folding: Folding, nu
         for a in sources
         if owner[a.source] is not owner[target]
     )
-    return Panel(root, tuple(links), folding.repeats, module_classes(graph), len(graph.calls()))
+    drawn = {op.name for op in view.values() if op.kind == "call_function"}
+    operators = len([n for n in graph.calls() if n.name in drawn or not focused])
+    return Panel(root, tuple(links), folding.repeats, module_classes(graph), operators)
 
 
 def _box(view: View, names: list[str], fates: Fates, numbers: dict[int, int]) -> Box:

@@ -18,6 +18,7 @@ from txgraph.rewrite import Rewrite
 log = logging.getLogger(__name__)
 
 FORMATS = (".svg", ".png", ".pdf", ".dot", ".html")
+VIEWS = {"side-by-side": ("before", "after"), "before": ("before",), "after": ("after",)}
 
 
 def render_graphs(
@@ -27,20 +28,24 @@ def render_graphs(
     title: str = "",
     report: str = "",
     rewrites: Sequence[Rewrite] = (),
+    view: str = "side-by-side",
+    focus: str = "",
 ) -> Path:
-    """Draw two stages of a graph side by side, with what was fused, added and removed between them.
+    """Draw two stages of a graph, with what was fused, added and removed between them.
 
     Args:
         before, after: the captured graph, and what it became.
         path: ends in one of :data:`FORMATS`; an existing file is replaced.
         title: of the drawing. report: text for the .html page.
         rewrites: records of what was applied, in order: they say what became of which node.
+        view: which of the two is drawn: one of :data:`VIEWS`.
+        focus: the path of a module, such as ``encoder.layer.3``: only what belongs to it is drawn.
 
     Returns:
         The file written. Without Graphviz's ``dot`` program that is the .dot source, with a warning.
 
     Raises:
-        ValueError: the file name has another ending.
+        ValueError: the file name has another ending; there is no such view, or no such module.
         OSError: the file cannot be written.
         TxgraphError: ``dot`` failed.
     """
@@ -48,10 +53,12 @@ def render_graphs(
     ending = path.suffix.lower()
     if ending not in FORMATS:
         raise ValueError(f"cannot draw to {path.name!r}: the name must end in one of {', '.join(FORMATS)}")
+    if view not in VIEWS:
+        raise ValueError(f"there is no view {view!r}: it is one of {', '.join(VIEWS)}")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot draw to {path}: there is no folder {path.parent}; make it first")
-    drawing = draw(before, after, rewrites)
-    dot = to_dot(drawing, title)
+    drawing = draw(before, after, rewrites, focus)
+    dot = to_dot(drawing, title, VIEWS[view])
     if ending == ".dot":
         return _write(path, dot.source.encode())
     try:

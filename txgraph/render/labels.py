@@ -71,20 +71,25 @@ def panel_label(side: str, panel: Panel) -> str:
     return f"<<B>{side}</B>  {panel.operators} operators>"
 
 
-def header(drawing: Drawing, title: str) -> str:
-    """Title, legend, and the list of changes."""
+def header(drawing: Drawing, title: str, side_by_side: bool = True) -> str:
+    """Title, legend, the list of changes, and how numbers and folded layers are to be read."""
     changes = [_change(change) for change in drawing.changes[:MAX_CHANGES]]
     left = len(drawing.changes) - MAX_CHANGES
     if left > 0:
         changes.append(f'<TR><TD ALIGN="LEFT" COLSPAN="4">and {left} more kinds of change</TD></TR>')
     if not changes:
         changes = ["<TR><TD>the graphs are equal</TD></TR>"]
-    note = "#1 on the left became #1 on the right; x12: 12 equal layers, drawn once"
+    notes = []
+    if side_by_side and any(change.number for change in drawing.changes):
+        notes.append("#1 on the left became #1 on the right")
+    repeats = [repeat.count for panel in (drawing.before, drawing.after) for repeat in panel.repeats.values()]
+    if repeats:
+        notes.append(f"x{max(repeats)}: {max(repeats)} equal layers, drawn once")
     rows = (
         f'<FONT POINT-SIZE="28">{_bold(title)}</FONT>' if title else "",
         _legend(),
         f'<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="3" CELLPADDING="3">{"".join(changes)}</TABLE>',
-        f'<FONT COLOR="{QUIET}">{note}</FONT>',
+        f'<FONT COLOR="{QUIET}">{"; ".join(notes)}</FONT>' if notes else "",
     )
     cells = "".join(f'<TR><TD ALIGN="LEFT">{row}</TD></TR>' for row in rows if row)
     return f'<<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="3" CELLPADDING="2">{cells}</TABLE>>'
