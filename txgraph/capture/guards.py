@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils._sympy.printers import PythonPrinter
 
-from txgraph.capture.adapter import conditions_on_sizes
+from txgraph.capture.adapter import conditions_on_sizes, forms_check
 from txgraph.capture.state import plain_slots, versions
 from txgraph.ir import DTYPE_NAMES, Graph, type_of
 from txgraph.ir.padding import PaddingAssumption
@@ -146,6 +146,7 @@ class ModelState:
         self._dtypes = list(map(attrgetter("dtype"), self._tensors))
         self._shapes = list(map(attrgetter("shape"), self._tensors))
         self._strides = list(map(torch.Tensor.stride, self._tensors))
+        self._same_forms = forms_check(self._tensors)
         self._default_dtype = torch.get_default_dtype()
         self._training = list(map(attrgetter("training"), self._modules))
         self._versions = versions(self._frozen)
@@ -172,13 +173,16 @@ class ModelState:
             return f"{changed[0]} was changed in place, and its values are folded into the graph"
         if list(map(_read, self._samples)) != self._sampled:
             return "a weight was written to through .data, and its values are folded into the graph"
-        if list(map(attrgetter("dtype"), self._tensors)) != self._dtypes:
+        same_forms = self._same_forms()
+        if not same_forms and list(map(attrgetter("dtype"), self._tensors)) != self._dtypes:
             return "the model was moved to another dtype"
         if list(map(torch.Tensor.data_ptr, self._tensors)) != self._pointers:
             return "a parameter or buffer got new storage (assignment to .data, or a move to another device)"
-        shapes, strides = map(attrgetter("shape"), self._tensors), map(torch.Tensor.stride, self._tensors)
-        if list(shapes) != self._shapes or list(strides) != self._strides:
-            return "a parameter or buffer got another shape or other strides"
+        if not same_forms:
+            shapes, strides = map(attrgetter("shape"), self._tensors), map(torch.Tensor.stride, self._tensors)
+            if list(shapes) != self._shapes or list(strides) != self._strides:
+                return "a parameter or buffer got another shape or other strides"
+            self._same_forms = forms_check(self._tensors)  # it was a mode of torch that is another one
         return ""
 
     def same_mode(self) -> bool:
