@@ -224,8 +224,7 @@ class OptimizedModel(nn.Module):
             The file written: without the ``dot`` program that is the .dot source.
 
         Raises:
-            ValueError: the file name has another ending, or there is no such view or module.
-            OSError: the file cannot be written.
+            ValueError: another ending, no such view or module. OSError: the file cannot be written.
         """
         latest = self._latest()
         return render_graphs(

@@ -40,7 +40,7 @@ _ONEDNN_ACTIVATIONS = {
 }
 MEASURED_SECONDS = 0.1  # per distinct shape
 PIECE, MOST_PIECES = 1 << 20, 16  # numbers of other weights that are read at a time, and how many such pieces
-PIECES_BETWEEN = 2  # runs: more than that, and nothing is left in the cache of the program itself
+PIECES_BETWEEN = 2  # runs; reading them all would put the program itself out of the cache, too
 
 
 def _linear_onednn(

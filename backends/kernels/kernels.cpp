@@ -1,4 +1,4 @@
-// All kernels in one library: compiling them together takes half as long as one by one.
+// All kernels in one library: compiling them together takes three quarters of the time of one by one.
 
 #include "attention.cpp"
 #include "linear.cpp"

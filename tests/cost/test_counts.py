@@ -59,6 +59,11 @@ PRODUCTS = {
         (X, W, B),
         PRODUCT + 2 * 3 * 5,
     ),
+    "linears": (
+        lambda x, w, b: torch.ops.txgraph.linears(x, [w, w[:2]], [b, None]),
+        (X, W, B),
+        PRODUCT + PRODUCT // 5 * 2,
+    ),
     "capped attention": (
         lambda q, k, v: torch.ops.txgraph.softcap_attention(q, k, v, None, 0.5, 5.0),
         (HEADS, HEADS, HEADS[..., :3]),

@@ -67,6 +67,21 @@ def test_torch_accepts_the_operator() -> None:
         assert set(result.values()) == {"SUCCESS"}
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_linears(dtype: torch.dtype) -> None:
+    """Each is torch's own linear, in memory of its own."""
+    x, w, b = inputs(dtype)
+    results = torch.ops.txgraph.linears(x, [w, w[:2], w[:0]], [b, None, None])
+    for result, expected in zip(results, (F.linear(x, w, b), F.linear(x, w[:2]), F.linear(x, w[:0])), strict=True):
+        assert result.is_contiguous()
+        assert torch.equal(bits(result), bits(expected))
+    tests = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
+    for shape in ((8,), (0, 8), (2, 3, 4, 8)):
+        arguments = (torch.ones(shape, dtype=dtype), [w, w[:2]], [None, b[:2]])
+        checked = torch.library.opcheck(torch.ops.txgraph.linears.default, arguments, test_utils=tests)
+        assert set(checked.values()) == {"SUCCESS"}
+
+
 def test_quick_gelu() -> None:
     """Its definition, and that torch knows it for an operator on each number alone."""
     x = torch.tensor([float("nan"), float("inf"), -30.0, -1.0, -0.0, 0.5, 3.0])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -106,6 +108,25 @@ def test_what_torch_knows_of_the_processor_is_not_tried(monkeypatch: pytest.Monk
         assert VecAVX2()
     monkeypatch.setattr(build.cpu, "get_cpu_capability", lambda: "DEFAULT")
     assert build.known_vectors() == {}
+
+
+TRIED = """
+from torch._inductor.cpu_vec_isa import VecISA, pick_vec_isa
+from txgraph.backends.kernels import build
+
+tried = []
+VecISA.check_build = lambda isa, code: tried.append(str(isa)) or True
+known = build.known_vectors()
+with build.config.patch(known):
+    pick_vec_isa()
+print(*(each for each in tried if known and "amx" not in each), sep=", ")
+"""
+
+
+def test_nor_are_its_further_instructions() -> None:
+    """In a process of its own: torch remembers what it found out."""
+    run = subprocess.run([sys.executable, "-c", TRIED], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == ""
 
 
 @pytest.mark.parametrize(
