@@ -9,6 +9,8 @@ import torch
 from txgraph.cache import Measurements, is_on
 from txgraph.cost import best_seconds
 
+ROUNDS = 5  # at least
+
 
 def fastest(
     ways: Mapping[str, Callable[[], object]],
@@ -28,7 +30,9 @@ def fastest(
     best = kept.find(about) if kept else {}
     if best.keys() != ways.keys():
         with torch.no_grad():
-            best = dict(zip(ways, best_seconds(*ways.values(), seconds=seconds, before=before), strict=True))
+            best = dict(
+                zip(ways, best_seconds(*ways.values(), seconds=seconds, before=before, rounds=ROUNDS), strict=True)
+            )
         if kept:
             kept.keep(about, best)
     name = min(ways, key=best.__getitem__)

@@ -20,7 +20,7 @@ def test_the_fastest_is_chosen() -> None:
 
 
 def test_of_equals_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "best_seconds", lambda *ways, seconds, before: [2e-6] * len(ways))
+    monkeypatch.setattr(module, "best_seconds", lambda *ways, seconds, before, rounds: [2e-6] * len(ways))
     assert fastest({"b": lambda: 1, "a": lambda: 2}, 1.0) == ("b", "b (2 µs b, 2 µs a)")
 
 

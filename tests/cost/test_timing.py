@@ -41,3 +41,9 @@ def test_what_comes_before_a_run_is_not_timed() -> None:
     best = best_seconds(lambda: done.append("a"), lambda: done.append("b"), seconds=0.0, before=prepare)
     assert max(best) < 0.02
     assert done == ["a", "b", "before", "a", "before", "b"]
+
+
+def test_rounds_that_are_run_in_any_case() -> None:
+    done: list[str] = []
+    best_seconds(lambda: done.append("a"), lambda: done.append("b"), seconds=0.0, rounds=3)
+    assert done == ["a", "b"] * 4  # the first runs are not counted
