@@ -14,6 +14,7 @@ from txgraph.backends import Compiled
 from txgraph.capture import InputGuard, ModelState
 from txgraph.errors import GuardFailed
 from txgraph.ir import Graph
+from txgraph.render import Stages
 from txgraph.report import GraphReport
 from txgraph.rewrite import PassContext
 
@@ -57,6 +58,12 @@ class CompiledCall:
     out_spec: pytree.TreeSpec
     report: GraphReport
     notes: tuple[str, ...] = ()
+
+    @property
+    def stages(self) -> Stages:
+        """Both graphs, to be drawn."""
+        rewrites = [r for p in self.report.passes if p.status == "applied" for r in p.rewrites]
+        return Stages.weighed(self.before, self.after, rewrites, self.context.cost)
 
     def __call__(self, tensors: Sequence[torch.Tensor]) -> Any:
         """Run, write mutated values back, and put the outputs together.

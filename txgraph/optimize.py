@@ -29,7 +29,7 @@ from txgraph.ir import Graph
 from txgraph.options import BackendOptions, CompileOptions, Target
 from txgraph.passes import default_pipeline, with_zero_padding
 from txgraph.pipeline import Pipeline
-from txgraph.render import render_graphs
+from txgraph.render import Picture, render
 from txgraph.report import Fallback, Report
 
 log = logging.getLogger(__name__)
@@ -212,31 +212,28 @@ class OptimizedModel(nn.Module):
         """Source that the backend generated in the latest compilation."""
         return self._latest().compiled.code
 
-    def render(self, path: str | Path, view: str = "side-by-side", focus: str = "") -> Path:
-        """Draw the latest graph, before and after the passes.
+    def render(
+        self,
+        path: str | Path,
+        view: str | None = None,
+        level: str = "op",
+        depth: int | None = None,
+        focus: str = "",
+        collapse: bool = True,
+    ) -> Path:
+        """Draw the latest graph, before and after the passes: see :class:`txgraph.render.Picture`.
 
         Args:
             path: ends in .svg, .png, .pdf, .dot or .html.
-            view: ``"side-by-side"``, ``"before"`` or ``"after"``.
-            focus: the path of a module, such as ``"encoder.layer.3"``: only what belongs to it is drawn.
 
         Returns:
             The file written: without the ``dot`` program that is the .dot source.
 
         Raises:
-            ValueError: another ending, no such view or module. OSError: the file cannot be written.
+            ValueError: another ending, no such view, level or module. OSError: the file cannot be written.
         """
-        latest = self._latest()
-        return render_graphs(
-            latest.before,
-            latest.after,
-            path,
-            title=type(self._original).__name__,
-            report=str(self.report),
-            rewrites=[r for p in latest.report.passes if p.status == "applied" for r in p.rewrites],
-            view=view,
-            focus=focus,
-        )
+        picture = Picture(view, level, depth, focus, collapse)
+        return render(self._latest().stages, path, picture, type(self._original).__name__, str(self.report))
 
     def train(self, mode: bool = True) -> OptimizedModel:
         """Switch the original, and all its submodules, too."""

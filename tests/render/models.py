@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,7 +14,7 @@ from txgraph import PassContext, Pipeline, Rewrite
 from txgraph.ir import Graph, GraphBuilder, op_name
 from txgraph.passes.canonicalize.remove_identities import RemoveIdentities
 from txgraph.passes.fuse.fuse_linear_activation import FuseLinearActivation
-from txgraph.render.drawing import Drawing, draw
+from txgraph.render import Stages
 from txgraph.render.view import Arrow, Op, View
 from txgraph.rewrite import Pass, replace
 
@@ -71,16 +69,6 @@ def op(name: str, operator: str = "relu", *inputs: str, path: str = "", type: st
 
 def view(*ops: Op) -> View:
     return {each.name: each for each in ops}
-
-
-@dataclass(frozen=True)
-class Stages:
-    before: Graph
-    after: Graph
-    rewrites: Sequence[Rewrite]
-
-    def draw(self) -> Drawing:
-        return draw(self.before, self.after, self.rewrites)
 
 
 def stages(model: nn.Module, *args: Any, passes: Pipeline = PASSES, **kwargs: Any) -> Stages:

@@ -7,15 +7,17 @@ import shutil
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 
+import graphviz
 import pytest
 import torch
 from torch import nn
 
-from tests.render.models import Stack, Stages, X, op, stages
-from txgraph.render import labels
+from tests.render.models import Stack, X, op, stages
+from txgraph.render import Picture, Stages, labels
 from txgraph.render.diff import Fate, Status
 from txgraph.render.dot import to_dot
-from txgraph.render.drawing import MAX_ARROWS, Box, Link
+from txgraph.render.drawing import draw
+from txgraph.render.panel import MAX_ARROWS, Box, Link
 from txgraph.render.style import LOOKS
 from txgraph.render.view import Constant
 
@@ -25,8 +27,13 @@ NASTY = 'a "b" <c> & {d|e} \\n \\l [f] ä'
 needs_dot = pytest.mark.skipif(shutil.which("dot") is None, reason="needs Graphviz")
 
 
+def source_of(run: Stages, title: str = "") -> graphviz.Digraph:
+    drawing, panels = Picture("side-by-side").panels(run)
+    return to_dot(panels, drawing.changes, title)
+
+
 def svg_of(run: Stages, title: str = "Stack") -> ET.Element:
-    return ET.fromstring(to_dot(run.draw(), title).pipe(format="svg"))
+    return ET.fromstring(source_of(run, title).pipe(format="svg"))
 
 
 def texts(element: ET.Element) -> list[str]:
@@ -137,10 +144,10 @@ def test_operators_that_changed_places_do_not_turn_arrows() -> None:
     exp.args, tanh.args = (tanh,), (run.after.inputs[0],)
     run.after.output.args = ((exp,),)
     tanh.append(exp)
-    source = to_dot(run.draw(), "").source
+    source = source_of(run).source
     assert "{\n\t\trank=same\n\t\tbefore_x\n\t\tafter_x" in source
     assert "rank=same\n\t\tbefore_exp" not in source
-    ET.fromstring(to_dot(run.draw(), "").pipe(format="svg"))
+    ET.fromstring(source_of(run).pipe(format="svg"))
 
 
 @needs_dot
@@ -161,19 +168,21 @@ def test_a_value_with_many_users_is_named_at_each() -> None:
 
     svg = svg_of(stages(Wide(), X))
     assert texts(group(svg, "before_exp")) == ["exp", "f32[2, 4]", "%exp"]
-    assert texts(group(svg, "before_exp_at_mul_3")) == ["%exp", "f32[2, 4]"]
+    assert texts(group(svg, "before_exp_at_before_mul_3")) == ["%exp", "f32[2, 4]"]
 
 
 @needs_dot
 def test_any_text_can_be_drawn(run: Stages) -> None:
-    drawing = run.draw()
-    clone = next(b for b in drawing.before.boxes() if b.ops[0].op == "clone")
-    nasty = op(clone.name, NASTY, type=NASTY, text=NASTY, code=NASTY, literals=(repr(NASTY),), location=NASTY)
+    drawing = draw(run)
+    clone = next(b for b in drawing.before.boxes if b.ops[0].op == "clone")
+    nasty = op(clone.ops[0].name, NASTY, type=NASTY, text=NASTY, code=NASTY, literals=(repr(NASTY),), location=NASTY)
     nasty = replace(nasty, constants=(Constant(NASTY, NASTY, (2, 2), (NASTY,)),), path=(NASTY,))
-    box = Box((nasty,), Fate(Status.REMOVED), note=NASTY)
-    dot = to_dot(drawing, NASTY)
-    dot.node("nasty", label=labels.box_label(box, (), shows_type=True), tooltip=labels.box_tooltip(box))
-    dot.node("reference", label=labels.reference_label(Link(NASTY, NASTY, NASTY)))
+    box = Box("nasty", (), (nasty,), Fate(Status.REMOVED), note=NASTY, replaced=(nasty,))
+    several = Box("group", (NASTY,), (nasty,), Fate(Status.FUSED), note=NASTY, inside=(box,), title=NASTY)
+    dot = to_dot([drawing.after], drawing.changes, NASTY)
+    dot.node("nasty", label=labels.box_label(box, (), drawing.before, shows_type=True), tooltip=labels.box_tooltip(box))
+    dot.node("group", label=labels.box_label(several, (), drawing.before))
+    dot.node("reference", label=labels.reference_label(Link(f"after_{NASTY}", NASTY, NASTY)))
     svg = ET.fromstring(dot.pipe(format="svg"))
     assert texts(svg)[0] == NASTY
     shown = texts(group(svg, "nasty"))
@@ -191,5 +200,5 @@ def test_equal_graphs_and_no_title() -> None:
 
 
 def test_the_same_graph_gives_the_same_source() -> None:
-    first, second = (to_dot(stages(Stack(8, 8, 6), X).draw(), "t").source for _ in range(2))
+    first, second = (source_of(stages(Stack(8, 8, 6), X), "t").source for _ in range(2))
     assert first == second

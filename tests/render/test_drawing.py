@@ -7,23 +7,24 @@ from torch import nn
 
 from tests.render.models import Block, Stack, X, stages
 from txgraph.render.diff import Status
-from txgraph.render.drawing import MAX_ARROWS, Box, Cluster, Panel
+from txgraph.render.drawing import draw
+from txgraph.render.panel import MAX_ARROWS, Box, Frame, Panel
 from txgraph.render.summary import Change
 
 
 def box(panel: Panel, operator: str, module: str = "") -> Box:
     """The only box of that operator (in that module)."""
-    found = [b for b in panel.boxes() if b.ops[0].op == operator and ".".join(b.ops[0].path).startswith(module)]
+    found = [b for b in panel.boxes if b.ops[0].op == operator and ".".join(b.ops[0].path).startswith(module)]
     assert len(found) == 1, [b.name for b in found]
     return found[0]
 
 
-def frames(cluster: Cluster) -> set[str]:
+def frames(cluster: Frame) -> set[str]:
     return {".".join(cluster.path)}.union(*(frames(child) for child in cluster.children.values()))
 
 
 def test_fused_boxes_share_their_number_and_say_so() -> None:
-    drawing = stages(Stack(8, 8, 8), X).draw()
+    drawing = draw(stages(Stack(8, 8, 8), X))
     gelu, fused = box(drawing.before, "gelu"), box(drawing.after, "txgraph::linear_activation")
     assert gelu.fate.status is fused.fate.status is Status.FUSED
     assert gelu.note == fused.note == "fused by fuse-linear-activation"
@@ -35,20 +36,20 @@ def test_what_was_done_in_some_of_the_folded_layers_is_counted() -> None:
     run = stages(Stack(8, 8, 8), X)
     last = [n for n in run.after.calls() if n.target is torch.ops.aten.mul.Tensor][-1]
     last.meta["txgraph_passes"] = ("lower-precision",)
-    assert box(run.draw().after, "mul").fate.status is Status.UNCHANGED  # most of them
+    assert box(draw(run).after, "mul").fate.status is Status.UNCHANGED  # most of them
     for node in run.after.calls():
         if node.target is torch.ops.aten.mul.Tensor:
             node.meta["txgraph_passes"] = () if node is last else ("lower-precision",)
-    assert box(run.draw().after, "mul").note == "changed by lower-precision (2 of 3)"
+    assert box(draw(run).after, "mul").note == "changed by lower-precision (2 of 3)"
 
 
 def test_a_folded_layer_has_no_arrows_to_itself() -> None:
-    panel = stages(Stack(8, 8, 8), X).draw().before
-    first = box(panel, "linear", "embed").name
-    last = box(panel, "tanh").name
-    residual = box(panel, "add").name
+    panel = draw(stages(Stack(8, 8, 8), X)).before
+    first = box(panel, "linear", "embed").id
+    last = box(panel, "tanh").id
+    residual = box(panel, "add").id
     into = {link.source for link in panel.links if link.target == residual}
-    assert into == {first, box(panel, "clone").name}  # the first layer's input; not the layer's own result
+    assert into == {first, box(panel, "clone").id}  # the first layer's input; not the layer's own result
     assert [link.source for link in panel.links if link.target == last] == [residual]
     assert {link.type for link in panel.links if link.source == first} == {"f32[2, 4]"}
 
@@ -59,16 +60,16 @@ def test_views_that_feed_each_other_are_one_box() -> None:
             heads = x.view(2, 2, 2).transpose(0, 1).unsqueeze(0)
             return heads.exp() + heads.tanh().permute(0, 2, 1, 3)
 
-    panel = stages(Heads(), X).draw().before
-    assert [[o.op for o in b.ops] for b in panel.boxes() if b.ops[0].is_view] == [
+    panel = draw(stages(Heads(), X)).before
+    assert [[o.op for o in b.ops] for b in panel.boxes if b.ops[0].is_view] == [
         ["reshape", "transpose", "unsqueeze"],
         ["permute"],
     ]
 
 
 def test_modules_with_one_box_have_no_frame() -> None:
-    drawing = stages(nn.Sequential(Block(), nn.Tanh(), Block(6)), X).draw()
-    assert frames(drawing.before.root) == {"", "0", "2"}
+    drawing = draw(stages(nn.Sequential(Block(), nn.Tanh(), Block(6)), X))
+    assert frames(drawing.before.tree()) == {"", "0", "2"}
 
 
 def test_a_frame_that_holds_only_a_frame_is_joined_with_it() -> None:
@@ -82,7 +83,7 @@ def test_a_frame_that_holds_only_a_frame_is_joined_with_it() -> None:
                 x = block(x)
             return x
 
-    assert frames(stages(Outer(), X).draw().before.root) == {"", "encoder.body", "encoder.body.0", "encoder.body.1"}
+    assert frames(draw(stages(Outer(), X)).before.tree()) == {"", "encoder.body", "encoder.body.0", "encoder.body.1"}
 
 
 def test_values_with_many_users_are_marked() -> None:
@@ -93,12 +94,12 @@ def test_values_with_many_users_are_marked() -> None:
                 x = x + y * at
             return x
 
-    panel = stages(Wide(), X).draw().before
-    assert panel.wide() == {box(panel, "exp").name}
+    panel = draw(stages(Wide(), X)).before
+    assert panel.wide() == {box(panel, "exp").id}
 
 
 def test_the_summary_says_what_and_where() -> None:
-    changes = stages(Stack(8, 8, 8), X).draw().changes
+    changes = draw(stages(Stack(8, 8, 8), X)).changes
     assert changes == (
         Change(
             Status.FUSED,

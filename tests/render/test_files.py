@@ -7,14 +7,15 @@ import shutil
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 
 import graphviz
 import pytest
 
 import txgraph
-from tests.render.models import Stack, Stages, X, stages
+from tests.render.models import Stack, X, stages
 from tests.small import MLP
-from txgraph.render import render_graphs
+from txgraph.render import Picture, Stages, render
 from txgraph.render.files import FORMATS, VIEWS
 
 needs_dot = pytest.mark.skipif(shutil.which("dot") is None, reason="needs Graphviz")
@@ -31,7 +32,7 @@ def run() -> Stages:
 def test_every_kind_of_file(run: Stages, tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"stack{ending}"
     path.write_bytes(b"old")
-    assert render_graphs(run.before, run.after, path, "Stack", "report", run.rewrites) == path
+    assert render(run, path, Picture(), "Stack", "report") == path
     assert path.read_bytes().startswith(MAGIC[ending.lower()])
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
@@ -48,19 +49,19 @@ def test_an_optimized_model_draws_itself(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["stack", "stack.jpg", "stack.svg.gz", ".svg"])
 def test_another_ending(run: Stages, tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match=r"must end in one of \.svg, \.png, \.pdf, \.dot, \.html"):
-        render_graphs(run.before, run.after, tmp_path / name)
+        render(run, tmp_path / name, Picture())
     assert list(tmp_path.iterdir()) == []
 
 
 def test_no_such_folder(run: Stages, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"there is no folder .*missing; make it first"):
-        render_graphs(run.before, run.after, tmp_path / "missing" / "stack.dot")
+        render(run, tmp_path / "missing" / "stack.dot", Picture())
 
 
 def test_a_file_that_cannot_be_written(run: Stages, tmp_path: Path) -> None:
     (tmp_path / "stack.dot").mkdir()
     with pytest.raises(IsADirectoryError, match="cannot write the drawing: Is a directory") as error:
-        render_graphs(run.before, run.after, tmp_path / "stack.dot")
+        render(run, tmp_path / "stack.dot", Picture())
     assert error.value.filename == str(tmp_path / "stack.dot")
 
 
@@ -70,7 +71,7 @@ def test_without_the_program(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with caplog.at_level(logging.WARNING, "txgraph"):
-        path = render_graphs(run.before, run.after, tmp_path / f"stack{ending}", "Stack", "", run.rewrites)
+        path = render(run, tmp_path / f"stack{ending}", Picture(), "Stack")
     assert path == tmp_path / "stack.dot"
     assert [p.name for p in tmp_path.iterdir()] == ["stack.dot"]
     assert "linear_activation" in path.read_text(encoding="utf-8")
@@ -89,7 +90,7 @@ def test_a_program_that_fails(run: Stages, tmp_path: Path, monkeypatch: pytest.M
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(txgraph.TxgraphError, match=r"dot could not draw .*stack\.pdf: .*not recognized") as error:
-        render_graphs(run.before, run.after, tmp_path / "stack.pdf")
+        render(run, tmp_path / "stack.pdf", Picture())
     assert isinstance(error.value.__cause__, graphviz.CalledProcessError)
 
 
@@ -100,28 +101,39 @@ def test_a_program_that_dies(run: Stages, tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(graphviz.Digraph, "pipe", fail)
     with pytest.raises(txgraph.TxgraphError, match=r"dot could not draw .*stack\.png: .*pipe"):
-        render_graphs(run.before, run.after, tmp_path / "stack.png")
+        render(run, tmp_path / "stack.png", Picture())
 
 
 @needs_dot
 @pytest.mark.parametrize("view", VIEWS)
 def test_views(run: Stages, tmp_path: Path, view: str) -> None:
-    path = render_graphs(run.before, run.after, tmp_path / "stack.svg", "Stack", "", run.rewrites, view=view)
-    text = path.read_text(encoding="utf-8")
-    titles = {side for side in ("before", "after") if f"cluster_{side}<" in text}
-    assert titles == set(VIEWS[view])
+    text = render(run, tmp_path / "stack.svg", Picture(view), "Stack").read_text(encoding="utf-8")
+    titles = {side for side in ("diff", "before", "after") if f"cluster_{side}<" in text}
+    assert titles == ({"before", "after"} if view == "side-by-side" else {view})
     assert ("#1 on the left" in text) is (view == "side-by-side")
+    assert ("struck out" in text) is (view == "diff")
     assert "x2: 2 equal layers" in text
 
 
-def test_a_view_that_is_not_there(run: Stages, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"there is no view 'both': it is one of side-by-side, before, after"):
-        render_graphs(run.before, run.after, tmp_path / "x.svg", view="both")
-    assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"view": "both"}, r"there is no view 'both': it is one of diff, side-by-side, before, after"),
+        ({"level": "line"}, r"there is no level 'line': it is one of op, module, kernel"),
+        ({"depth": 0}, r"depth is 0, but a module's children are at depth 1"),
+        ({"view": "diff", "level": "kernel"}, r"only the graph after the passes has kernels: view='after'"),
+    ],
+)
+def test_a_picture_that_is_not_there(asked: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Picture(**asked)
 
 
 def test_the_legend_speaks_only_of_what_is_drawn(tmp_path: Path) -> None:
     alone = stages(Stack(8), X)
-    path = render_graphs(alone.before, alone.after, tmp_path / "x.dot", "", "", alone.rewrites)
+    side_by_side = Picture("side-by-side")
+    path = render(alone, tmp_path / "x.dot", side_by_side)
     assert "equal layers" not in path.read_text(encoding="utf-8")
-    assert "on the left" not in render_graphs(alone.before, alone.before, path).read_text(encoding="utf-8")
+    equal = Stages(alone.before, alone.before)
+    assert "on the left" not in render(equal, path, side_by_side).read_text(encoding="utf-8")
+    assert "struck out" not in render(equal, path, Picture()).read_text(encoding="utf-8")

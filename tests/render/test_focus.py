@@ -8,20 +8,21 @@ from torch import nn
 
 from tests.render.models import Stack, X, stages
 from txgraph.render.diff import Status
-from txgraph.render.drawing import Drawing, Panel, draw
+from txgraph.render.drawing import Drawing, draw
+from txgraph.render.panel import Panel
 
 
 def focused(module: str, model: nn.Module | None = None) -> Drawing:
     run = stages(model or Stack(8, 8, 16), X)
-    return draw(run.before, run.after, run.rewrites, module)
+    return draw(run, module)
 
 
 def operators(panel: Panel) -> list[str]:
-    return sorted(op.op for box in panel.boxes() for op in box.ops if op.kind == "call_function")
+    return sorted(op.op for box in panel.boxes for op in box.ops if op.kind == "call_function")
 
 
 def inputs(panel: Panel) -> list[str]:
-    return [op.op for box in panel.boxes() for op in box.ops if op.kind == "placeholder"]
+    return [op.op for box in panel.boxes for op in box.ops if op.kind == "placeholder"]
 
 
 def test_one_layer() -> None:
@@ -30,7 +31,7 @@ def test_one_layer() -> None:
     assert inputs(drawing.before) == ["add"]  # the layer before ends with it
     assert drawing.before.operators == 8
     assert drawing.before.repeats == {}
-    assert {box.ops[0].path[:2] for box in drawing.after.boxes() if box.ops[0].path} == {("layers", "1")}
+    assert {box.ops[0].path[:2] for box in drawing.after.boxes if box.ops[0].path} == {("layers", "1")}
     assert {change.passes for change in drawing.changes} == {
         "join-linears",
         "fuse-linear-activation",
@@ -47,12 +48,10 @@ def test_all_layers_are_folded_as_ever() -> None:
 
 def test_what_comes_in_is_an_input_with_its_type() -> None:
     panel = focused("layers.0").before
-    (source,) = [box for box in panel.boxes() if box.ops[0].kind == "placeholder"]
+    (source,) = [box for box in panel.boxes if box.ops[0].kind == "placeholder"]
     assert source.ops[0].type == "f32[2, 4]"
     assert source.fate.status is Status.UNCHANGED
-    assert [link.source for link in panel.links if link.source == source.name] == [
-        source.name
-    ] * 3  # gate, up, residual
+    assert [link.source for link in panel.links if link.source == source.id] == [source.id] * 3  # gate, up, residual
 
 
 def test_one_operator() -> None:

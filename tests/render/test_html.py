@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.render.models import Stack, X, stages
-from txgraph.render.files import render_graphs
+from txgraph.render import Picture, render
 
 pytestmark = pytest.mark.skipif(shutil.which("dot") is None, reason="needs Graphviz")
 
@@ -32,7 +32,7 @@ class _Reader(HTMLParser):
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     run = stages(Stack(8, 8), X)
     path: Path = tmp_path_factory.mktemp("page") / "stack.html"
-    render_graphs(run.before, run.after, path, "A <b>", "gates </pre> 1 < 2", run.rewrites)
+    render(run, path, Picture(), "A <b>", "gates </pre> 1 < 2")
     return path.read_text(encoding="utf-8")
 
 

@@ -12,7 +12,8 @@ from txgraph.cli.explanations import captured_graph, context_of
 from txgraph.cli.models import load_call
 from txgraph.cli.options import BackendOption, BatchOption, InputsOption, LengthOption, ModelArgument
 from txgraph.passes import default_pipeline
-from txgraph.render import render_graphs
+from txgraph.render import Picture, Stages
+from txgraph.render import render as render_stages
 from txgraph.render.files import FORMATS, VIEWS
 
 
@@ -20,12 +21,6 @@ def _known_ending(path: Path) -> Path:
     if path.suffix.lower() not in FORMATS:
         raise typer.BadParameter(f"cannot draw to {path.name!r}: the name must end in one of {', '.join(FORMATS)}")
     return path
-
-
-def _known_view(view: str) -> str:
-    if view not in VIEWS:
-        raise typer.BadParameter(f"it is one of {', '.join(VIEWS)}")
-    return view
 
 
 OutputOption = Annotated[
@@ -40,9 +35,17 @@ OutputOption = Annotated[
     ),
 ]
 
-ViewOption = Annotated[str, typer.Option(metavar="VIEW", callback=_known_view, help=f"One of {', '.join(VIEWS)}.")]
+ViewOption = Annotated[
+    str | None,
+    typer.Option(metavar="VIEW", help=f"One of {', '.join(VIEWS)}; diff draws both graphs as one, changes in full."),
+]
+LevelOption = Annotated[str, typer.Option(metavar="op|module", help="A box for each operator or each module.")]
+DepthOption = Annotated[int | None, typer.Option(help="Modules further inside than this are drawn as one box.")]
 FocusOption = Annotated[
     str, typer.Option(metavar="MODULE", help="Draw only what belongs to this module, such as encoder.layer.3.")
+]
+CollapseOption = Annotated[
+    bool, typer.Option(help="Draw repeated layers once, and unchanged parts of a diff as one box.")
 ]
 
 
@@ -53,21 +56,28 @@ def render(
     length: LengthOption = 128,
     inputs: InputsOption = None,
     backend: BackendOption = "auto",
-    view: ViewOption = "side-by-side",
+    view: ViewOption = None,
+    level: LevelOption = "op",
+    depth: DepthOption = None,
     focus: FocusOption = "",
+    collapse: CollapseOption = True,
 ) -> None:
     """Draw the graph of MODEL before and after the passes.
 
     The default passes run; nothing is compiled, and nothing checked by numbers.
     """
     with errors_as_text():
+        try:
+            picture = Picture(view, level, depth, focus, collapse)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
         call = load_call(model, inputs, batch, length)
         before = captured_graph(call)
-        after, records = default_pipeline().run(before, context_of(call, backend))
+        context = context_of(call, backend)
+        after, records = default_pipeline().run(before, context)
         rewrites = [rewrite for record in records for rewrite in record.rewrites]
-        title = type(call.model).__name__
+        stages = Stages.weighed(before, after, rewrites, context.cost)
         try:
-            written = render_graphs(before, after, output, title=title, rewrites=rewrites, view=view, focus=focus)
-        except ValueError as error:  # there is no such module
-            raise typer.BadParameter(str(error), param_hint="--focus") from error
-        typer.echo(written)
+            typer.echo(render_stages(stages, output, picture, type(call.model).__name__))
+        except ValueError as error:  # there is no such module, or no kernel yet
+            raise typer.BadParameter(str(error)) from error

@@ -66,6 +66,11 @@ class CostModel:
         """Seconds that the operators take one kernel after the other; 0 if all of them are free."""
         return sum(kernel.seconds for kernel in self.kernels(nodes))
 
+    def seconds_by_name(self, nodes: Iterable[Node]) -> dict[str, float]:
+        """Seconds of each operator by its name; the operators of one kernel share its seconds equally."""
+        kernels = self.kernels(nodes)
+        return {node.name: kernel.seconds / len(kernel.nodes) for kernel in kernels for node in kernel.nodes}
+
     def explain(self, nodes: Iterable[Node]) -> str:
         """A line for each kernel: FLOPs, bytes, seconds, what bounds it, and its operators; then the sum."""
         kernels = self.kernels(nodes)

@@ -1,5 +1,6 @@
 """Pictures of graphs."""
 
-from txgraph.render.files import render_graphs
+from txgraph.render.drawing import Stages
+from txgraph.render.files import Picture, render
 
-__all__ = ["render_graphs"]
+__all__ = ["Picture", "Stages", "render"]

@@ -10,20 +10,21 @@ import networkx as nx
 
 from txgraph.render import labels
 from txgraph.render.diff import Status
-from txgraph.render.drawing import Box, Cluster, Drawing, Link, Panel
+from txgraph.render.panel import Box, Frame, Link, Panel
 from txgraph.render.style import FONT, INK, LOOKS, QUIET
+from txgraph.render.summary import Change
 from txgraph.render.view import Path
 
 
-def to_dot(drawing: Drawing, title: str, sides: Sequence[str] = ("before", "after")) -> graphviz.Digraph:
-    """The graph before on the left, the graph after on the right, legend and list of changes above.
+def to_dot(panels: Sequence[Panel], changes: Sequence[Change], title: str) -> graphviz.Digraph:
+    """The panels side by side, legend and list of changes above.
 
     Args:
-        sides: which of the two are drawn.
+        panels: one, or the graph before and the graph after. changes: for the list.
     """
     dot = graphviz.Digraph("txgraph")
     dot.attr(
-        label=labels.header(drawing, title, len(sides) == 2),
+        label=labels.header(panels, changes, title),
         labelloc="t",
         labeljust="l",
         fontname=FONT,
@@ -38,10 +39,9 @@ def to_dot(drawing: Drawing, title: str, sides: Sequence[str] = ("before", "afte
     )
     dot.attr("node", shape="box", fontname=FONT, fontsize="10", fontcolor=INK, margin="0.07,0.035", height="0.25")
     dot.attr("edge", fontname=FONT, fontsize="8", fontcolor=QUIET, color="#777777", arrowsize="0.6")
-    for side, panel in (("before", drawing.before), ("after", drawing.after)):
-        if side in sides:
-            _Panel(panel, side).add_to(dot)
-    for left, right in _level(drawing) if len(sides) == 2 else ():
+    for panel in panels:
+        _Panel(panel).add_to(dot)
+    for left, right in _level(*panels) if len(panels) == 2 else ():
         with dot.subgraph() as row:
             row.attr(rank="same")
             row.node(left)
@@ -50,11 +50,10 @@ def to_dot(drawing: Drawing, title: str, sides: Sequence[str] = ("before", "afte
 
 
 class _Panel:
-    """Writes one of the two graphs; the names of its nodes begin with its side."""
+    """Writes one graph."""
 
-    def __init__(self, panel: Panel, side: str) -> None:
+    def __init__(self, panel: Panel) -> None:
         self._panel = panel
-        self._side = side
         self._wide = panel.wide()
         self._shown = {link.source for link in panel.links} - self._wide  # an arrow shows their type
         self._references: dict[str, list[Link]] = defaultdict(list)
@@ -63,32 +62,33 @@ class _Panel:
                 self._references[link.target].append(link)
 
     def add_to(self, dot: graphviz.Digraph) -> None:
-        with dot.subgraph(name=f"cluster_{self._side}") as frame:
+        side = self._panel.side
+        with dot.subgraph(name=f"cluster_{side}") as frame:
             frame.attr(
-                label=labels.panel_label(self._side, self._panel),
+                label=labels.panel_label(self._panel),
                 fontsize="20",
                 labeljust="l",
                 style="rounded",
                 color="#BBBBBB",
                 bgcolor="#FCFCFC",
                 margin="10",
-                tooltip=self._side,
+                tooltip=side,
             )
-            self._add_boxes(frame, self._panel.root)
+            self._add_boxes(frame, self._panel.tree())
         labelled: set[tuple[str, str]] = set()
         for link in self._panel.links:
             if link.source not in self._wide:
                 self._add_link(dot, link, (link.source, link.type) not in labelled)
                 labelled.add((link.source, link.type))
 
-    def _add_boxes(self, dot: graphviz.Digraph, cluster: Cluster) -> None:
-        for box in cluster.boxes:
-            self._add_box(dot, box, cluster.path)
-        for child in cluster.children.values():
+    def _add_boxes(self, dot: graphviz.Digraph, module: Frame) -> None:
+        for box in module.boxes:
+            self._add_box(dot, box, module.path)
+        for child in module.children.values():
             repeated = child.path in self._panel.repeats
-            with dot.subgraph(name=f"cluster_{self._side}_{'.'.join(child.path)}") as frame:
+            with dot.subgraph(name=f"cluster_{self._panel.side}_{'.'.join(child.path)}") as frame:
                 frame.attr(
-                    label=labels.module_label(child.path, cluster.path, self._panel),
+                    label=labels.module_label(child.path, module.path, self._panel),
                     labeljust="l",
                     fontsize="10",
                     style="rounded",
@@ -102,59 +102,58 @@ class _Panel:
 
     def _add_box(self, dot: graphviz.Digraph, box: Box, path: Path) -> None:
         look = LOOKS[box.fate.status]
-        is_operator = box.ops[0].kind == "call_function"
         classes = [str(box.fate.status)] + ([f"rewrite{box.number}"] if box.number else [])
         dot.node(
-            f"{self._side}_{box.name}",
-            label=labels.box_label(box, path, box.name not in self._shown, box.name in self._wide),
+            box.id,
+            label=labels.box_label(box, path, self._panel, box.id not in self._shown, box.id in self._wide),
             tooltip=labels.box_tooltip(box),
-            fillcolor=look.fill if is_operator else "#E8E8E8",
+            fillcolor=look.fill if box.is_operator else "#E8E8E8",
             color=look.line,
-            style=f"filled,{look.border}" if is_operator else "filled,rounded",
+            style=f"filled,{look.border}" + (",rounded" if box.inside or not box.is_operator else ""),
             penwidth=str(look.width),
             peripheries=str(look.borders),
             **{"class": " ".join(classes)},
         )
-        for link in self._references[box.name]:
+        for link in self._references[box.id]:
             self._add_reference(dot, link)
 
     def _add_link(self, dot: graphviz.Digraph, link: Link, labelled: bool) -> None:
         """Each tensor is labelled once; the tooltip says the type at every arrow."""
-        tip = labels.tooltip(f"{link.source} -> {link.target}: {link.type}")
+        look = {"style": "dashed", "color": LOOKS[Status.REMOVED].line} if link.removed else {}
+        tip = labels.link_tooltip(link)
         dot.edge(
-            f"{self._side}_{link.source}",
-            f"{self._side}_{link.target}",
+            link.source,
+            link.target,
             label=f" {graphviz.escape(link.type)}" if labelled and link.type else None,
             edgetooltip=tip,
             labeltooltip=tip,
+            **look,
         )
 
     def _add_reference(self, dot: graphviz.Digraph, link: Link) -> None:
         """The name of a value at one of its users, in place of a long arrow."""
-        name = f"{self._side}_{link.source}_at_{link.target}"
-        tip = labels.tooltip(f"{link.source} -> {link.target}: {link.type}")
+        name = f"{link.source}_at_{link.target}"
+        tip = labels.link_tooltip(link)
         dot.node(name, label=labels.reference_label(link), shape="plain", tooltip=tip)
-        dot.edge(name, f"{self._side}_{link.target}", style="dashed", edgetooltip=tip)
+        dot.edge(name, link.target, style="dashed", edgetooltip=tip)
 
 
-def _level(drawing: Drawing) -> list[tuple[str, str]]:
+def _level(before: Panel, after: Panel) -> list[tuple[str, str]]:
     """Boxes to stand side by side: the same operator, or what it became.
 
     Pairs that contradict each other (an operator that was moved past another one) are left out: in the graph
     with each pair made one node these are on a cycle.
     """
-    after = {box.name: box for box in drawing.after.boxes()}
-    fused = {box.number: box for box in reversed(drawing.after.boxes()) if box.fate.status is Status.FUSED}
+    same = {box.ops[0].name: box.id for box in after.boxes}
+    fused = {box.number: box.id for box in reversed(after.boxes) if box.fate.status is Status.FUSED}
     partner: dict[str, str] = {}
-    for box in drawing.before.boxes():
-        status = box.fate.status
-        same = after.get(box.name) if status is Status.UNCHANGED else fused.pop(box.number, None)
-        if same is not None:
-            partner[f"after_{same.name}"] = f"before_{box.name}"
+    for box in before.boxes:
+        unchanged = box.fate.status is Status.UNCHANGED
+        other = same.get(box.ops[0].name) if unchanged else fused.pop(box.number, None)
+        if other is not None:
+            partner[other] = box.id
     order: nx.DiGraph = nx.DiGraph()
-    for side, panel in (("before", drawing.before), ("after", drawing.after)):
-        for link in panel.links:
-            source, target = f"{side}_{link.source}", f"{side}_{link.target}"
-            order.add_edge(partner.get(source, source), partner.get(target, target))
+    for link in (*before.links, *after.links):
+        order.add_edge(partner.get(link.source, link.source), partner.get(link.target, link.target))
     cyclic = {name for part in nx.strongly_connected_components(order) if len(part) > 1 for name in part}
     return [(left, right) for right, left in partner.items() if left not in cyclic]

@@ -1,87 +1,48 @@
-"""What is drawn: boxes, arrows and the tree of modules, before any word of DOT."""
+"""Two stages of a graph, compared and folded: what there is to draw."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from txgraph.cost import CostModel
 from txgraph.ir import Graph
-from txgraph.render.diff import UNCHANGED, Fate, Fates, Status, compare, replaced_paths
+from txgraph.render.diff import UNCHANGED, Fates, Status, compare, replaced_paths
 from txgraph.render.focus import focus_on
-from txgraph.render.fold import Folding, Repeat, fold
+from txgraph.render.fold import Folding, fold, unfolded
+from txgraph.render.levels import Kernel
+from txgraph.render.panel import Box, Link, Panel
 from txgraph.render.summary import Change, summarise
-from txgraph.render.view import Arrow, Op, Path, View, module_classes, view_of
+from txgraph.render.view import Arrow, View, module_classes, view_of
 from txgraph.rewrite import Rewrite
 
-MAX_ARROWS = 8  # out of one box; a value with more users is named where it is used
+SIDES = ("before", "after")
 
 
 @dataclass(frozen=True)
-class Box:
-    """One node of the drawing: an operator, or a chain of views.
+class Stages:
+    """What is compared.
 
     Attributes:
-        note: what became of it, such as ``fused by fuse-attention (11 of 12)``.
-        number: shared by the boxes before and after of one rewrite.
+        before, after: the captured graph, and what it became.
+        rewrites: records of what was applied, in order: they say what became of which node.
+        seconds_before, seconds_after: what each node takes, predicted or measured, as far as that is known.
+        kernels: that compute the graph after, in the order of their launch, if they are known.
     """
 
-    ops: tuple[Op, ...]
-    fate: Fate
-    note: str = ""
-    number: int | None = None
+    before: Graph
+    after: Graph
+    rewrites: Sequence[Rewrite] = ()
+    seconds_before: Mapping[str, float] = field(default_factory=dict)
+    seconds_after: Mapping[str, float] = field(default_factory=dict)
+    kernels: Sequence[Kernel] = ()
 
-    @property
-    def name(self) -> str:
-        """Of its first operator."""
-        return self.ops[0].name
-
-
-@dataclass
-class Cluster:
-    """A module with the boxes of its own and of its submodules."""
-
-    path: Path
-    boxes: list[Box] = field(default_factory=list)
-    children: dict[str, Cluster] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Link:
-    """An arrow between two boxes, by their names."""
-
-    source: str
-    target: str
-    type: str
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One graph of the drawing.
-
-    Attributes:
-        root: the tree of modules. repeats: the modules drawn once for several. classes: their class names.
-        operators: number of operators of the whole graph, or of the module in focus, without folding.
-    """
-
-    root: Cluster
-    links: tuple[Link, ...]
-    repeats: dict[Path, Repeat]
-    classes: dict[Path, str]
-    operators: int
-
-    def wide(self) -> set[str]:
-        """Boxes with so many users that arrows to all of them would hide the rest, and take minutes to lay out."""
-        users = Counter(link.source for link in self.links)
-        return {name for name, count in users.items() if count > MAX_ARROWS}
-
-    def boxes(self) -> list[Box]:
-        """All boxes."""
-        found, pending = [], [self.root]
-        for cluster in pending:
-            found += cluster.boxes
-            pending += cluster.children.values()
-        return found
+    @classmethod
+    def weighed(cls, before: Graph, after: Graph, rewrites: Sequence[Rewrite], cost: CostModel) -> Stages:
+        """With the predicted seconds of each operator; the captured graph runs each as a kernel of its own."""
+        apart = replace(cost, fuses_elementwise=False)
+        return cls(before, after, rewrites, apart.seconds_by_name(before.calls()), cost.seconds_by_name(after.calls()))
 
 
 @dataclass(frozen=True)
@@ -93,26 +54,28 @@ class Drawing:
     changes: tuple[Change, ...]
 
 
-def draw(before: Graph, after: Graph, rewrites: Sequence[Rewrite], focus: str = "") -> Drawing:
+def draw(stages: Stages, focus: str = "", collapse: bool = True) -> Drawing:
     """Compare two graphs, fold their repeated layers and arrange what is left in boxes.
 
     Args:
         focus: the path of a module; then what does not belong to it is left out.
+        collapse: whether repeated layers are drawn once.
 
     Raises:
         ValueError: there is no such module.
     """
-    graphs = (before, after)
+    graphs = (stages.before, stages.after)
     views: Sequence[View] = [view_of(g) for g in graphs]
-    fates: Sequence[Fates] = compare(views[0], views[1], rewrites)
+    fates: Sequence[Fates] = compare(views[0], views[1], stages.rewrites)
     for name, path in replaced_paths(views[0], views[1], fates).items():
         views[1][name] = replace(views[1][name], path=path)
     if focus:
         views, fates = focus_on(focus, views, fates)
-    folding = fold(views)
+    folding = fold(views) if collapse else unfolded(views)
     numbers = _numbers(fates, folding)
+    seconds = (stages.seconds_before, stages.seconds_after)
     left, right = (
-        _panel(graph, view, at, fates[at], folding, numbers, bool(focus))
+        _panel(graph, view, at, fates[at], folding, numbers, seconds[at], bool(focus))
         for at, (graph, view) in enumerate(zip(graphs, views, strict=True))
     )
     return Drawing(left, right, summarise(views, fates, folding, numbers))
@@ -135,43 +98,46 @@ def _numbers(fates: Sequence[Fates], folding: Folding) -> dict[int, int]:
 
 
 def _panel(
-    graph: Graph, view: View, at: int, fates: Fates, folding: Folding, numbers: dict[int, int], focused: bool
+    graph: Graph,
+    view: View,
+    at: int,
+    fates: Fates,
+    folding: Folding,
+    numbers: dict[int, int],
+    seconds: Mapping[str, float],
+    focused: bool,
 ) -> Panel:
     instances = folding.instances(at)
-    boxes = {name: _box(view, names, fates, numbers) for name, names in instances.items()}
+    boxes = {name: _box(view, at, names, fates, folding, numbers) for name, names in instances.items()}
+    boxes = {n: replace(box, seconds=sum(seconds.get(i, 0.0) for i in instances[n])) for n, box in boxes.items()}
     arrows = _arrows(view, at, folding)
-    owner = _merge_views(boxes, arrows, folding.paths[at])
-    root = Cluster(())
-    for box in {b.name: b for b in owner.values()}.values():
-        cluster = root
-        for depth, part in enumerate(folding.paths[at][box.name]):
-            path = folding.paths[at][box.name][: depth + 1]
-            cluster = cluster.children.setdefault(part, Cluster(path))
-        cluster.boxes.append(box)
-    _flatten(root, folding.repeats)
+    owner = _merge_views(boxes, arrows)
     links = dict.fromkeys(
-        Link(owner[a.source].name, owner[target].name, a.type)
+        Link(owner[a.source].id, owner[target].id, a.type)
         for target, sources in arrows.items()
         for a in sources
         if owner[a.source] is not owner[target]
     )
     drawn = {op.name for op in view.values() if op.kind == "call_function"}
     operators = len([n for n in graph.calls() if n.name in drawn or not focused])
-    return Panel(root, tuple(links), folding.repeats, module_classes(graph), operators)
+    unique = tuple({box.id: box for box in owner.values()}.values())
+    return Panel(SIDES[at], unique, tuple(links), folding.repeats, module_classes(graph), operators)
 
 
-def _box(view: View, names: list[str], fates: Fates, numbers: dict[int, int]) -> Box:
+def _box(view: View, at: int, names: list[str], fates: Fates, folding: Folding, numbers: dict[int, int]) -> Box:
     """The box of a drawn node, with what became of most of the nodes that it stands for."""
     found = Counter((fates[n].status, fates[n].how, fates[n].passes) for n in names)
     most, count = max(found.items(), key=lambda item: (item[1], item[0][0] is not Status.UNCHANGED))
     fate = next(f for n in names if ((f := fates[n]).status, f.how, f.passes) == most)
+    first = names[0]
+    box = Box(f"{SIDES[at]}_{first}", folding.paths[at][first], (view[first],), UNCHANGED, times=len(names))
     if fate.status is Status.UNCHANGED:
-        return Box((view[names[0]],), UNCHANGED)
+        return box
     note = f"{fate.how} {', '.join(fate.passes)}" if fate.passes else str(fate.status)
     if count < len(names):
         note += f" ({count} of {len(names)})"
     number = None if fate.group is None else numbers.get(fate.group)
-    return Box((view[names[0]],), replace(fate, group=None), note, number)
+    return replace(box, fate=fate, note=note, number=number)
 
 
 def _arrows(view: View, at: int, folding: Folding) -> dict[str, list[Arrow]]:
@@ -187,7 +153,7 @@ def _arrows(view: View, at: int, folding: Folding) -> dict[str, list[Arrow]]:
     return arrows
 
 
-def _merge_views(boxes: dict[str, Box], arrows: dict[str, list[Arrow]], paths: dict[str, Path]) -> dict[str, Box]:
+def _merge_views(boxes: dict[str, Box], arrows: dict[str, list[Arrow]]) -> dict[str, Box]:
     """Join views that only feed each other into one box; gives the box of every drawn node."""
     users: dict[str, set[str]] = defaultdict(set)
     for target, sources in arrows.items():
@@ -200,19 +166,8 @@ def _merge_views(boxes: dict[str, Box], arrows: dict[str, list[Arrow]], paths: d
             continue
         source = owner[arrows[name][0].source]
         last = source.ops[-1]
-        same = (source.note, source.number, paths[last.name]) == (box.note, box.number, paths[name])
+        same = (source.note, source.number, source.path) == (box.note, box.number, box.path)
         if same and last.is_view and last.name == arrows[name][0].source and users[last.name] == {name}:
-            joined = Box((*source.ops, op), box.fate, box.note, box.number)
+            joined = replace(source, ops=(*source.ops, op), seconds=source.seconds + box.seconds)
             owner |= {each.name: joined for each in joined.ops}
     return owner
-
-
-def _flatten(cluster: Cluster, repeats: dict[Path, Repeat]) -> None:
-    """Drop the frame of a module with a single box: the box says enough; and join frames that hold only one."""
-    for part, child in list(cluster.children.items()):
-        _flatten(child, repeats)
-        if child.path not in repeats and len(child.boxes) == 1 and not child.children:
-            cluster.boxes += child.boxes
-            del cluster.children[part]
-        elif child.path not in repeats and not child.boxes and len(child.children) == 1:
-            cluster.children[part] = next(iter(child.children.values()))

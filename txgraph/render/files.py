@@ -3,49 +3,90 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import graphviz
 
 from txgraph.errors import TxgraphError
-from txgraph.ir import Graph
 from txgraph.render.dot import to_dot
-from txgraph.render.drawing import draw
+from txgraph.render.drawing import Drawing, Stages, draw
 from txgraph.render.html import to_html
-from txgraph.rewrite import Rewrite
+from txgraph.render.levels import LEVELS, kernels, modules
+from txgraph.render.merge import merge, unchanged_parts
+from txgraph.render.panel import Panel
 
 log = logging.getLogger(__name__)
 
 FORMATS = (".svg", ".png", ".pdf", ".dot", ".html")
-VIEWS = {"side-by-side": ("before", "after"), "before": ("before",), "after": ("after",)}
+VIEWS = ("diff", "side-by-side", "before", "after")
 
 
-def render_graphs(
-    before: Graph,
-    after: Graph,
-    path: str | Path,
-    title: str = "",
-    report: str = "",
-    rewrites: Sequence[Rewrite] = (),
-    view: str = "side-by-side",
-    focus: str = "",
-) -> Path:
+@dataclass(frozen=True)
+class Picture:
+    """What is drawn of a graph, and how closely.
+
+    Attributes:
+        view: ``"diff"`` draws both stages as one: changes in full, what is unchanged in one box; ``"side-by-side"``,
+            ``"before"`` and ``"after"`` draw every operator. By default the diff, and of kernels the graph after.
+        level: a box for each ``"op"``, ``"module"`` or ``"kernel"``.
+        depth: modules further inside are drawn as one box: at depth 1 the children of the model are.
+        focus: the path of a module, such as ``"encoder.layer.3"``: only what belongs to it is drawn.
+        collapse: whether repeated layers are drawn once, and unchanged parts of a diff as one box.
+
+    Raises:
+        ValueError: there is no such view, level or depth.
+    """
+
+    view: str | None = None
+    level: str = "op"
+    depth: int | None = None
+    focus: str = ""
+    collapse: bool = True
+
+    def __post_init__(self) -> None:
+        if self.view is not None and self.view not in VIEWS:
+            raise ValueError(f"there is no view {self.view!r}: it is one of {', '.join(VIEWS)}")
+        if self.level not in LEVELS:
+            raise ValueError(f"there is no level {self.level!r}: it is one of {', '.join(LEVELS)}")
+        if self.depth is not None and self.depth < 1:
+            raise ValueError(f"depth is {self.depth}, but a module's children are at depth 1")
+        if self.level == "kernel" and self.view not in (None, "after"):
+            raise ValueError(f"view is {self.view!r}, but only the graph after the passes has kernels: view='after'")
+
+    def panels(self, stages: Stages) -> tuple[Drawing, list[Panel]]:
+        """The whole drawing, and the panels that this picture shows of it.
+
+        Raises:
+            ValueError: there is no such module, or no kernel is known.
+        """
+        drawing = draw(stages, self.focus, self.collapse)
+        view = self.view or ("after" if self.level == "kernel" else "diff")
+        if view == "diff":
+            shown = [merge(drawing)]
+        else:
+            shown = [panel for panel in (drawing.before, drawing.after) if view in (panel.side, "side-by-side")]
+        if self.level == "kernel":
+            shown = [kernels(panel, stages.kernels) for panel in shown]
+        elif self.level == "module" or self.depth is not None:
+            shown = [modules(panel, self.depth, always=self.level == "module") for panel in shown]
+        elif view == "diff" and self.collapse:
+            shown = [unchanged_parts(panel) for panel in shown]
+        return drawing, shown
+
+
+def render(stages: Stages, path: str | Path, picture: Picture, title: str = "", report: str = "") -> Path:
     """Draw two stages of a graph, with what was fused, added and removed between them.
 
     Args:
-        before, after: the captured graph, and what it became.
         path: ends in one of :data:`FORMATS`; an existing file is replaced.
         title: of the drawing. report: text for the .html page.
-        rewrites: records of what was applied, in order: they say what became of which node.
-        view: which of the two is drawn: one of :data:`VIEWS`.
-        focus: the path of a module, such as ``encoder.layer.3``: only what belongs to it is drawn.
 
     Returns:
         The file written. Without Graphviz's ``dot`` program that is the .dot source, with a warning.
 
     Raises:
-        ValueError: the file name has another ending; there is no such view, or no such module.
+        ValueError: the file name has another ending; there is no such module.
         OSError: the file cannot be written.
         TxgraphError: ``dot`` failed.
     """
@@ -53,16 +94,14 @@ def render_graphs(
     ending = path.suffix.lower()
     if ending not in FORMATS:
         raise ValueError(f"cannot draw to {path.name!r}: the name must end in one of {', '.join(FORMATS)}")
-    if view not in VIEWS:
-        raise ValueError(f"there is no view {view!r}: it is one of {', '.join(VIEWS)}")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot draw to {path}: there is no folder {path.parent}; make it first")
-    drawing = draw(before, after, rewrites, focus)
-    dot = to_dot(drawing, title, VIEWS[view])
+    drawing, panels = picture.panels(stages)
+    dot = to_dot(panels, drawing.changes, title)
     if ending == ".dot":
         return _write(path, dot.source.encode())
     try:
-        picture = dot.pipe(format="svg" if ending == ".html" else ending[1:], quiet=True)
+        drawn = dot.pipe(format="svg" if ending == ".html" else ending[1:], quiet=True)
     except graphviz.ExecutableNotFound:
         source = _write(path.with_suffix(".dot"), dot.source.encode())
         log.warning(
@@ -77,8 +116,8 @@ def render_graphs(
     except (graphviz.CalledProcessError, BrokenPipeError) as error:
         raise TxgraphError(f"dot could not draw {path}: {error}") from error
     if ending == ".html":
-        picture = to_html(picture.decode(), drawing, title, report).encode()
-    return _write(path, picture)
+        drawn = to_html(drawn.decode(), drawing, title, report).encode()
+    return _write(path, drawn)
 
 
 def _write(path: Path, content: bytes) -> Path:

@@ -86,13 +86,18 @@ class Folding:
         return instances
 
 
-def fold(views: Sequence[View]) -> Folding:
-    """Fold the repeated layers of a model; ``views`` are stages of its graph, the first one as captured."""
-    folding = Folding(
+def unfolded(views: Sequence[View]) -> Folding:
+    """Every node stands for itself."""
+    return Folding(
         [{name: name for name in view} for view in views],
         [{name: op.path for name, op in view.items()} for view in views],
         [{} for _ in views],
     )
+
+
+def fold(views: Sequence[View]) -> Folding:
+    """Fold the repeated layers of a model; ``views`` are stages of its graph, the first one as captured."""
+    folding = unfolded(views)
     done: set[_Family] = set()
     while family := _next_family(folding, done):
         done.add(family)

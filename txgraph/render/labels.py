@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import graphviz
 
 from txgraph.render.diff import Status
-from txgraph.render.drawing import Box, Drawing, Link, Panel
-from txgraph.render.style import INK, LOOKS, QUIET
-from txgraph.render.summary import Change
+from txgraph.render.panel import Box, Link, Panel
+from txgraph.render.style import INK, LOOKS, QUIET, heat
+from txgraph.render.summary import Change, operators_text
 from txgraph.render.view import Constant, Op, Path
 
 MAX_CHANGES = 16  # lines above the drawing; the rest is in the report
+SMALLEST_SHARE = 0.01  # of the time, that a box speaks of
 
 
 def escape(text: str) -> str:
@@ -27,15 +28,14 @@ def tooltip(text: str) -> str:
     return "&#10;".join(lines) or " "
 
 
-def box_label(box: Box, path: Path, shows_type: bool = False, shows_name: bool = False) -> str:
+def box_label(box: Box, path: Path, panel: Panel, shows_type: bool = False, shows_name: bool = False) -> str:
     """Operators in bold with their weights, the type where no arrow shows it, and what became of it."""
-    lines = []
-    for op in box.ops:
-        lines.append(_operator(op, path, box.fate.status is Status.REMOVED))
-        if op.type and (op is not box.ops[-1] or shows_type or op.kind == "placeholder"):
-            lines.append(_small(escape(op.type)))
+    lines = _group(box, path, panel) if box.inside else _operators(box, path, shows_type)
     if shows_name:
-        lines.append(f"%{escape(box.name)}")
+        lines.append(f"%{escape(box.ops[-1].name)}")
+    share = box.seconds / panel.seconds if panel.seconds else 0.0
+    if share >= SMALLEST_SHARE:
+        lines[0] += f'  <FONT COLOR="{heat(share)}"><B>{share:.0%}</B></FONT>'
     if box.note:
         number = f"<B>#{box.number}</B> " if box.number else ""
         lines.append(_small(f"{number}{escape(box.note)}", INK))
@@ -44,7 +44,12 @@ def box_label(box: Box, path: Path, shows_type: bool = False, shows_name: bool =
 
 def reference_label(link: Link) -> str:
     """The name and type of a value that is drawn elsewhere."""
-    return f"<%{escape(link.source)}<BR/>{_small(escape(link.type))}>"
+    return f"<%{escape(_name(link.source))}<BR/>{_small(escape(link.type))}>"
+
+
+def link_tooltip(link: Link) -> str:
+    """From where, to where, and what."""
+    return tooltip(f"{_name(link.source)} -> {_name(link.target)}: {link.type}")
 
 
 def box_tooltip(box: Box) -> str:
@@ -66,33 +71,83 @@ def module_label(path: Path, above: Path, panel: Panel) -> str:
     return f"<{text}>"
 
 
-def panel_label(side: str, panel: Panel) -> str:
-    """``before  311 operators``."""
-    return f"<<B>{side}</B>  {panel.operators} operators>"
+def panel_label(panel: Panel) -> str:
+    """``before  311 operators``, ``before → after  311 → 254 operators``."""
+    name = "before → after" if panel.side == "diff" else panel.side
+    was = "" if panel.was is None else f"{panel.was} → "
+    return f"<<B>{name}</B>  {was}{panel.operators} operators>"
 
 
-def header(drawing: Drawing, title: str, side_by_side: bool = True) -> str:
+def header(panels: Sequence[Panel], changes: Sequence[Change], title: str) -> str:
     """Title, legend, the list of changes, and how numbers and folded layers are to be read."""
-    changes = [_change(change) for change in drawing.changes[:MAX_CHANGES]]
-    left = len(drawing.changes) - MAX_CHANGES
+    lines = [_change(change) for change in changes[:MAX_CHANGES]]
+    left = len(changes) - MAX_CHANGES
     if left > 0:
-        changes.append(f'<TR><TD ALIGN="LEFT" COLSPAN="4">and {left} more kinds of change</TD></TR>')
-    if not changes:
-        changes = ["<TR><TD>the graphs are equal</TD></TR>"]
-    notes = []
-    if side_by_side and any(change.number for change in drawing.changes):
-        notes.append("#1 on the left became #1 on the right")
-    repeats = [repeat.count for panel in (drawing.before, drawing.after) for repeat in panel.repeats.values()]
-    if repeats:
-        notes.append(f"x{max(repeats)}: {max(repeats)} equal layers, drawn once")
+        lines.append(f'<TR><TD ALIGN="LEFT" COLSPAN="4">and {left} more kinds of change</TD></TR>')
+    if not lines:
+        lines = ["<TR><TD>the graphs are equal</TD></TR>"]
     rows = (
         f'<FONT POINT-SIZE="28">{_bold(title)}</FONT>' if title else "",
         _legend(),
-        f'<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="3" CELLPADDING="3">{"".join(changes)}</TABLE>',
-        f'<FONT COLOR="{QUIET}">{"; ".join(notes)}</FONT>' if notes else "",
+        f'<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="3" CELLPADDING="3">{"".join(lines)}</TABLE>',
+        f'<FONT COLOR="{QUIET}">{"; ".join(notes)}</FONT>' if (notes := _reading(panels)) else "",
     )
     cells = "".join(f'<TR><TD ALIGN="LEFT">{row}</TD></TR>' for row in rows if row)
     return f'<<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="3" CELLPADDING="2">{cells}</TABLE>>'
+
+
+def _reading(panels: Sequence[Panel]) -> list[str]:
+    """How to read what is drawn."""
+    notes = []
+    boxes = [box for panel in panels for box in panel.boxes]
+    if len(panels) == 2 and any(box.number for box in boxes):
+        notes.append("#1 on the left became #1 on the right")
+    if any(box.replaced for box in boxes):
+        notes.append("what an operator was made of is struck out above it")
+    repeats = [repeat.count for panel in panels for repeat in panel.repeats.values()]
+    if repeats:
+        notes.append(f"x{max(repeats)}: {max(repeats)} equal layers, drawn once")
+    if any(panel.seconds for panel in panels):
+        notes.append("percentages: share of the predicted time")
+    return notes
+
+
+def _operators(box: Box, path: Path, shows_type: bool) -> list[str]:
+    lines = [_gone(box.replaced)] if box.replaced else []
+    for op in box.ops:
+        lines.append(_operator(op, path, box.fate.status is Status.REMOVED))
+        if op.type and (op is not box.ops[-1] or shows_type or op.kind == "placeholder"):
+            lines.append(_small(escape(op.type)))
+    return lines
+
+
+def _group(box: Box, path: Path, panel: Panel) -> list[str]:
+    """Its module or title, and the operators inside, the most frequent first."""
+    names = operators_text(op.op for op in box.ops)
+    if box.fate.status is Status.REMOVED and not box.title:
+        return [f"<S>{escape(names)}</S>"]
+    inner = _inner(box.path, path, panel)
+    text = _bold(inner) + (f"  {escape(box.title)}" if box.title else "")
+    count = box.operators(panel.copies(box.path))
+    kind = "unchanged" if box.fate.status is Status.UNCHANGED else "operators"
+    first = text if count == 1 and text else f"{text} {count} {kind}".strip()
+    return [first, *([_gone(box.replaced)] if box.replaced else []), _small(escape(names))]
+
+
+def _inner(path: Path, above: Path, panel: Panel) -> str:
+    """The path below the enclosing frame, with ``0..11`` for folded layers."""
+    parts = [panel.repeats[path[: at + 1]].text if path[: at + 1] in panel.repeats else p for at, p in enumerate(path)]
+    return ".".join(parts[len(above) :])
+
+
+def _gone(ops: Sequence[Op]) -> str:
+    names = escape(operators_text(op.op for op in ops))
+    return f'<FONT POINT-SIZE="9" COLOR="{LOOKS[Status.REMOVED].line}"><S>{names}</S></FONT>'
+
+
+def _name(box: str) -> str:
+    """Of a node, from the id of its box."""
+    return box.partition("_")[2]
 
 
 def _operator(op: Op, path: Path, removed: bool) -> str:

@@ -33,3 +33,9 @@ LOOKS = {
     Status.CHANGED: Look("#FCF4F9", "#AA4499", "changed", border="dotted", width=1.5),
     Status.UNCHANGED: Look("#FFFFFF", "#999999", "unchanged"),
 }
+
+
+def heat(share: float) -> str:
+    """A colour for a share of the time: the redder, the more; dark enough to be read on white."""
+    steps = ("#7A6A00", "#9A5B00", "#B04300", "#B51A00")
+    return steps[min(int(share * 20), len(steps) - 1)]

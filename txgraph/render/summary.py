@@ -47,7 +47,7 @@ def _numbered(views: Sequence[View], fates: Sequence[Fates], folding: Folding, n
         before, after = ([n for n, fate in each.items() if fate.group == group] for each in fates)
         fate = fates[0][before[0]]
         where = module_text([views[0][n].path for n in before], folding)
-        what = f"{_ops(views[0][n].op for n in before)} → {_ops(views[1][n].op for n in after)}"
+        what = f"{operators_text(views[0][n].op for n in before)} → {operators_text(views[1][n].op for n in after)}"
         count = sum(n == number for n in numbers.values())
         changes.append(
             Change(fate.status, fate.how.removesuffix(" by"), number, count, ", ".join(fate.passes), what, where)
@@ -64,7 +64,7 @@ def _others(views: Sequence[View], fates: Sequence[Fates], numbers: dict[int, in
                 found[status, f"{how} {', '.join(fate.passes)}".strip()][views[at][name].op] += 1
     order = [Status.ADDED, Status.REMOVED, Status.CHANGED]
     return [
-        Change(status, str(status), None, ops.total(), passes, _ops(ops.elements()))
+        Change(status, str(status), None, ops.total(), passes, operators_text(ops.elements()))
         for (status, passes), ops in sorted(found.items(), key=lambda f: (order.index(f[0][0]), -f[1].total()))
     ]
 
@@ -84,7 +84,8 @@ def module_text(paths: Iterable[Path], folding: Folding) -> str:
     return ".".join(common)
 
 
-def _ops(names: Iterable[str]) -> str:
+def operators_text(names: Iterable[str]) -> str:
+    """``3 linear, gelu``."""
     counts = Counter(names)
     shown = counts if len(counts) <= MAX_OPS else dict(counts.most_common(MAX_OPS - 1))
     texts = [f"{count} {name}" if count > 1 else name for name, count in shown.items()]

@@ -1,0 +1,57 @@
+"""How closely a graph is looked at: operators, modules or kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from txgraph.render.contract import Group, contract
+from txgraph.render.panel import Box, Panel
+
+LEVELS = ("op", "module", "kernel")
+
+
+class Kernel(Protocol):
+    """One launch of generated or library code."""
+
+    @property
+    def name(self) -> str:
+        """Of the kernel."""
+
+    @property
+    def nodes(self) -> Sequence[str]:
+        """Names of the operators that it computes."""
+
+
+def modules(panel: Panel, depth: int | None = None, always: bool = True) -> Panel:
+    """The panel with a box for each module.
+
+    Args:
+        depth: modules further inside belong to the one at this depth: 1 is a child of the model.
+        always: whether operators of modules less deep are drawn as one box, too.
+    """
+
+    def group(box: Box) -> Group | None:
+        path = box.path if depth is None else box.path[:depth]
+        if not box.is_operator or not (always or len(path) == depth):
+            return None
+        return Group(path, panel.classes.get(path, ""), path)
+
+    return contract(panel, group)
+
+
+def kernels(panel: Panel, launches: Sequence[Kernel]) -> Panel:
+    """The panel with a box for each kernel; what none computes (views, sizes) stays as it is.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if not launches:
+        raise ValueError("no kernels are known: a graph has them after it was compiled by optimize()")
+    launch = {name: at for at, kernel in reversed(list(enumerate(launches))) for name in kernel.nodes}
+
+    def group(box: Box) -> Group | None:
+        at = next((launch[op.name] for op in box.ops if op.name in launch), None)
+        return None if at is None else Group(at, launches[at].name)
+
+    return contract(panel, group)
