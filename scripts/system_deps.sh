@@ -15,6 +15,8 @@ need() { # need <Debian package> <what is off without it>
 
 command -v make >/dev/null || need make "the targets of the Makefile"
 command -v dot >/dev/null || need graphviz "pictures of graphs, drawn by dot"
+command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null ||
+  need chromium "tests of the interactive page, in a real browser"
 command -v "${CXX:-g++}" >/dev/null || need g++ "CPU code, compiled by Inductor"
 
 if version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])'); then

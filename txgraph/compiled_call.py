@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,10 +13,12 @@ from torch.utils import _pytree as pytree
 from txgraph.backends import Compiled
 from txgraph.capture import InputGuard, ModelState
 from txgraph.errors import GuardFailed
+from txgraph.explain import Explanation, explain, explain_each, nearest_misses
 from txgraph.ir import Graph
+from txgraph.pipeline import Pipeline
 from txgraph.render import Stages
 from txgraph.report import GraphReport
-from txgraph.rewrite import PassContext
+from txgraph.rewrite import NearMiss, PassContext
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,22 @@ class CompiledCall:
     report: GraphReport
     notes: tuple[str, ...] = ()
 
-    @property
-    def stages(self) -> Stages:
-        """Both graphs, to be drawn."""
+    def explain(self, pipeline: Pipeline, name: str) -> Explanation:
+        """Where the pass of that name rewrote, and its near misses; see :func:`txgraph.explain.explain`."""
+        return explain(pipeline, self.before, self.context, name, self._rolled_back())
+
+    def stages(self, pipeline: Pipeline, text: str) -> Stages:
+        """Both graphs with all that is known of them, to be drawn; ``text`` is the report."""
+
+        def misses() -> list[NearMiss]:
+            return nearest_misses(explain_each(pipeline, self.before, self.context, self._rolled_back()).values())
+
         rewrites = [r for p in self.report.passes if p.status == "applied" for r in p.rewrites]
-        return Stages.weighed(self.before, self.after, rewrites, self.context.cost)
+        stages = Stages.weighed(self.before, self.after, rewrites, self.context.cost)
+        return replace(stages, misses=misses, report=self.report, text=text)
+
+    def _rolled_back(self) -> set[str]:
+        return {record.name for record in self.report.passes if record.status == "rolled back"}
 
     def __call__(self, tensors: Sequence[torch.Tensor]) -> Any:
         """Run, write mutated values back, and put the outputs together.

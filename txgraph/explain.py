@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from txgraph.ir import Graph
@@ -10,6 +10,7 @@ from txgraph.pipeline import Pipeline
 from txgraph.rewrite import NearMiss, PassContext, Rewrite, explain_pass
 
 _SHOWN = 10
+_NEAREST = 3
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,15 @@ def explain_each(
             found[each.name] = Explanation(each.name, (*before, *rewrites), tuple(misses))
         if each.name not in skip:
             graph, _ = Pipeline((each,)).run(graph, context)
+    return found
+
+
+def nearest_misses(explanations: Iterable[Explanation]) -> list[NearMiss]:
+    """Of each pass all places where its whole pattern fitted, else the few nearest."""
+    found: list[NearMiss] = []
+    for each in explanations:
+        complete = [miss for miss in each.near_misses if miss.complete]
+        found += complete or each.near_misses[:_NEAREST]
     return found
 
 

@@ -24,7 +24,7 @@ from txgraph.compile import compile_call
 from txgraph.compiled_call import CompiledCall, ExampleCall
 from txgraph.cost import Hardware
 from txgraph.errors import BackendFailed, CaptureFailed, GuardFailed, TxgraphError, UnsupportedOp
-from txgraph.explain import Explanation, explain
+from txgraph.explain import Explanation
 from txgraph.ir import Graph
 from txgraph.options import BackendOptions, CompileOptions, Target
 from txgraph.passes import default_pipeline, with_zero_padding
@@ -204,9 +204,7 @@ class OptimizedModel(nn.Module):
         Raises:
             ValueError: no pass of that name is in the pipeline.
         """
-        latest = self._latest()
-        rolled_back = {r.name for r in latest.report.passes if r.status == "rolled back"}
-        return explain(self._pipeline, latest.before, latest.context, name, rolled_back)
+        return self._latest().explain(self._pipeline, name)
 
     def code(self) -> str:
         """Source that the backend generated in the latest compilation."""
@@ -233,7 +231,8 @@ class OptimizedModel(nn.Module):
             ValueError: another ending, no such view, level or module. OSError: the file cannot be written.
         """
         picture = Picture(view, level, depth, focus, collapse)
-        return render(self._latest().stages, path, picture, type(self._original).__name__, str(self.report))
+        stages = self._latest().stages(self._pipeline, str(self.report))
+        return render(stages, path, picture, type(self._original).__name__)
 
     def train(self, mode: bool = True) -> OptimizedModel:
         """Switch the original, and all its submodules, too."""

@@ -15,8 +15,11 @@ def why_not_replaced(graph: Graph, used: Iterable[Node], replaced: Node | None, 
     for node in used:
         if node.op != "get_attr":
             return f"%{node.name} is not a constant"
-        if graph.frozen(node) is None:
+        tensor = graph.frozen(node)
+        if tensor is None:
             return f"{node.target} is changed by each call"
+        if tensor.is_meta:
+            return f"{node.target} is on the meta device: it has no values"
     name = replaced.target if replaced is not None else None
     for user in (user for n in graph.nodes if n.op == "get_attr" and n.target == name for user in n.users):
         if user not in inside:

@@ -62,3 +62,9 @@ def number() -> int:
 
 def bert_inputs() -> dict[str, torch.Tensor]:
     return {"input_ids": torch.tensor([[1, 2, 3]])}
+
+
+def on_meta() -> tuple[nn.Module, dict[str, torch.Tensor]]:
+    """A linear with an activation, whose weights have no values."""
+    with torch.device("meta"):
+        return nn.Sequential(nn.Linear(1 << 20, 1 << 20), nn.GELU()), {"input": torch.ones(2, 1 << 20)}

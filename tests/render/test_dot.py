@@ -28,8 +28,8 @@ needs_dot = pytest.mark.skipif(shutil.which("dot") is None, reason="needs Graphv
 
 
 def source_of(run: Stages, title: str = "") -> graphviz.Digraph:
-    drawing, panels = Picture("side-by-side").panels(run)
-    return to_dot(panels, drawing.changes, title)
+    drawing = draw(run)
+    return to_dot(Picture("side-by-side").panels(drawing), drawing.changes, title)
 
 
 def svg_of(run: Stages, title: str = "Stack") -> ET.Element:

@@ -23,7 +23,7 @@ def operators(panel: Panel) -> list[Box]:
 
 
 def panel(run: Stages, picture: Picture) -> Panel:
-    (shown,) = picture.panels(run)[1]
+    (shown,) = picture.panels(picture.drawing(run), run.kernels)
     return shown
 
 
@@ -69,7 +69,7 @@ def test_a_box_for_each_kernel() -> None:
 
 def test_no_kernels_before_compilation() -> None:
     with pytest.raises(ValueError, match="no kernels are known: a graph has them after it was compiled"):
-        Picture(level="kernel").panels(stages(Stack(8), X))
+        panel(stages(Stack(8), X), Picture(level="kernel"))
 
 
 def test_without_folding_every_layer_is_drawn() -> None:

@@ -87,7 +87,8 @@ def test_unchanged_modules_and_stretches_are_one_box() -> None:
 
 def test_equal_graphs_are_one_box_between_input_and_output() -> None:
     run = stages(Stack(8), X, passes=Pipeline(()))
-    drawing, (panel,) = Picture().panels(run)
+    drawing = draw(run)
+    (panel,) = Picture().panels(drawing)
     assert drawing.changes == ()
     assert [box.ops[0].kind if not box.inside else "group" for box in panel.boxes] == ["placeholder", "group", "output"]
 

@@ -7,6 +7,7 @@ from itertools import chain
 import torch
 
 from txgraph.backends import choose_backend
+from txgraph.capture import capture
 from txgraph.cli.models import ModelCall
 from txgraph.cost import CostModel, hardware_of
 from txgraph.explain import Explanation, explain_each
@@ -28,11 +29,14 @@ def explain_passes(call: ModelCall, backend: str) -> dict[str, Explanation]:
 
 
 def captured_graph(call: ModelCall) -> Graph:
-    """The model's graph as it is captured.
+    """The model's graph as it is captured. Its weights may be on the meta device, if its inputs are, too.
 
     Raises:
         CaptureFailed, TxgraphError: see :mod:`txgraph.errors`.
     """
+    if _device(call) == torch.device("meta"):  # too large to be loaded here; optimize() would ask for values
+        call.model.eval()
+        return capture(call.model, call.args, call.kwargs).graph
     # Without passes and for the interpreter, optimize() only captures, with all its checks of model and inputs.
     return optimize(
         call.model, call.args, call.kwargs, passes=Pipeline(()), backend="reference", verify="off"
@@ -40,10 +44,15 @@ def captured_graph(call: ModelCall) -> Graph:
 
 
 def context_of(call: ModelCall, backend: str) -> PassContext:
-    """What passes know when this backend compiles for the device of the weights."""
-    weights = chain(call.model.parameters(), call.model.buffers())
-    target = Target.of(next((t.device for t in weights), torch.device("cpu")))
+    """What passes know when this backend compiles for the device of the weights; for the CPU where these are meta."""
+    device = _device(call)
+    target = Target("cpu") if device.type == "meta" else Target.of(device)
     chosen = choose_backend(backend)
     return PassContext(
         target, chosen.fused_activations(target), CostModel(hardware_of(target), chosen.fuses_elementwise)
     )
+
+
+def _device(call: ModelCall) -> torch.device:
+    weights = chain(call.model.parameters(), call.model.buffers())
+    return next((tensor.device for tensor in weights), torch.device("cpu"))

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from txgraph.cli.errors import errors_as_text
-from txgraph.cli.explanations import captured_graph, context_of
-from txgraph.cli.models import load_call
+from txgraph.cli.explanations import captured_graph, context_of, explain_passes
+from txgraph.cli.models import ModelCall, load_call
 from txgraph.cli.options import BackendOption, BatchOption, InputsOption, LengthOption, ModelArgument
+from txgraph.explain import nearest_misses
 from txgraph.passes import default_pipeline
 from txgraph.render import Picture, Stages
 from txgraph.render import render as render_stages
 from txgraph.render.files import FORMATS, VIEWS
+from txgraph.rewrite import NearMiss
 
 
 def _known_ending(path: Path) -> Path:
@@ -49,6 +53,10 @@ CollapseOption = Annotated[
 ]
 
 
+def _misses(call: ModelCall, backend: str) -> list[NearMiss]:
+    return nearest_misses(explain_passes(call, backend).values())
+
+
 def render(
     model: ModelArgument,
     output: OutputOption = Path("graphs.svg"),
@@ -76,7 +84,7 @@ def render(
         context = context_of(call, backend)
         after, records = default_pipeline().run(before, context)
         rewrites = [rewrite for record in records for rewrite in record.rewrites]
-        stages = Stages.weighed(before, after, rewrites, context.cost)
+        stages = replace(Stages.weighed(before, after, rewrites, context.cost), misses=partial(_misses, call, backend))
         try:
             typer.echo(render_stages(stages, output, picture, type(call.model).__name__))
         except ValueError as error:  # there is no such module, or no kernel yet

@@ -47,7 +47,7 @@ def contract(panel: Panel, group_of: Callable[[Box], Group | None]) -> Panel:
     owner: dict[str, Box] = {}
     for boxes in parts.values():
         group = groups[boxes[0].id]
-        joined = _join(boxes, group) if group is not None and (len(boxes) > 1 or group.title) else boxes[0]
+        joined = join(boxes, group) if group is not None and (len(boxes) > 1 or group.title) else boxes[0]
         owner |= {box.id: joined for box in boxes}
     links: dict[tuple[str, ...], Link] = {}
     for link in panel.links:
@@ -56,7 +56,7 @@ def contract(panel: Panel, group_of: Callable[[Box], Group | None]) -> Panel:
             one = source.inside or target.inside  # one arrow for all that runs between them
             key = (source.id, target.id, str(link.removed), "" if one else link.type)
             links.setdefault(key, Link(source.id, target.id, link.type, link.removed))
-    return replace(panel, boxes=tuple(dict.fromkeys(owner.values())), links=tuple(links.values()))
+    return replace(panel, boxes=tuple({box.id: box for box in owner.values()}.values()), links=tuple(links.values()))
 
 
 def _circular(links: Sequence[Link], keys: Mapping[str, Hashable]) -> set[Hashable]:
@@ -83,7 +83,8 @@ def _levels(links: Sequence[Link], keys: Mapping[str, Hashable]) -> dict[str, in
     return levels
 
 
-def _join(boxes: Sequence[Box], group: Group) -> Box:
+def join(boxes: Sequence[Box], group: Group) -> Box:
+    """One box for several. What is gone counts as replaced, unless all of it is."""
     leaves = [leaf for box in boxes for leaf in box.inside or (box,)]
     statuses = {leaf.fate.status for leaf in leaves}
     status = next((each for each in _MOST_TELLING if each in statuses), Status.UNCHANGED)

@@ -11,7 +11,7 @@ import networkx as nx
 from txgraph.render import labels
 from txgraph.render.diff import Status
 from txgraph.render.panel import Box, Frame, Link, Panel
-from txgraph.render.style import FONT, INK, LOOKS, QUIET
+from txgraph.render.style import EDGE, FRAME, GRAPH, LOOKS, NODE, REPEATED
 from txgraph.render.summary import Change
 from txgraph.render.view import Path
 
@@ -23,22 +23,10 @@ def to_dot(panels: Sequence[Panel], changes: Sequence[Change], title: str) -> gr
         panels: one, or the graph before and the graph after. changes: for the list.
     """
     dot = graphviz.Digraph("txgraph")
-    dot.attr(
-        label=labels.header(panels, changes, title),
-        labelloc="t",
-        labeljust="l",
-        fontname=FONT,
-        fontsize="14",
-        fontcolor=INK,
-        newrank="true",
-        nodesep="0.18",
-        ranksep="0.2",
-        pad="0.2",
-        outputorder="edgesfirst",
-        tooltip=labels.tooltip(title),
-    )
-    dot.attr("node", shape="box", fontname=FONT, fontsize="10", fontcolor=INK, margin="0.07,0.035", height="0.25")
-    dot.attr("edge", fontname=FONT, fontsize="8", fontcolor=QUIET, color="#777777", arrowsize="0.6")
+    header = labels.header(panels, changes, title)
+    dot.attr(**GRAPH, label=header, labelloc="t", labeljust="l", fontsize="14", tooltip=labels.tooltip(title))
+    dot.attr("node", **NODE)
+    dot.attr("edge", **EDGE)
     for panel in panels:
         _Panel(panel).add_to(dot)
     for left, right in _level(*panels) if len(panels) == 2 else ():
@@ -85,18 +73,11 @@ class _Panel:
         for box in module.boxes:
             self._add_box(dot, box, module.path)
         for child in module.children.values():
-            repeated = child.path in self._panel.repeats
             with dot.subgraph(name=f"cluster_{self._panel.side}_{'.'.join(child.path)}") as frame:
                 frame.attr(
                     label=labels.module_label(child.path, module.path, self._panel),
-                    labeljust="l",
-                    fontsize="10",
-                    style="rounded",
-                    bgcolor="#00000006",
-                    color="#555555" if repeated else "#CCCCCC",
-                    penwidth="2" if repeated else "1",
-                    margin="6",
                     tooltip=labels.tooltip(".".join(child.path)),
+                    **FRAME | (REPEATED if child.path in self._panel.repeats else {}),
                 )
                 self._add_boxes(frame, child)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from txgraph.cost import CostModel
@@ -15,7 +15,8 @@ from txgraph.render.levels import Kernel
 from txgraph.render.panel import Box, Link, Panel
 from txgraph.render.summary import Change, summarise
 from txgraph.render.view import Arrow, View, module_classes, view_of
-from txgraph.rewrite import Rewrite
+from txgraph.report import GraphReport
+from txgraph.rewrite import NearMiss, Rewrite
 
 SIDES = ("before", "after")
 
@@ -29,6 +30,8 @@ class Stages:
         rewrites: records of what was applied, in order: they say what became of which node.
         seconds_before, seconds_after: what each node takes, predicted or measured, as far as that is known.
         kernels: that compute the graph after, in the order of their launch, if they are known.
+        kernel_seconds: measured, by the place of the kernel.
+        misses: gives where passes nearly rewrote. report, text: on the compilation, as data and as text.
     """
 
     before: Graph
@@ -37,6 +40,10 @@ class Stages:
     seconds_before: Mapping[str, float] = field(default_factory=dict)
     seconds_after: Mapping[str, float] = field(default_factory=dict)
     kernels: Sequence[Kernel] = ()
+    kernel_seconds: Mapping[int, float] = field(default_factory=dict)
+    misses: Callable[[], Sequence[NearMiss]] = tuple
+    report: GraphReport | None = None
+    text: str = ""
 
     @classmethod
     def weighed(cls, before: Graph, after: Graph, rewrites: Sequence[Rewrite], cost: CostModel) -> Stages:

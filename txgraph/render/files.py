@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from txgraph.errors import TxgraphError
 from txgraph.render.dot import to_dot
 from txgraph.render.drawing import Drawing, Stages, draw
 from txgraph.render.html import to_html
-from txgraph.render.levels import LEVELS, kernels, modules
+from txgraph.render.levels import LEVELS, Kernel, kernels, modules
 from txgraph.render.merge import merge, unchanged_parts
 from txgraph.render.panel import Panel
 
@@ -54,33 +55,49 @@ class Picture:
         if self.level == "kernel" and self.view not in (None, "after"):
             raise ValueError(f"view is {self.view!r}, but only the graph after the passes has kernels: view='after'")
 
-    def panels(self, stages: Stages) -> tuple[Drawing, list[Panel]]:
-        """The whole drawing, and the panels that this picture shows of it.
+    def drawing(self, stages: Stages) -> Drawing:
+        """Both graphs, as far as they are looked at.
 
         Raises:
-            ValueError: there is no such module, or no kernel is known.
+            ValueError: there is no such module.
         """
-        drawing = draw(stages, self.focus, self.collapse)
-        view = self.view or ("after" if self.level == "kernel" else "diff")
-        if view == "diff":
-            shown = [merge(drawing)]
+        return draw(stages, self.focus, self.collapse)
+
+    @property
+    def shown(self) -> str:
+        """The view, or the default."""
+        return self.view or ("after" if self.level == "kernel" else "diff")
+
+    def panels(self, drawing: Drawing, launches: Sequence[Kernel] = ()) -> list[Panel]:
+        """What is drawn: two panels side by side, or one.
+
+        Args:
+            launches: the kernels of the graph after.
+
+        Raises:
+            ValueError: kernels are asked for, and none is known.
+        """
+        both = (drawing.before, drawing.after)
+        if self.shown == "diff":
+            panels = [merge(drawing)]
         else:
-            shown = [panel for panel in (drawing.before, drawing.after) if view in (panel.side, "side-by-side")]
+            panels = [panel for panel in both if self.shown in (panel.side, "side-by-side")]
         if self.level == "kernel":
-            shown = [kernels(panel, stages.kernels) for panel in shown]
-        elif self.level == "module" or self.depth is not None:
-            shown = [modules(panel, self.depth, always=self.level == "module") for panel in shown]
-        elif view == "diff" and self.collapse:
-            shown = [unchanged_parts(panel) for panel in shown]
-        return drawing, shown
+            return [kernels(panel, launches) for panel in panels]
+        if self.level == "module" or self.depth is not None:
+            return [modules(panel, self.depth, always=self.level == "module") for panel in panels]
+        if self.shown == "diff" and self.collapse:
+            return [unchanged_parts(panel) for panel in panels]
+        return panels
 
 
-def render(stages: Stages, path: str | Path, picture: Picture, title: str = "", report: str = "") -> Path:
+def render(stages: Stages, path: str | Path, picture: Picture, title: str = "") -> Path:
     """Draw two stages of a graph, with what was fused, added and removed between them.
 
     Args:
-        path: ends in one of :data:`FORMATS`; an existing file is replaced.
-        title: of the drawing. report: text for the .html page.
+        path: ends in one of :data:`FORMATS`; an existing file is replaced. The .html page has all views, and shows the
+            one that is asked for first.
+        title: of the drawing.
 
     Returns:
         The file written. Without Graphviz's ``dot`` program that is the .dot source, with a warning.
@@ -96,28 +113,29 @@ def render(stages: Stages, path: str | Path, picture: Picture, title: str = "", 
         raise ValueError(f"cannot draw to {path.name!r}: the name must end in one of {', '.join(FORMATS)}")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot draw to {path}: there is no folder {path.parent}; make it first")
-    drawing, panels = picture.panels(stages)
-    dot = to_dot(panels, drawing.changes, title)
+    drawing = picture.drawing(stages)
+    if ending == ".html":
+        first = "kernels" if picture.level == "kernel" else picture.shown
+        return _write(path, to_html(stages, drawing, title, first).encode())
+    dot = to_dot(picture.panels(drawing, stages.kernels), drawing.changes, title)
     if ending == ".dot":
         return _write(path, dot.source.encode())
     try:
-        drawn = dot.pipe(format="svg" if ending == ".html" else ending[1:], quiet=True)
+        return _write(path, dot.pipe(format=ending[1:], quiet=True))
     except graphviz.ExecutableNotFound:
         source = _write(path.with_suffix(".dot"), dot.source.encode())
         log.warning(
             "wrote %s instead of %s: drawing needs the program `dot` of Graphviz, which is not on the PATH. "
-            "Install it (apt-get install graphviz, brew install graphviz), then: dot -T%s %s -O",
+            "Install it (apt-get install graphviz, brew install graphviz), then: dot -T%s %s -O; an .html page needs "
+            "no Graphviz",
             source,
             path.name,
-            "svg" if ending == ".html" else ending[1:],
+            ending[1:],
             source,
         )
         return source
     except (graphviz.CalledProcessError, BrokenPipeError) as error:
         raise TxgraphError(f"dot could not draw {path}: {error}") from error
-    if ending == ".html":
-        drawn = to_html(drawn.decode(), drawing, title, report).encode()
-    return _write(path, drawn)
 
 
 def _write(path: Path, content: bytes) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import graphviz
 
@@ -14,6 +15,7 @@ from txgraph.render.summary import Change, operators_text
 from txgraph.render.view import Constant, Op, Path
 
 MAX_CHANGES = 16  # lines above the drawing; the rest is in the report
+MAX_LINES = 60  # of a tooltip: a box of thousands of operators would tell them all, and dot dies of it
 SMALLEST_SHARE = 0.01  # of the time, that a box speaks of
 
 
@@ -54,7 +56,7 @@ def link_tooltip(link: Link) -> str:
 
 def box_tooltip(box: Box) -> str:
     """The calls with their types, modules, source lines and passes."""
-    return tooltip("\n".join(_provenance(box)))
+    return tooltip("\n".join(islice(_provenance(box), MAX_LINES)))
 
 
 def module_label(path: Path, above: Path, panel: Panel) -> str:
@@ -69,6 +71,17 @@ def module_label(path: Path, above: Path, panel: Panel) -> str:
     if repeat:
         text = f'<FONT POINT-SIZE="18"><B>x{repeat.count}</B></FONT>   {text}'
     return f"<{text}>"
+
+
+def path_text(path: Path, panel: Panel, above: Path = ()) -> str:
+    """The path below another one, with ``0..11`` for folded layers."""
+    parts = [panel.repeats[path[: at + 1]].text if path[: at + 1] in panel.repeats else p for at, p in enumerate(path)]
+    return ".".join(parts[len(above) :])
+
+
+def time_text(seconds: float) -> str:
+    """``1.23 ms``, ``45.6 µs``."""
+    return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} µs"
 
 
 def panel_label(panel: Panel) -> str:
@@ -126,18 +139,14 @@ def _group(box: Box, path: Path, panel: Panel) -> list[str]:
     names = operators_text(op.op for op in box.ops)
     if box.fate.status is Status.REMOVED and not box.title:
         return [f"<S>{escape(names)}</S>"]
-    inner = _inner(box.path, path, panel)
+    inner = path_text(box.path, panel, path)
     text = _bold(inner) + (f"  {escape(box.title)}" if box.title else "")
+    if box.path in panel.repeats:
+        text = f"<B>x{panel.repeats[box.path].count}</B>  {text}"
     count = box.operators(panel.copies(box.path))
     kind = "unchanged" if box.fate.status is Status.UNCHANGED else "operators"
     first = text if count == 1 and text else f"{text} {count} {kind}".strip()
     return [first, *([_gone(box.replaced)] if box.replaced else []), _small(escape(names))]
-
-
-def _inner(path: Path, above: Path, panel: Panel) -> str:
-    """The path below the enclosing frame, with ``0..11`` for folded layers."""
-    parts = [panel.repeats[path[: at + 1]].text if path[: at + 1] in panel.repeats else p for at, p in enumerate(path)]
-    return ".".join(parts[len(above) :])
 
 
 def _gone(ops: Sequence[Op]) -> str:

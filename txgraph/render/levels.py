@@ -7,6 +7,7 @@ from typing import Protocol
 
 from txgraph.render.contract import Group, contract
 from txgraph.render.panel import Box, Panel
+from txgraph.render.view import Path
 
 LEVELS = ("op", "module", "kernel")
 
@@ -21,6 +22,10 @@ class Kernel(Protocol):
     @property
     def nodes(self) -> Sequence[str]:
         """Names of the operators that it computes."""
+
+    @property
+    def code(self) -> str:
+        """Its source, if it was generated."""
 
 
 def modules(panel: Panel, depth: int | None = None, always: bool = True) -> Panel:
@@ -53,5 +58,19 @@ def kernels(panel: Panel, launches: Sequence[Kernel]) -> Panel:
     def group(box: Box) -> Group | None:
         at = next((launch[op.name] for op in box.ops if op.name in launch), None)
         return None if at is None else Group(at, launches[at].name)
+
+    return contract(panel, group)
+
+
+def parts(panel: Panel, most: int = 200) -> Panel:
+    """The panel with the boxes of a module that has more of its own cut into parts, in their order."""
+    crowded: dict[Path, list[Box]] = {}
+    for box in panel.boxes:
+        crowded.setdefault(box.path, []).append(box)
+    place = {box.id: at // most for boxes in crowded.values() if len(boxes) > most for at, box in enumerate(boxes)}
+
+    def group(box: Box) -> Group | None:
+        at = place.get(box.id)
+        return None if at is None else Group((box.path, at), f"part {at + 1}", box.path)
 
     return contract(panel, group)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 
 from txgraph.render.diff import Fate
@@ -93,7 +94,7 @@ class Panel:
     operators: int
     was: int | None = None
 
-    @property
+    @cached_property
     def seconds(self) -> float:
         """Of all boxes."""
         return sum(box.seconds for box in self.boxes)

@@ -14,6 +14,38 @@ INK = "#222222"
 QUIET = "#666666"
 
 
+# Attributes of Graphviz for the whole, for boxes, for arrows and for the frames of modules.
+GRAPH = {
+    "fontname": FONT,
+    "fontcolor": INK,
+    "newrank": "true",
+    "nodesep": "0.18",
+    "ranksep": "0.2",
+    "pad": "0.2",
+    "outputorder": "edgesfirst",
+}
+NODE = {
+    "shape": "box",
+    "fontname": FONT,
+    "fontsize": "10",
+    "fontcolor": INK,
+    "margin": "0.07,0.035",
+    "height": "0.25",
+}
+EDGE = {"fontname": FONT, "fontsize": "8", "fontcolor": QUIET, "color": "#777777", "arrowsize": "0.6"}
+FRAME = {
+    "labeljust": "l",
+    "fontname": FONT,
+    "fontsize": "10",
+    "style": "rounded",
+    "bgcolor": "#00000006",
+    "color": "#CCCCCC",
+    "penwidth": "1",
+    "margin": "6",
+}
+REPEATED = {"color": "#555555", "penwidth": "2"}
+
+
 @dataclass(frozen=True)
 class Look:
     """Attributes of a box, and the words for the legend."""

@@ -1,0 +1,89 @@
+"""What the report says, as tables of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from txgraph.render.drawing import Stages
+from txgraph.report import GraphReport
+
+Cell = str | int | float
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under a title; without columns, lines of text.
+
+    Attributes:
+        open: whether it is shown at first.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    note: str = ""
+    open: bool = False
+
+
+def tables(stages: Stages) -> list[Table]:
+    """Those that have a row."""
+    found = [_near_misses(stages), _kernels(stages)]
+    if stages.report is not None:
+        report = stages.report
+        found = [_passes(report), _verification(report), _ledger(report), *found, _choices(report), _seconds(report)]
+    found.append(Table("Report", (), [[line] for line in stages.text.splitlines()]))
+    return [table for table in found if table.rows]
+
+
+def _passes(report: GraphReport) -> Table:
+    rows: list[list[Cell]] = [[p.name, p.status, len(p.rewrites), round(p.seconds, 3), p.reason] for p in report.passes]
+    left_out = [f"{p.name} left out %{root}: {reason}" for p in report.passes for root, reason in p.vetoed.items()]
+    return Table("Passes", ("pass", "status", "rewrites", "seconds", "reason"), rows, "; ".join(left_out), open=True)
+
+
+def _verification(report: GraphReport) -> Table:
+    rows = [
+        [
+            record.stage,
+            "pass" if record.passed else "FAIL",
+            record.error or ", ".join(f"{g.gate} {g.actual:.1e} of {g.bound:.1e}" for g in record.gates),
+        ]
+        for record in report.verification
+    ]
+    note = "Each stage was run on the example inputs; its error may be about that of eager, both against float64."
+    return Table("Verification", ("stage", "verdict", "gates: error of bound"), rows, note)
+
+
+def _ledger(report: GraphReport) -> Table:
+    rows = [
+        [r.rule, f"%{r.root}", r.module, r.location, f"{e.before:.1e}", f"{e.after:.1e}", f"{e.change:.1e}"]
+        for r, e in report.errors
+        if e is not None
+    ]
+    columns = ("pass", "node", "module", "source", "error before", "error after", "change of the outputs")
+    return Table("Ledger", columns, rows, "What each rewrite did to the numbers where it was made.")
+
+
+def _near_misses(stages: Stages) -> Table:
+    rows = [[m.rule, f"%{m.root}", m.module, m.location, m.reason] for m in stages.misses()]
+    note = "Where a pass nearly rewrote, and the first condition that failed; the nearest of each pass."
+    return Table("Near misses", ("pass", "node", "module", "source", "reason"), rows, note)
+
+
+def _kernels(stages: Stages) -> Table:
+    rows: list[list[Cell]] = []
+    for at, kernel in enumerate(stages.kernels):
+        seconds = stages.kernel_seconds.get(at)
+        time: Cell = "" if seconds is None else round(seconds * 1e3, 4)
+        rows.append([kernel.name, time, len(kernel.nodes), ", ".join(kernel.nodes)])
+    note = "In the order of their launch." if stages.kernel_seconds else "In the order of their launch, not measured."
+    return Table("Kernels", ("kernel", "ms", "operators", "nodes"), rows, note)
+
+
+def _choices(report: GraphReport) -> Table:
+    return Table("Choices of the backend", ("what", "chosen"), [[k, v] for k, v in report.choices.items()])
+
+
+def _seconds(report: GraphReport) -> Table:
+    return Table("Seconds", ("stage", "s"), [[stage, round(s, 2)] for stage, s in report.seconds.items()])
