@@ -114,13 +114,15 @@ PICTURES = (
     Picture(
         "llama",
         "A Llama of 135 million parameters",
-        "Thirty layers, drawn once. RMS norms are recovered from their parts; nine heads share three keys and values.",
+        "Thirty layers, drawn once. RMS norms are recovered from their parts, and nine heads share three keys and "
+        "values without copies of them.",
         llama,
     ),
     Picture(
         "t5-small",
         "T5-small",
-        "An encoder and a decoder. The relative position bias is computed once and shared by all layers of a stack.",
+        "An encoder and a decoder. The relative position biases, which the layers of a stack share, depend on sizes "
+        "alone: they are folded into constants.",
         t5,
     ),
 )

@@ -6,6 +6,7 @@ A page that would load something from the web fails the build.
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
 from collections.abc import Iterator
@@ -20,7 +21,8 @@ ROOT = Path(__file__).resolve().parents[1]
 OUTSIDE = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")  # pages of the site that do not stand in docs/
 AS_THEY_ARE = (".md", ".svg", ".png", ".json")
 
-LINK = re.compile(r"(?<=\]\()(?P<path>[^)\s:#]+)(?=[)#])")
+FENCE = r"^(?P<ticks>`{3,})[^\n]*\n.*?^(?P=ticks)[ \t]*$"
+LINK = re.compile(rf"{FENCE}|(?<=\]\()(?P<path>[^)\s:#]+)(?=[)#])", re.MULTILINE | re.DOTALL)  # none inside of code
 ROLE = re.compile(r":(?:class|func|meth|mod|data|attr|exc):(?=<code>)")  # of Sphinx, in docstrings
 LOADED = re.compile(r"<(?:script|img|iframe|source)\b[^>]*\bsrc=\"?(?:https?:)?//|<link\b[^>]*href=\"?(?:https?:)?//")
 
@@ -41,13 +43,14 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Links lead to pages of the site, and fences say their language alone."""
     here = page.file.src_uri
-    name = here if here in OUTSIDE else f"docs/{here}"
+    name = _name(page.file)
 
     def on_the_site(match: re.Match[str]) -> str:
+        if match["path"] is None:
+            return match[0]
         return posixpath.relpath(_uri(_target(name, match["path"])), posixpath.dirname(here))
 
-    text = markdown.replace("```python no-run", "```python")
-    return text if page.file.generated_by and here not in OUTSIDE else LINK.sub(on_the_site, text)
+    return LINK.sub(on_the_site, markdown).replace("```python no-run", "```python")
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
@@ -63,11 +66,18 @@ def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
     return output
 
 
+def _name(file: File) -> str:
+    """The path in the repository of what a page shows."""
+    if not file.generated_by:
+        return f"docs/{file.src_uri}"
+    return file.src_uri if file.src_uri in OUTSIDE else file.src_uri.removesuffix(".md")
+
+
 def _links(name: str, text: str) -> Iterator[str]:
     """What a page links to, as paths in the repository; images, too."""
     for match in LINK.finditer(text):
-        target = _target(name, match["path"])
-        if (ROOT / target).is_file():
+        target = _target(name, match["path"]) if match["path"] else ""
+        if target and (ROOT / target).is_file():
             yield target
 
 
@@ -83,6 +93,10 @@ def _uri(target: str) -> str:
 
 
 def _listing(target: str) -> str:
-    language = "python" if target.endswith(".py") else "text"
+    """A page that shows a source, or the cells of a notebook."""
     source = (ROOT / target).read_text(encoding="utf-8").rstrip()
+    if target.endswith(".ipynb"):
+        cells = [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(source)["cells"]]
+        return "\n\n".join(text if kind == "markdown" else f"```python\n{text}\n```" for kind, text in cells)
+    language = "python" if target.endswith(".py") else "text"
     return f"---\nsearch:\n  exclude: true\n---\n\n# {target}\n\n````{language}\n{source}\n````\n"
