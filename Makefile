@@ -70,7 +70,7 @@ docs: $(READY) site ## links, code blocks, doctests, the site, and whether what 
 	$(BIN)/python scripts/check_docs.py
 
 site: $(DOCS) $(WHEEL)/.ready ## build the documentation into build/site
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 serve: $(DOCS) $(WHEEL)/.ready ## show the documentation on http://127.0.0.1:8000 while it is written
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --livereload

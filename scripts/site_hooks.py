@@ -24,7 +24,7 @@ AS_THEY_ARE = (".md", ".svg", ".png", ".json")
 FENCE = r"^(?P<ticks>`{3,})[^\n]*\n.*?^(?P=ticks)[ \t]*$"
 LINK = re.compile(rf"{FENCE}|(?<=\]\()(?P<path>[^)\s:#]+)(?=[)#])", re.MULTILINE | re.DOTALL)  # none inside of code
 ROLE = re.compile(r":(?:class|func|meth|mod|data|attr|exc):(?=<code>)")  # of Sphinx, in docstrings
-LOADED = re.compile(r"<(?:script|img|iframe|source)\b[^>]*\bsrc=\"?(?:https?:)?//|<link\b[^>]*href=\"?(?:https?:)?//")
+LOADED = re.compile(r"<(?:(?:script|img|iframe|source)\b[^>]*\bsrc|link\b[^>]*\bhref)=\"?(?:https?:)?//[^>]*>")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -62,7 +62,7 @@ def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
     """Fail where a page would load something from the web."""
     found = LOADED.search(output)
     if found:
-        raise PluginError(f"{page.file.src_uri} loads something from the web: {output[found.start() :][:200]}")
+        raise PluginError(f"{page.file.src_uri} loads something from the web: {found[0]}")
     return output
 
 
