@@ -5,12 +5,13 @@ VENV   := .venv
 BIN    := $(CURDIR)/$(VENV)/bin
 READY  := $(VENV)/.ready
 BENCH  := $(VENV)/.ready-bench
+DOCS   := $(VENV)/.ready-docs
 
 # Static tools do not follow the package-dir mapping of an editable install: they read the wheel, unpacked here.
 WHEEL   := build/wheel
 SOURCES := $(shell find txgraph passes backends -not -path '*__pycache__*' \( -type d -o -type f \))
 
-.PHONY: help demo test lint format typecheck contracts examples docs check bench bench-cpu bench-cuda clean .venv
+.PHONY: help demo test lint format typecheck contracts examples docs site serve gallery check bench bench-cpu bench-cuda clean .venv
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -27,6 +28,10 @@ $(READY): pyproject.toml constraints.txt scripts/system_deps.sh
 
 $(BENCH): $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
+	@touch $@
+
+$(DOCS): $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
 	@touch $@
 
 $(WHEEL)/.ready: $(READY) $(SOURCES)
@@ -55,12 +60,23 @@ typecheck: $(WHEEL)/.ready ## mypy --strict on the built wheel
 contracts: $(WHEEL)/.ready ## import-linter on the built wheel
 	cd $(WHEEL) && $(BIN)/lint-imports --no-cache --config $(CURDIR)/pyproject.toml
 
-examples: $(READY) ## run every example
+examples: $(READY) ## run every example and notebook
 	@set -e; for example in examples/*.py; do echo "== $$example"; $(BIN)/python "$$example"; done
+	$(BIN)/python scripts/run_notebooks.py
 
-docs: $(READY) ## links, code blocks, doctests, and whether docs/passes.md is up to date
+docs: $(READY) site ## links, code blocks, doctests, the site, and whether what is generated is up to date
 	$(BIN)/python scripts/generate_pass_docs.py --check
+	$(BIN)/python scripts/make_gallery.py --check
 	$(BIN)/python scripts/check_docs.py
+
+site: $(DOCS) $(WHEEL)/.ready ## build the documentation into build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+serve: $(DOCS) $(WHEEL)/.ready ## show the documentation on http://127.0.0.1:8000 while it is written
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --livereload
+
+gallery: $(READY) ## draw docs/gallery/ anew
+	$(BIN)/python scripts/make_gallery.py
 
 check: test lint typecheck contracts examples docs ## all that CI runs
 
