@@ -35,7 +35,7 @@ class Attention(nn.Module):
 
 
 @dataclass(frozen=True)
-class Picture:
+class Shown:
     """One model of the gallery.
 
     Attributes:
@@ -83,42 +83,42 @@ def t5() -> Made:
     return model, tokens(64, decoder_input_ids=torch.arange(32)[None])
 
 
-PICTURES = (
-    Picture(
+SHOWN = (
+    Shown(
         "attention",
         "Attention by hand",
-        "The smallest picture. The chain from scores to weighted values is found to be attention, and its mask to be "
+        "The smallest picture: both graphs as one. The chain from scores to weighted values is found to be attention, and its mask to be "
         "causal; query, key and value become one operator.",
         lambda: (Attention(), {"x": torch.zeros(2, 64, 256)}),
     ),
-    Picture(
+    Shown(
         "bert-base",
         "BERT-base",
         "Twelve equal layers are drawn once. Query, key and value become one operator, each GELU a part of its linear.",
         lambda: (transformers.BertModel(transformers.BertConfig()), tokens()),
     ),
-    Picture(
+    Shown(
         "padding",
         "A classifier with a padded batch",
         "Only the logits come out, so that nobody sees what is computed at padding: between packing and unpacking, "
         "everything runs on tokens `[N, ...]` instead of `[B, S, ...]`.",
         padded_classifier,
     ),
-    Picture(
+    Shown(
         "gpt2",
         "GPT-2",
         "The mask that transformers builds from indices is found to be causal and is no tensor any more. GPT-2's own "
         "form of GELU, spelled out in eight operators, becomes a part of its linear.",
         lambda: (transformers.GPT2LMHeadModel(transformers.GPT2Config(use_cache=False)), tokens()),
     ),
-    Picture(
+    Shown(
         "llama",
         "A Llama of 135 million parameters",
         "Thirty layers, drawn once. RMS norms are recovered from their parts, and nine heads share three keys and "
         "values without copies of them.",
         llama,
     ),
-    Picture(
+    Shown(
         "t5-small",
         "T5-small",
         "An encoder and a decoder. The relative position biases, which the layers of a stack share, depend on sizes "

@@ -21,13 +21,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from gallery_models import PICTURES, Attention, Picture
+from gallery_models import SHOWN, Attention, Shown
 
 import txgraph
 from txgraph.cost import HARDWARE, CostModel
 from txgraph.ir.ops import ACTIVATIONS
 from txgraph.options import Target
-from txgraph.render import render_graphs
+from txgraph.render import Picture, Stages, render
 from txgraph.rewrite import PassContext
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,7 +54,7 @@ How to read them: [read a drawing](../how-to/read-a-drawing.md).
 """
 
 
-def renderer(picture: Picture) -> Callable[..., Path]:
+def renderer(picture: Shown) -> Callable[..., Path]:
     """Draws the model before and after the passes to the ``path`` it is given."""
     torch.manual_seed(0)
     model, inputs = picture.make()
@@ -62,36 +62,36 @@ def renderer(picture: Picture) -> Callable[..., Path]:
     before = txgraph.optimize(
         model.eval(), kwargs=inputs, passes=nothing, backend="reference", verify="off", options={"cache": False}
     ).graph_before
-    after, records = txgraph.default_pipeline().run(
-        before, replace(MACHINE, inputs=inputs)
-    )  # their masks say what is padding
+    context = replace(MACHINE, inputs=inputs)  # their masks say what is padding
+    after, records = txgraph.default_pipeline().run(before, context)
     rewrites = [rewrite for record in records for rewrite in record.rewrites]
-    return partial(render_graphs, before, after, title=type(model).__name__, rewrites=rewrites)
+    stages = Stages.weighed(before, after, rewrites, MACHINE.cost)
+    return partial(render, stages, picture=Picture(), title=type(model).__name__)
 
 
-def source_hash(render: Callable[..., Path]) -> str:
+def source_hash(to: Callable[..., Path]) -> str:
     """SHA-256 of the DOT source."""
     with tempfile.TemporaryDirectory() as folder:
-        return hashlib.sha256(render(path=Path(folder) / "graph.dot").read_bytes()).hexdigest()
+        return hashlib.sha256(to(path=Path(folder) / "graph.dot").read_bytes()).hexdigest()
 
 
-def draw(picture: Picture) -> None:
+def draw(picture: Shown) -> None:
     """Draw one picture, with the hash of its source at the end."""
-    render, path = renderer(picture), file_of(picture)
-    if render(path=path) != path:
+    to, path = renderer(picture), file_of(picture)
+    if to(path=path) != path:
         raise SystemExit("the gallery is drawn by Graphviz, and its program dot is not on the PATH")
     with path.open("a", encoding="utf-8") as file:
-        file.write(f"<!-- drawn from DOT source {source_hash(render)} -->\n")
+        file.write(f"<!-- drawn from DOT source {source_hash(to)} -->\n")
 
 
-def is_stale(picture: Picture) -> bool:
+def is_stale(picture: Shown) -> bool:
     """Whether the picture would be drawn from another source today."""
     path = file_of(picture)
     found = HASH.search(path.read_text(encoding="utf-8")) if path.exists() else None
     return found is None or found["hash"] != source_hash(renderer(picture))
 
 
-def file_of(picture: Picture) -> Path:
+def file_of(picture: Shown) -> Path:
     """Where a picture is kept."""
     return GALLERY / f"{picture.name}.svg"
 
@@ -99,7 +99,7 @@ def file_of(picture: Picture) -> Path:
 def index() -> str:
     """The text of docs/gallery/README.md, from the pictures that are there."""
     parts = [HEAD]
-    for picture in PICTURES:
+    for picture in SHOWN:
         path = file_of(picture)
         parts.append(f"## {picture.title}\n\n{picture.words}\n")
         if picture.name == "attention":
@@ -115,11 +115,11 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; fail if something is stale")
     if not parser.parse_args().check:
         GALLERY.mkdir(exist_ok=True)
-        for picture in PICTURES:
+        for picture in SHOWN:
             draw(picture)
         INDEX.write_text(index(), encoding="utf-8")
         return 0
-    stale = [file_of(picture) for picture in PICTURES if is_stale(picture)]
+    stale = [file_of(picture) for picture in SHOWN if is_stale(picture)]
     if not stale and INDEX.read_text(encoding="utf-8") != index():
         stale = [INDEX]
     for path in stale:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
@@ -15,6 +16,7 @@ from txgraph.render.summary import Change, operators_text
 from txgraph.render.view import Constant, Op, Path
 
 MAX_CHANGES = 16  # lines above the drawing; the rest is in the report
+MAX_WIDTH = 80  # letters in a line
 MAX_LINES = 60  # of a tooltip: a box of thousands of operators would tell them all, and dot dies of it
 SMALLEST_SHARE = 0.01  # of the time, that a box speaks of
 
@@ -40,7 +42,7 @@ def box_label(box: Box, path: Path, panel: Panel, shows_type: bool = False, show
         lines[0] += f'  <FONT COLOR="{heat(share)}"><B>{share:.0%}</B></FONT>'
     if box.note:
         number = f"<B>#{box.number}</B> " if box.number else ""
-        lines.append(_small(f"{number}{escape(box.note)}", INK))
+        lines.append(_small(f"{number}{_wrapped(box.note)}", INK))
     return f"<{'<BR/>'.join(lines)}>"
 
 
@@ -150,7 +152,7 @@ def _group(box: Box, path: Path, panel: Panel) -> list[str]:
 
 
 def _gone(ops: Sequence[Op]) -> str:
-    names = escape(operators_text(op.op for op in ops))
+    names = _wrapped(operators_text(op.op for op in ops))
     return f'<FONT POINT-SIZE="9" COLOR="{LOOKS[Status.REMOVED].line}"><S>{names}</S></FONT>'
 
 
@@ -167,7 +169,7 @@ def _operator(op: Op, path: Path, removed: bool) -> str:
     if inner and not op.constants:
         text.append(f'<FONT COLOR="{QUIET}">{escape(".".join(inner))}</FONT>')
     if op.constants:
-        text.append(f' <FONT POINT-SIZE="9">{escape(_constants(op.constants))}</FONT>')
+        text.append(f' <FONT POINT-SIZE="9">{_wrapped(_constants(op.constants))}</FONT>')
     return " ".join(text)
 
 
@@ -186,6 +188,11 @@ def _constants(constants: tuple[Constant, ...]) -> str:
 
 def _bold(text: str) -> str:
     return f"<B>{escape(text)}</B>" if text else ""  # Graphviz takes no empty tags
+
+
+def _wrapped(text: str) -> str:
+    """Text in lines that are not too long: boxes as wide as a page push all others apart."""
+    return "<BR/>".join(map(escape, textwrap.wrap(text, MAX_WIDTH, break_long_words=False)))
 
 
 def _small(text: str, color: str = QUIET) -> str:

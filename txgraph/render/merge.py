@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from difflib import SequenceMatcher
+from itertools import takewhile
 
 from txgraph.render.contract import Group, contract
 from txgraph.render.diff import Status
@@ -24,7 +26,7 @@ def merge(drawing: Drawing) -> Panel:
         if box.id in partner and box.fate.status is not Status.UNCHANGED:
             replaced[partner[box.id]] += box.ops
     boxes = [replace(box, replaced=tuple(replaced[box.id])) for box in drawing.after.boxes]
-    gone = [box for box in drawing.before.boxes if box.id not in partner]
+    gone = [replace(box, seconds=0.0) for box in drawing.before.boxes if box.id not in partner]  # it takes none now
     place = partner | {box.id: box.id for box in gone}
     removed = {box.id for box in gone}
     links = dict.fromkeys(drawing.after.links)
@@ -79,15 +81,25 @@ def unchanged_parts(panel: Panel) -> Panel:
 def _partners(drawing: Drawing) -> dict[str, str]:
     """For the boxes before, by id, the box after that they are still, or that was made of them."""
     holder = {op.name: box.id for box in drawing.after.boxes for op in box.ops}
-    candidates = [box for box in reversed(drawing.after.boxes) if box.fate.group is not None]
-    candidates.sort(key=lambda box: box.fate.status is Status.FUSED)
-    made = {box.fate.group: box.id for box in candidates}  # the first that computes, else the first
+    made: dict[int | None, list[Box]] = defaultdict(list)
+    for box in drawing.after.boxes:
+        made[box.fate.group].append(box)
     partner: dict[str, str] = {}
     for box in drawing.before.boxes:
         if box.fate.status is Status.UNCHANGED or not box.is_operator:
             after = holder.get(box.ops[-1].name)
         else:
-            after = made.get(box.fate.group)
+            after = _nearest(box, made[box.fate.group]) if box.fate.group is not None else None
         if after is not None:
             partner[box.id] = after
     return partner
+
+
+def _nearest(box: Box, made: Sequence[Box]) -> str | None:
+    """Of what a rewrite made, the box that an operator most likely became."""
+
+    def likeness(other: Box) -> tuple[bool, int, float]:
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(box.path, other.path, strict=False)))
+        return other.fate.status is Status.FUSED, same, SequenceMatcher(None, box.ops[0].op, other.ops[0].op).ratio()
+
+    return max(made, key=likeness).id if made else None
