@@ -96,7 +96,7 @@ def bench(
     Exit code 1 if MODEL fails in eager, or a competitor fails or is wrong.
     """
     with errors_as_text(), show_progress(disable=as_json):
-        given = {"model": model, "inputs": inputs, "batch": batch, "length": length}
+        given: dict[str, Any] = {"model": model, "inputs": inputs, "batch": batch, "length": length}
         model_row(**given)  # what is wrong with the arguments is said before any process starts
         settings = Settings(rounds=rounds, threads=threads or torch.get_num_threads())
         try:

@@ -54,7 +54,7 @@ class Finding:
 def doctor(as_json: JsonOption = False) -> None:
     """Say what works here, what is missing, and how to get it.
 
-    It compiles one small kernel to see whether the compiler works. Packages that are not needed are listed with what
+    Our kernels are compiled to see whether the compiler works. Packages that are not needed are listed with what
     they are for.
 
     Exit code 1 if something is missing without which models cannot be compiled.
