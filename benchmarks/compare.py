@@ -4,9 +4,7 @@
     python -m benchmarks.compare --rows bert-base-1x128 bert-base-8x128 --rounds 15 --threads 2
     python -m benchmarks.compare --list
 
-Every competitor has a process of its own (thread pools that share a process disturb each other). All processes of
-a row are alive at once and wait, except the one that is at work. In each round every competitor has one turn, so
-that a slow moment of the machine hits all of them: ratios are worth more than times.
+How it measures is in :mod:`txgraph.bench`; here are its rows, and the results.
 
 The result is written after each row; ``--resume`` keeps the rows that are there, and measures those that failed or
 are missing.
@@ -18,21 +16,18 @@ import argparse
 import importlib.util
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.competitors import COMPETITORS, DEFAULT_COMPETITORS, INSTALL
-from benchmarks.hardware import describe_hardware, versions
-from benchmarks.processes import WorkerFailed
-from benchmarks.references import check_name
-from benchmarks.row_comparison import Settings, compare_row
+from benchmarks.competitors import COMPETITORS, INSTALL
 from benchmarks.rows import DEFAULT_ROWS, ROWS
 from benchmarks.suites import SUITES
-from benchmarks.summary import summarise_all
 from benchmarks.table import print_row, print_summary, wide_console
+from txgraph.bench import DEFAULT_COMPETITORS, Settings, WorkerFailed, compare_row, conditions, resolve
+from txgraph.bench.summary import summarise_all
+from txgraph.progress import Step, listen, say
 
 RESULTS = Path(__file__).parent / "results"
 Plan = Mapping[str, Sequence[str]]  # rows, each with its competitors
@@ -42,20 +37,18 @@ def compare(
     rows: Sequence[str],
     competitors: Sequence[str],
     settings: Settings,
-    progress: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Run the comparison; the result is plain data, with every time that was measured.
 
-    ``rows`` and ``competitors`` are known names, or ``"module:attribute"`` of a :class:`benchmarks.rows.Row` and
-    of a :class:`benchmarks.competitors.Competitor` class.
+    ``rows`` and ``competitors`` are known names, or ``"module:attribute"`` of a :class:`txgraph.bench.Row` and
+    of a :class:`txgraph.bench.Competitor` class.
     """
-    return compare_plan(dict.fromkeys(rows, competitors), settings, progress)
+    return compare_plan(dict.fromkeys(rows, competitors), settings)
 
 
 def compare_plan(
     plan: Plan,
     settings: Settings,
-    progress: Callable[[str], None] = lambda text: None,
     after_row: Callable[[dict[str, Any], dict[str, Any]], None] = lambda row, result: None,
     suite: str = "",
     earlier: Mapping[str, dict[str, Any]] | None = None,
@@ -68,18 +61,19 @@ def compare_plan(
     Raises:
         ValueError: a name is unknown.
     """
-    for row, competitors in plan.items():
-        check_name(row, ROWS)
-        for competitor in competitors:
-            check_name(competitor, COMPETITORS)
+    references = {
+        row: (resolve(row, ROWS), {name: resolve(name, COMPETITORS) for name in competitors})
+        for row, competitors in plan.items()
+    }
     done = dict(earlier or {})
     order = [*ROWS, *plan]
     result = {**_conditions(settings, suite), "rows": [], "summary": {}}
     for row, competitors in plan.items():
         new = row not in done
         if new:
+            say("row", row)
             try:
-                measured = compare_row(row, competitors, settings, progress)
+                measured = compare_row(*references[row], settings)
             except WorkerFailed as error:
                 measured = {"row": row, "failed": str(error)}
             done[row] = {**measured, "asked": [row, *competitors]}
@@ -112,12 +106,7 @@ def read_earlier(path: Path, plan: Plan, settings: Settings, suite: str) -> dict
 
 
 def _conditions(settings: Settings, suite: str) -> dict[str, Any]:
-    return {
-        "suite": suite,
-        "hardware": describe_hardware(),
-        "versions": versions(),
-        "settings": asdict(settings),
-    }
+    return {"suite": suite, **conditions(settings)}
 
 
 def _write(path: Path, result: dict[str, Any]) -> None:
@@ -170,9 +159,12 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         print_row(row, result, console)
         _write(path, result)
 
-    result = compare_plan(
-        plan, settings, lambda text: console.print(text, style="dim"), after_row, given.suite or "", earlier
-    )
+    def hear(step: Step) -> None:
+        if step.number <= 1 or not step.timed:  # of the rounds the first
+            console.print(str(step), style="dim")
+
+    with listen(hear):
+        result = compare_plan(plan, settings, after_row, given.suite or "", earlier)
     _write(path, result)
     print_summary(result, console)
     console.print(f"all times: {path}")

@@ -22,8 +22,8 @@ from rich.table import Table
 from torch import nn
 
 import txgraph
-from benchmarks.hardware import describe_hardware, versions
 from benchmarks.table import wide_console
+from txgraph.bench.hardware import describe_hardware, versions
 from txgraph.cost import best_seconds, calibrate
 
 Tensor = torch.Tensor

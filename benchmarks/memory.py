@@ -15,9 +15,11 @@ from typing import Any
 
 from rich.table import Table
 
-from benchmarks.hardware import describe_hardware, versions
-from benchmarks.processes import Worker
+from benchmarks.competitors import COMPETITORS
+from benchmarks.rows import ROWS
 from benchmarks.table import MB, wide_console
+from txgraph.bench import Worker, resolve
+from txgraph.bench.hardware import describe_hardware, versions
 
 
 def measure(row: str, competitors: Sequence[str], threads: int) -> dict[str, Any]:
@@ -26,12 +28,13 @@ def measure(row: str, competitors: Sequence[str], threads: int) -> dict[str, Any
     Raises:
         WorkerFailed: a competitor cannot compile this row.
     """
-    with Worker(row, "eager", threads) as worker:
+    at = resolve(row, ROWS)
+    with Worker(at, COMPETITORS["eager"], threads) as worker:
         weights = worker.ask("hello")["weights_bytes"]
         baseline = worker.ask("build")["rss_bytes"]
     found: dict[str, Any] = {"weights_bytes": weights, "baseline_bytes": baseline, "competitors": {}}
     for competitor in competitors:
-        with Worker(row, competitor, threads) as worker:
+        with Worker(at, resolve(competitor, COMPETITORS), threads) as worker:
             memory = worker.ask("build")["rss_bytes"]
         over = memory["after_compile"] - baseline["after_compile"]
         held = memory["held_after_compile"]

@@ -17,7 +17,7 @@ import torch
 import transformers
 
 import txgraph
-from benchmarks.hardware import describe_hardware, versions
+from txgraph.bench.hardware import describe_hardware, versions
 from txgraph.passes.padding.remove_padding import RemovePadding
 
 RESULTS = Path(__file__).parent / "results" / "padding.json"

@@ -15,7 +15,8 @@ from typing import Any
 
 from benchmarks.compare import RESULTS
 from benchmarks.suites import SUITES, Suite
-from benchmarks.table import MB, notes
+from benchmarks.table import MB
+from txgraph.bench import notes
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "benchmarks.md"

@@ -18,9 +18,9 @@ import transformers
 from rich.table import Table
 
 import txgraph
-from benchmarks.hardware import describe_hardware, versions
 from benchmarks.table import wide_console
 from txgraph import PassContext
+from txgraph.bench.hardware import describe_hardware, versions
 from txgraph.capture import capture
 from txgraph.ir import Graph
 

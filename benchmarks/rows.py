@@ -7,34 +7,13 @@ sequence, as a tokenizer makes it, and say which positions of the outputs are va
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import transformers
 from torch import nn
 
-Inputs = dict[str, torch.Tensor]
-Made = tuple[nn.Module, Inputs]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the comparison.
-
-    Attributes:
-        name: how users name it.
-        make: gives the model in eval mode, and the keyword arguments of one call.
-        tolerance: largest error against eager that is not called wrong, relative to eager's largest value.
-        valid: for padded rows: the positions [B, S] that are no padding, from the inputs.
-        new_tokens: that one call generates, on rows that decode.
-    """
-
-    name: str
-    make: Callable[[], Made]
-    tolerance: float = 1e-4
-    valid: Callable[[Inputs], torch.Tensor] | None = None
-    new_tokens: int = 0
+from txgraph.bench import Inputs, Made, Row
 
 
 def seeded(name: str, make: Callable[[], Made], **facts: Any) -> Row:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from rich import box
@@ -10,8 +9,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from txgraph.bench import notes
+
 MB = 1e6
-BUSY = 0.1  # share of the time in which tasks waited for a core, from which on times mean little
 _HEADINGS = (
     "median\nms",
     "min\nms",
@@ -43,7 +43,7 @@ def print_row(row: dict[str, Any], result: dict[str, Any], console: Console) -> 
     table = Table(
         title=f"{row['row']}, {row['dtype']}, {row['weights_bytes'] / MB:.0f} MB of weights",
         caption=f"{result['hardware']}, {settings['threads']} threads, {settings['rounds']} rounds, {versions}\n"
-        f"eager itself is {row['eager_error_against_float64']['relative']:.1e} off float64 (relative); "
+        f"eager itself is {_size(row['eager_error_against_float64'])} off float64 (relative); "
         f"errors at {row['judged_at']}",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -71,27 +71,8 @@ def print_summary(result: dict[str, Any], console: Console) -> None:
         )
 
 
-def notes(row: dict[str, Any]) -> Iterator[str]:
-    """What a reader of the times must know: failures, wrong numbers, fallbacks, and a busy machine."""
-    for name, entry in row["competitors"].items():
-        if entry["failed"]:
-            yield f"{name} failed: {entry['failed']}"
-            continue
-        if entry["error"]["wrong"]:
-            yield f"{name} is wrong: {entry['error']['wrong']}"
-        elif entry.get("error_everywhere", {}).get("wrong"):
-            yield f"{name} differs from eager at masked positions: {entry['error_everywhere']['wrong']}"
-        if entry["promises_zeros"]:
-            yield f"{name} promises zeros at masked positions, not eager's values there"
-        if "note" in entry["details"]:
-            yield f"{name}: {entry['details']['note']}"
-        for fallback in entry["details"].get("fallbacks", ()):
-            yield f"{name} fell back: {fallback['what']}: {fallback['reason']}"
-    if (row["machine_busy"] or 0.0) > BUSY:
-        yield (
-            f"the machine was busy: tasks waited for a core during {row['machine_busy']:.0%} of the time. "
-            f"Measure again when it is quiet."
-        )
+def _size(error: dict[str, Any]) -> str:
+    return "" if error["relative"] is None else f"{error['relative']:.1e}"
 
 
 def _cells(entry: dict[str, Any]) -> list[str]:
@@ -99,13 +80,12 @@ def _cells(entry: dict[str, Any]) -> list[str]:
     color = "red" if error["wrong"] else "green"
     sizes = ["" if size is None else f"{size:.1e}" for size in (error["max_abs"], error["relative"])]
     sizes[0] = f"WRONG {sizes[0]}".rstrip() if error["wrong"] else sizes[0]
-    exact = entry["error_against_float64"]["relative"]
     return [
         f"{entry['median_seconds'] * 1e3:.1f}",
         f"{entry['min_seconds'] * 1e3:.1f}",
         *(_ratio(entry, baseline) for baseline in ("eager", "torch.compile", "best peer")),
         *(f"[{color}]{size}[/{color}]" for size in sizes),
-        "" if exact is None else f"{exact:.1e}",
+        _size(entry["error_against_float64"]),
         f"{entry['cold_seconds']:.1f}",
         f"{memory['end'] / MB:.0f}",
         "" if memory["held_end"] is None else f"{memory['held_end'] / MB:.0f}",

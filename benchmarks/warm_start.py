@@ -21,8 +21,8 @@ from typing import Any
 
 from rich.table import Table
 
-from benchmarks.hardware import describe_hardware, versions
 from benchmarks.table import wide_console
+from txgraph.bench.hardware import describe_hardware, versions
 
 RESULT = Path(__file__).parent / "results" / "warm_start.json"
 KINDS = ("cold", "recompiled", "warm", "torch.compile, cold", "torch.compile, again")

@@ -17,11 +17,11 @@ from torch import nn
 from transformers.utils.logging import disable_progress_bar
 
 import txgraph
-from benchmarks.compare import Settings, compare
-from benchmarks.competitors import DEFAULT_COMPETITORS
+from benchmarks.compare import compare
 from benchmarks.minilm import SENTENCES, load_minilm, sentence_embeddings
-from benchmarks.rows import Inputs, bert_base_1x128
+from benchmarks.rows import bert_base_1x128
 from benchmarks.table import print_row, wide_console
+from txgraph.bench import DEFAULT_COMPETITORS, Inputs, Settings
 
 OUT = Path("out")
 LARGEST_COSINE_DIFFERENCE = 1e-5
@@ -32,7 +32,8 @@ def optimize_and_draw(model: nn.Module, inputs: Inputs, name: str, console: Cons
     """Optimize ahead of time, print the report, and write the graphs before and after."""
     console.rule(f"txgraph.optimize: {name}")
     started = time.perf_counter()
-    fast = txgraph.optimize(model, kwargs=inputs)
+    with txgraph.show_progress():
+        fast = txgraph.optimize(model, kwargs=inputs)
     console.print(f"optimized in {time.perf_counter() - started:.1f} s")
     print(fast.report)
     for suffix in ("svg", "html"):
@@ -74,7 +75,8 @@ def main() -> None:
         minilm(console)
     console.rule("speed: a process each, taking turns")
     rows = ("bert-base-1x128", "minilm-real-32")
-    result = compare(rows, DEFAULT_COMPETITORS, SHORT, lambda text: console.print(text, style="dim"))
+    with txgraph.show_progress():
+        result = compare(rows, DEFAULT_COMPETITORS, SHORT)
     for row in result["rows"]:
         print_row(row, result, console)
     console.print("More rows and rounds: make bench")

@@ -11,7 +11,7 @@ import pytest
 from txgraph.memory import give_back
 
 SMALL_PIECES = """
-from benchmarks.memory_use import current_rss
+from txgraph.bench.memory_use import current_rss
 from txgraph.memory import give_back
 
 pieces = [bytes(4000) for _ in range(50_000)]  # each too small for a mapping of its own

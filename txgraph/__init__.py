@@ -26,6 +26,7 @@ from txgraph.optimize import OptimizedModel, optimize
 from txgraph.options import BackendOptions, Target
 from txgraph.passes import default_pipeline
 from txgraph.pipeline import Pipeline
+from txgraph.progress import show_progress
 from txgraph.report import Report
 from txgraph.rewrite import Accept, Match, NodePass, Pass, PassContext, Reject, Rewrite, RewritePass
 
@@ -62,4 +63,5 @@ __all__ = [
     "default_pipeline",
     "ir",
     "optimize",
+    "show_progress",
 ]

@@ -19,6 +19,7 @@ from txgraph.optimize import optimize
 from txgraph.options import BackendOptions, Target
 from txgraph.passes import default_pipeline
 from txgraph.pipeline import PassRecord, Pipeline
+from txgraph.progress import say
 from txgraph.reproduction import reproduction
 from txgraph.rewrite import PassContext
 from txgraph.verify import Verifier, check_gates
@@ -90,7 +91,9 @@ def bisect(
     named = signature.normalise(args, kwargs or {})
     chosen, settings = choose_backend(backend), BackendOptions.parse(options)
     target = Target.of(next((t.device for t in call.tensors), torch.device("cpu")))
+    say("capture")
     before = capture(model, *named).graph
+    say("verify", "capture")
     verifier = Verifier("rewrites", model, *named, call.tensors)
     verifier.check_capture(before)
     cost = CostModel(settings.hardware or hardware_of(target), chosen.fuses_elementwise)
@@ -138,6 +141,7 @@ def smallest_part(graph: Graph, inputs: Sequence[torch.Tensor], lower: Lower) ->
     def broken(names: Sequence[str]) -> Part | None:
         nonlocal trials
         trials += 1
+        say("compile", f"{len(names)} operators, trial {trials}")
         part = extract(graph, set(names))
         read = tuple(_as_captured(values[node.name], node) for node in part.inputs)
         if any(not isinstance(value, torch.Tensor) for value in (*read, *_results(part, values))):

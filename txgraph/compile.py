@@ -20,6 +20,7 @@ from txgraph.measure import RewriteTimer
 from txgraph.memory import give_back
 from txgraph.options import CompileOptions, Target
 from txgraph.pipeline import PassRecord, PassResult, Pipeline
+from txgraph.progress import say
 from txgraph.report import Fallback, GraphReport, Report
 from txgraph.rewrite import PassContext
 from txgraph.verify import Verifier
@@ -72,7 +73,7 @@ class _Compilation:
             except BackendFailed as error:
                 log.warning("%s is compiled anew: %s", type(call.model).__name__, error)
                 continue
-            with self.clock("verify"):
+            with self.clock("verify", "what was kept"):
                 verifier.refer(kept.before)
                 broken = verifier.check_backend(compiled.run, kept.after.zeroed, "cache")
             if broken:
@@ -102,18 +103,18 @@ class _Compilation:
             captured = capture(call.model, call.args, call.kwargs, call.dynamic_shapes)
         before = captured.graph
         verifier = Verifier(options.verify, call.model, call.args, call.kwargs, call.tensors)
-        with clock("verify"):
+        with clock("verify", "capture"):
             verifier.check_capture(before)
         timer = RewriteTimer(backend, target, options.backend_options) if options.measure == "rewrites" else None
         context = self._context(before)
 
         def between_passes(result: PassResult) -> str | Mapping[str, str]:
             if timer is not None:
-                with clock("measure"):
+                with clock("measure", result.each.name):
                     slower = timer.slower(result)
                 if slower:
                     return slower
-            with clock("verify"):
+            with clock("verify", result.each.name):
                 return verifier.between_passes(result)
 
         with clock("passes"):
@@ -122,7 +123,7 @@ class _Compilation:
         context = replace(context, vetoes=vetoes)
         with clock("lower"):
             compiled = _lower(backend, after, target, options)
-        with clock("verify"):
+        with clock("verify", f"backend {backend.name}"):
             broken = verifier.check_backend(compiled.run, after.zeroed)
         if broken:
             self.report.fallbacks.append(
@@ -191,23 +192,28 @@ def _rolled_back(record: PassRecord, reason: str) -> PassRecord:
 
 
 class _Clock:
-    """Adds up seconds by stage; a stage inside of another counts for itself only."""
+    """Says each stage as it begins, and adds up seconds; a stage inside of another counts for itself only."""
 
     def __init__(self) -> None:
         self._stages: dict[str, float] = {}
         self._started = time.perf_counter()
         self._inside = [0.0]  # seconds of the stages inside of each one that is running
+        self._running = [""]
 
     @contextlib.contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
+    def __call__(self, stage: str, what: str = "") -> Iterator[None]:
         started = time.perf_counter()
         self._inside.append(0.0)
+        self._running.append(stage)
+        say(stage, what)
         try:
             yield
         finally:
             seconds = time.perf_counter() - started
             self._stages[stage] = self._stages.get(stage, 0.0) + seconds - self._inside.pop()
             self._inside[-1] += seconds
+            self._running.pop()
+            say(self._running[-1])
 
     def seconds(self) -> dict[str, float]:
         """Seconds by stage, and in total."""

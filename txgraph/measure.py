@@ -20,6 +20,7 @@ from txgraph.errors import BackendFailed
 from txgraph.ir import Graph, extract
 from txgraph.options import BackendOptions, Target
 from txgraph.pipeline import PassResult
+from txgraph.progress import say
 from txgraph.rewrite import Rewrite
 
 log = logging.getLogger(__name__)
@@ -80,6 +81,7 @@ class RewriteTimer:
             if problem:
                 before, after = (cost.seconds(n for n in g.calls() if n.name in names) for g, names in parts)
                 return Measurement(rewrite.rule, rewrite.root, before, after, problem)
+        say("measure", f"{rewrite.rule} at %{rewrite.root}", timed=True)
         with torch.no_grad():
             before, after = best_seconds(*runs, seconds=SECONDS)
         return Measurement(rewrite.rule, rewrite.root, before, after)

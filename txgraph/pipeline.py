@@ -10,6 +10,7 @@ from typing import Protocol
 
 from txgraph.errors import InvalidGraph, PassFailed
 from txgraph.ir import Graph, check_spec
+from txgraph.progress import track
 from txgraph.rewrite import Pass, PassContext, Rewrite
 
 log = logging.getLogger(__name__)
@@ -134,7 +135,7 @@ class Pipeline:
         """
         records = []
         candidate: Graph | None = None
-        for each in self.passes:
+        for each in track(self.passes, "passes", lambda each: each.name):
             started = time.perf_counter()
             if candidate is None:
                 candidate = graph.copy()

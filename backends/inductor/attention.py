@@ -20,6 +20,7 @@ from txgraph.backends.inductor.fastest import fastest
 from txgraph.backends.kernels.attention import attention_native
 from txgraph.ir import Graph, GraphBuilder, arguments, type_of
 from txgraph.ir.node import same_size
+from txgraph.progress import track
 
 _DENSE = torch.ops.aten.scaled_dot_product_attention.default
 _RAGGED = torch.ops.txgraph.ragged_attention.default
@@ -54,20 +55,19 @@ def choose_attention(graph: Graph, remembers: bool = False) -> dict[str, str]:
     Args:
         remembers: what was measured for another model counts.
     """
-    choices: dict[AttentionShape, tuple[str, str]] = {}
+    dense = {node: shape for node in graph.calls() if node.target is _DENSE and (shape := _shape_of(node)) is not None}
+    distinct = list(dict.fromkeys(dense.values()))
+    choices = {shape: _measure(shape, remembers) for shape in track(distinct, "measure attention", str, timed=True)}
     for node in graph.calls():
         g = GraphBuilder(graph, node)
         if node.target is _RAGGED and _is_float(node):
             named = arguments(node)
             del named["enable_gqa"]  # the numbers of heads say it
             _replace(graph, node, g.txgraph.ragged_attention_native(*named.values()))
-        elif node.target is _DENSE and (shape := _shape_of(node)) is not None:
-            if shape not in choices:
-                choices[shape] = _measure(shape, remembers)
-            if choices[shape][0] == "txgraph":
-                named = arguments(node)
-                taken = [named[each] for each in ("query", "key", "value", "attn_mask", "is_causal", "scale")]
-                _replace(graph, node, g.txgraph.attention_native(*taken))
+        elif node in dense and choices[dense[node]][0] == "txgraph":
+            named = arguments(node)
+            taken = [named[each] for each in ("query", "key", "value", "attn_mask", "is_causal", "scale")]
+            _replace(graph, node, g.txgraph.attention_native(*taken))
     return {str(shape): measured for shape, (_, measured) in choices.items()}
 
 

@@ -27,6 +27,7 @@ from txgraph.backends.kernels.linear import ACTIVATIONS as NATIVE_ACTIVATIONS
 from txgraph.backends.kernels.linear import linears_native
 from txgraph.ir import Graph, GraphBuilder, type_of
 from txgraph.ir.ops import ACTIVATIONS, define, linear_activation
+from txgraph.progress import track
 
 # txgraph's activation names in oneDNN's words: (attribute, algorithm)
 _ONEDNN_ACTIVATIONS = {
@@ -114,7 +115,7 @@ def choose_gemms(graph: Graph, remembers: bool = False) -> dict[str, str]:
         if shape is not None:
             found.setdefault(shape, []).append(node)
     report = {}
-    for shape, nodes in found.items():
+    for shape, nodes in track(found.items(), "measure linears", lambda item: str(item[0]), timed=True):
         name, report[str(shape)] = _measure(shape, graph, nodes, remembers)
         for node in nodes if name != "aten" or len(shape.n) > 1 else ():
             _replace(graph, node, WAYS[name])

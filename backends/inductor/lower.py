@@ -25,6 +25,7 @@ from txgraph.backends.kernels.build import start, wait
 from txgraph.errors import BackendFailed
 from txgraph.ir import Graph, GraphBuilder, arguments, describe, type_of
 from txgraph.options import BackendOptions, Target
+from txgraph.progress import say, track
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class InductorBackend:
 
     def lower(self, graph: Graph, target: Target, options: BackendOptions) -> Compiled:
         """Compile; the weights are handed over at each call, not copied."""
+        say("lower", "kernels of our own, compiled once a machine")
         wait()
         lowered = graph.copy()
         head = cut_head(lowered)
@@ -75,12 +77,11 @@ class InductorBackend:
         functions: dict[int, Callable[..., Sequence[Any]]] = {}
         sources: list[str] = []
         small = not_worth_compiling(lowered, pieces, target)
-        for number, piece in enumerate(pieces):
-            if piece.like == number:
-                part = write_in_place(piece.graph(lowered), written)
-                function, code = _called(part) if number in small else _compile(part, options)
-                functions[number] = function
-                sources.append(code)
+        own = [number for number, piece in enumerate(pieces) if piece.like == number]
+        for number in track(own, "compile", lambda number: f"{len(pieces[number].names)} operators"):
+            part = write_in_place(pieces[number].graph(lowered), written)
+            functions[number], code = _called(part) if number in small else _compile(part, options)
+            sources.append(code)
         weights = [lowered.constants[str(node.target)] for node in constant_nodes(lowered)]
         places = frozenset(at for at, value in enumerate(lowered.outputs) if str(value) in written)
         plan, frozen = Plan.of(lowered, pieces, written), lowered.constants.frozen_values()

@@ -13,10 +13,10 @@ from torch import nn
 from torch.export import Dim
 from transformers import DynamicCache
 
-from benchmarks.competitors import Run
-from benchmarks.competitors.onnx_runtime import open_session
 from benchmarks.decoding import GreedyDecoding
-from benchmarks.onnx_export import export_onnx
+from txgraph.bench.competitors import Competitor, Run
+from txgraph.bench.competitors.onnx_export import export_onnx
+from txgraph.bench.competitors.onnx_runtime import OnnxRuntime, open_session
 
 
 class Step(nn.Module):
@@ -35,8 +35,9 @@ class Step(nn.Module):
         return [result.logits[:, -1], *kept]
 
 
-class OnnxRuntimeDecoding:
+class OnnxRuntimeDecoding(Competitor):
     name = "onnxruntime-decoding"
+    packages = OnnxRuntime.packages
 
     def build(self, model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Run:
         assert isinstance(model, GreedyDecoding)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.page import BEGIN, END, PAGE, README, page, read_results, speed, with_speed
-from benchmarks.summary import best_peer, summarise_all, summarise_row
+from txgraph.bench.summary import best_peer, summarise_all, summarise_row
 
 SECONDS = {
     "eager": (0.4, 0.4, 0.8),  # the last round had a slow moment, for all

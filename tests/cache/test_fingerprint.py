@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -163,15 +164,16 @@ class Model(torch.nn.Module):
 """
 
 
+def in_a_process(folder: Path, seed: int) -> str:
+    environment = {**os.environ, "PYTHONHASHSEED": str(seed)}
+    script = textwrap.dedent(SCRIPT).format(folder=str(folder))
+    command = [sys.executable, "-c", script]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=True).stdout.strip()
+
+
 def test_processes_agree_until_a_file_changes(tmp_path: Path) -> None:
     """The order of sets is another in each; a file counts that the model's file takes something from."""
-
-    def run(seed: int) -> str:
-        environment = {**os.environ, "PYTHONHASHSEED": str(seed)}
-        script = textwrap.dedent(SCRIPT).format(folder=str(tmp_path))
-        command = [sys.executable, "-c", script]
-        return subprocess.run(command, capture_output=True, text=True, env=environment, check=True).stdout.strip()
-
+    run = partial(in_a_process, tmp_path)
     (tmp_path / "model.py").write_text(MODEL)
     (tmp_path / "helper.py").write_text(HELPER)
     first = run(1)
@@ -181,6 +183,13 @@ def test_processes_agree_until_a_file_changes(tmp_path: Path) -> None:
     second = run(1)
     (tmp_path / "model.py").write_text(MODEL.replace("x * FACTOR", "x + FACTOR"))
     assert len({first, second, run(1)}) == 3
+
+
+def test_installed_packages_are_not_read(tmp_path: Path) -> None:
+    """Not even those parts of them that have no file, or that say that they have one."""
+    (tmp_path / "helper.py").write_text(HELPER)
+    (tmp_path / "model.py").write_text(MODEL.replace("import torch", "import torch\nfrom torch import classes, ops", 1))
+    assert in_a_process(tmp_path, 1) == in_a_process(tmp_path, 2)
 
 
 def test_contents() -> None:

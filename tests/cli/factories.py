@@ -32,6 +32,20 @@ def encoder() -> tuple[nn.Module, dict[str, torch.Tensor]]:
     return Encoder(), {"input_ids": torch.arange(12).view(2, 6), "attention_mask": torch.ones(2, 6, dtype=torch.long)}
 
 
+def padded_encoder() -> tuple[nn.Module, dict[str, torch.Tensor]]:
+    mask = torch.arange(6) < torch.tensor([[6], [3]])
+    return Encoder(), {"input_ids": torch.arange(12).view(2, 6), "attention_mask": mask}
+
+
+class Broken(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise ValueError("no weights for this\nof any kind")
+
+
+def broken() -> tuple[nn.Module, dict[str, torch.Tensor]]:
+    return Broken(), {"x": torch.ones(3)}
+
+
 def training() -> tuple[nn.Module, dict[str, torch.Tensor]]:
     return MLP().train(), {"x": torch.ones(3, 4)}
 

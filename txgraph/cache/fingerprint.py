@@ -150,7 +150,6 @@ def _own_code() -> str:
 
 def _code(names: Iterable[str]) -> list[tuple[str, str]]:
     """Installed packages by their versions, other modules by their content and by what they import."""
-    installed = tuple({*site.getsitepackages(), *map(sysconfig.get_path, ("stdlib", "purelib", "platlib"))})
     found: dict[str, str] = {}
     pending = list(names)
     while pending:
@@ -158,20 +157,33 @@ def _code(names: Iterable[str]) -> list[tuple[str, str]]:
         module = sys.modules.get(name)
         if name in found or module is None or name in sys.builtin_module_names or name.startswith("txgraph."):
             continue
+        package = sys.modules.get(name.partition(".")[0])
+        if _is_installed(getattr(package, "__file__", None) or ""):  # its modules, too: torch.ops has no file at all
+            found[name.partition(".")[0]] = str(getattr(package, "__version__", ""))
+            continue
         path = getattr(module, "__file__", None)
         if path is None and hasattr(module, "__path__"):
             continue  # a folder without a file of its own
         if path is None:
             raise CannotTell(f"what is defined in {name} was defined in no file")
-        if path.startswith(installed):
-            package = name.partition(".")[0]
-            found[package] = str(getattr(sys.modules.get(package), "__version__", ""))
+        if _is_installed(path):  # a part of a package that is spread over folders
+            found[name.partition(".")[0]] = str(getattr(package, "__version__", ""))
             continue
         source = Path(path).read_bytes()
         found[name] = _sha(source)
         if path.endswith(".py"):
             pending += _imports(source, getattr(module, "__package__", None) or "")
     return sorted(found.items())
+
+
+def _is_installed(path: str) -> bool:
+    """Whether a file is Python's own, or stands where packages are installed, also for this user or by a .pth file."""
+    return path.startswith(_installed()) or not {"site-packages", "dist-packages"}.isdisjoint(Path(path).parts)
+
+
+@cache
+def _installed() -> tuple[str, ...]:
+    return tuple({*site.getsitepackages(), *map(sysconfig.get_path, ("stdlib", "purelib", "platlib"))})
 
 
 def _imports(source: bytes, package: str) -> Iterator[str]:

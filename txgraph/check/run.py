@@ -20,6 +20,7 @@ from txgraph.check.tensors import VALUES, Case, cases
 from txgraph.errors import CheckFailed, InvalidGraph, PassFailed
 from txgraph.ir import Graph, arguments, check_spec, interpret, packet_of
 from txgraph.ir.ops import ACTIVATIONS
+from txgraph.progress import say, track
 from txgraph.rewrite import Pass, PassContext, RewritePass, explain_pass
 from txgraph.verify.gates import check_gates, check_memory, shared_inputs
 from txgraph.verify.oracle import in_float64
@@ -99,8 +100,9 @@ def check(
         raise ValueError(f"unknown values {unknown}: expected some of {list(VALUES)}")
     if examples is None:
         examples = rule.examples if isinstance(rule, RewritePass) else ()
-    found, tried = [], Counter[str]()
+    found, tried = list[Program](), Counter[str]()
     for program in _candidates(rule, examples, tried, seconds):
+        say("look for graphs", f"{rule.name}, {len(found)} found")
         if _is_rewritten(rule, program, tried):
             found.append(program)
             if len(found) == graphs and not examples:
@@ -112,7 +114,7 @@ def check(
             f"graphs in the normal form that it looks for.{why}"
         )
     compared, faults = 0, []
-    for program in found:
+    for program in track(found, "try them", lambda program: rule.name):
         for case in (case for case in cases(program) if case.values not in without):
             fault = _judge(rule, program, case)
             if isinstance(fault, _Fault):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from txgraph.cli.bench import bench
 from txgraph.cli.bisect import bisect
 from txgraph.cli.check import check
 from txgraph.cli.doctor import doctor
@@ -18,11 +19,34 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (optimize, explain, render, check, bisect, doctor):
+for command in (optimize, bench, explain, render, bisect, check, doctor):
     app.command()(command)
 
 
-@app.callback()
+EPILOG = """\b
+MODEL is one of
+  my_model:make         what make() of my_model.py returns: a model, or
+                        (model, inputs)
+  path/to/folder        a Hugging Face model on this machine
+  path/to/config.json   a Hugging Face configuration, with random weights
+  bert-base, gpt2       the default configurations, with random weights
+  minilm                the trained all-MiniLM-L6-v2
+
+\b
+Exit codes
+  0  done
+  1  txgraph failed; or bench, bisect, check or doctor found a fault
+  2  an argument is wrong
+
+\b
+To begin with
+  txgraph doctor
+  txgraph bench bert-base
+  txgraph optimize bert-base -o out/
+"""
+
+
+@app.callback(epilog=EPILOG)
 def txgraph() -> None:
     """A graph-level compiler and optimizer for Transformer models in PyTorch."""
 

@@ -13,6 +13,7 @@ from txgraph.bisect import bisect as find_culprits
 from txgraph.cli.errors import errors_as_text
 from txgraph.cli.models import load_call
 from txgraph.cli.options import BackendOption, BatchOption, InputsOption, LengthOption, ModelArgument
+from txgraph.progress import show_progress
 
 SlowOption = Annotated[
     bool, typer.Option("--slow", help="Look for what makes it slower, by stopwatch. Default: wrong.")
@@ -40,11 +41,11 @@ def bisect(
     output: OutputOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Name the rewrites that make MODEL wrong, and the operators that the backend compiles wrongly.
+    """Find which rewrites or compiled operators make MODEL wrong.
 
-    Exit code 1 if there are any.
+    Exit code 1 if there are any, or txgraph failed.
     """
-    with errors_as_text():
+    with errors_as_text(), show_progress(disable=as_json):
         call = load_call(model, inputs, batch, length)
         found = find_culprits(call.model, call.args, call.kwargs, backend=backend, slow=slow)
     if as_json:

@@ -13,6 +13,7 @@ from txgraph.check import check as check_rule
 from txgraph.cli.models import call_named
 from txgraph.errors import CheckFailed
 from txgraph.passes import default_pipeline
+from txgraph.progress import show_progress
 from txgraph.rewrite import Pass
 
 RuleArgument = Annotated[
@@ -28,8 +29,12 @@ WithoutOption = Annotated[
     list[str] | None,
     typer.Option("--without", metavar="VALUES", help=f"Values that are not tried, of {', '.join(VALUES)}; repeatable."),
 ]
-GraphsOption = Annotated[int, typer.Option("--graphs", min=1, help="Graphs that the rule rewrites, to be tried.")]
-SecondsOption = Annotated[float, typer.Option("--seconds", min=0.1, help="How long such graphs are looked for.")]
+GraphsOption = Annotated[
+    int, typer.Option("--graphs", metavar="N", min=1, help="Graphs that the rule rewrites, to be tried.")
+]
+SecondsOption = Annotated[
+    float, typer.Option("--seconds", metavar="S", min=0.1, help="How long such graphs are looked for.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Plain data. Default: text.")]
 
 
@@ -40,7 +45,9 @@ def check(
     seconds: SecondsOption = 20.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Check each RULE on graphs that it rewrites: sizes, dtypes, edge values and layouts, against what it replaces.
+    """Try rewrite rules by themselves, on graphs made for them.
+
+    Each RULE is compared with what it replaces, on graphs that it rewrites: sizes, dtypes, edge values and layouts.
 
     Exit code 1 if one of them is wrong, with a small counterexample, or if no graph was found for it.
     """
@@ -50,7 +57,8 @@ def check(
     results: list[dict[str, object]] = []
     for each in [_load(name) for name in rules]:
         try:
-            checked = check_rule(each, without=without or (), graphs=graphs, seconds=seconds)
+            with show_progress(disable=as_json):
+                checked = check_rule(each, without=without or (), graphs=graphs, seconds=seconds)
             results.append({**dataclasses.asdict(checked), "error": ""})
         except CheckFailed as error:
             results.append({"rule": each.name, "error": str(error)})

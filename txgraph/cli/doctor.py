@@ -20,8 +20,19 @@ from rich.console import Console
 
 from txgraph.backends.kernels.build import load
 from txgraph.cache import Store, is_on
+from txgraph.progress import say, show_progress
 
 TESTED = ((2, 11), (2, 13))  # the oldest and the newest torch that the tests run with
+PACKAGES = {
+    "transformers": "Hugging Face models",
+    "onnxruntime": "`txgraph bench` against ONNX Runtime",
+    "openvino": "`txgraph bench` against OpenVINO",
+    "onnxscript": "`txgraph bench` against either of these",
+    "tensorboard": "traces and graphs that torch writes, on a page",
+    "apache-tvm": "the TVM backend, where it is available",
+}
+"""Packages that txgraph itself does not need, and what they are for."""
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Plain data. Default: text.")]
 
 
@@ -41,11 +52,15 @@ class Finding:
 
 
 def doctor(as_json: JsonOption = False) -> None:
-    """Say what this machine and its installation can do, what is missing, and the command that brings it.
+    """Say what works here, what is missing, and how to get it.
+
+    Our kernels are compiled to see whether the compiler works. Packages that are not needed are listed with what
+    they are for.
 
     Exit code 1 if something is missing without which models cannot be compiled.
     """
-    findings = [*_software(), *_machine(), _cache()]
+    with show_progress(disable=as_json):
+        findings = [*_software(), *_machine(), _cache()]
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(each) for each in findings], indent=2))
     else:
@@ -71,9 +86,9 @@ def _software() -> Iterator[Finding]:
     yield _compiler()
     dot = shutil.which("dot")
     yield Finding("Graphviz", dot or "", advice="" if dot else "for pictures: apt-get install graphviz")
-    transformers = _version("transformers")
-    advice = "" if transformers else "for Hugging Face models: pip install transformers"
-    yield Finding("transformers", transformers, advice=advice)
+    for package, use in PACKAGES.items():
+        found = _version(package)
+        yield Finding(package, found, advice="" if found else f"for {use}: pip install {package}")
 
 
 def _torch() -> Finding:
@@ -87,6 +102,7 @@ def _torch() -> Finding:
 def _compiler() -> Finding:
     """Compiles one of our kernels, as an optimization would."""
     name = os.environ.get("CXX", "g++")
+    say("compile", "kernels of our own, once a machine")
     try:
         load("kernels")
     except RuntimeError as error:

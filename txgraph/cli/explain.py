@@ -16,6 +16,7 @@ from txgraph.cli.options import BackendOption, BatchOption, InputsOption, Length
 from txgraph.cli.overview import has_news, overview
 from txgraph.explain import Explanation
 from txgraph.passes import default_pipeline
+from txgraph.progress import show_progress
 
 PassArgument = Annotated[
     list[str] | None,
@@ -43,9 +44,11 @@ def explain(
     """Say where passes rewrite MODEL, and why not elsewhere.
 
     The model is captured in eval mode and the default passes run; nothing is compiled, and nothing checked by numbers.
+
+    Exit code 1 if the model cannot be captured, or a pass failed.
     """
     _check_names(names or [], show_all)
-    with errors_as_text():
+    with errors_as_text(), show_progress(disable=as_json):
         explanations = explain_passes(load_call(model, inputs, batch, length), backend)
     if names:
         chosen = [explanations[name] for name in dict.fromkeys(names)]

@@ -15,6 +15,7 @@ from torch import nn
 
 from txgraph.capture import CallSignature
 from txgraph.cli import hugging_face
+from txgraph.progress import say
 
 _KINDS = f"module:factory, a local Hugging Face folder, a config.json, or one of {', '.join(hugging_face.BUILT_IN)}"
 
@@ -34,6 +35,7 @@ def load_call(model: str, inputs: str | None, batch: int, length: int) -> ModelC
     Raises:
         typer.BadParameter: there is no such model, its inputs are not known, or do not fit its ``forward``.
     """
+    say("model", model)
     made, own_inputs = _load(model)
     made = made.eval()
     if inputs is not None:

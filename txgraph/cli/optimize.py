@@ -7,22 +7,21 @@ from pathlib import Path
 from typing import Annotated, get_args
 
 import typer
-from rich.console import Console
 
 from txgraph.cli.errors import errors_as_text
 from txgraph.cli.models import load_call
-from txgraph.cli.options import BackendOption, BatchOption, InputsOption, LengthOption, ModelArgument
+from txgraph.cli.options import (
+    BackendOption,
+    BatchOption,
+    InputsOption,
+    LengthOption,
+    ModelArgument,
+    PaddingOption,
+    one_of,
+)
 from txgraph.optimize import optimize as optimize_model
 from txgraph.options import VerifyLevel
-
-PADDING = ("exact", "zeros")
-
-
-def _one_of(known: tuple[str, ...], value: str) -> str:
-    if value not in known:
-        raise typer.BadParameter(f"{value!r} is none of {', '.join(known)}")
-    return value
-
+from txgraph.progress import say, show_progress
 
 OutputOption = Annotated[
     Path,
@@ -39,17 +38,8 @@ VerifyOption = Annotated[
     typer.Option(
         "--verify",
         metavar="LEVEL",
-        callback=lambda value: _one_of(get_args(VerifyLevel), value),
+        callback=lambda value: one_of(get_args(VerifyLevel), value),
         help="What is checked by numbers, as in optimize(): off, final, passes or rewrites.",
-    ),
-]
-PaddingOption = Annotated[
-    str,
-    typer.Option(
-        "--padding",
-        metavar="exact|zeros",
-        callback=lambda value: _one_of(PADDING, value),
-        help="zeros: nobody uses what the outputs hold at padding.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="The report as plain data. Default: text.")]
@@ -66,16 +56,18 @@ def optimize(
     padding: PaddingOption = "exact",
     as_json: JsonOption = False,
 ) -> None:
-    """Optimize MODEL for one kind of call, print the report, and write it with both graphs and the generated code.
+    """Compile MODEL, check it against eager, and report what was done.
 
+    It is compiled for one kind of call. The report is printed, and written with both graphs and the generated code.
     The compiled graph is kept: a process that optimizes this model for such a call starts warm.
+
+    Exit code 1 if txgraph failed, or a file cannot be written.
     """
-    console = Console(stderr=True)
-    with errors_as_text():
+    with errors_as_text(), show_progress(disable=as_json):
         call = load_call(model, inputs, batch, length)
         output.mkdir(parents=True, exist_ok=True)
-        with console.status(f"optimizing {model}: capture, passes, compilation, checks"):  # silent where piped
-            fast = optimize_model(call.model, call.args, call.kwargs, backend=backend, verify=verify, padding=padding)
+        fast = optimize_model(call.model, call.args, call.kwargs, backend=backend, verify=verify, padding=padding)
+        say("write", str(output))
         data = json.dumps(fast.report.to_dict(), indent=2)
         (output / "report.txt").write_text(f"{fast.report}\n", encoding="utf-8")
         (output / "report.json").write_text(f"{data}\n", encoding="utf-8")

@@ -13,8 +13,8 @@ ModelArgument = Annotated[
     typer.Argument(
         metavar="MODEL",
         show_default=False,
-        help="module:factory (called without arguments; gives a model, or a model and its inputs), a local Hugging "
-        "Face folder, a config.json (random weights), or one of bert-base, gpt2, minilm. Nothing is downloaded.",
+        help="module:function that returns a model, or a model and its inputs; a local Hugging Face folder; a "
+        "config.json (random weights); or one of bert-base, gpt2, minilm. Nothing is downloaded.",
     ),
 ]
 InputsOption = Annotated[
@@ -26,8 +26,32 @@ InputsOption = Annotated[
         "Default: those of the factory, or, for Hugging Face models, seeded ones.",
     ),
 ]
-BatchOption = Annotated[int, typer.Option("--batch", min=1, help="Batch size of seeded inputs.")]
-LengthOption = Annotated[int, typer.Option("--length", min=1, help="Tokens in each sequence of seeded inputs.")]
+BatchOption = Annotated[int, typer.Option("--batch", metavar="N", min=1, help="Batch size of seeded inputs.")]
+LengthOption = Annotated[
+    int, typer.Option("--length", metavar="N", min=1, help="Tokens in each sequence of seeded inputs.")
+]
+
+
+def one_of(known: tuple[str, ...], value: str) -> str:
+    """The value.
+
+    Raises:
+        typer.BadParameter: it is unknown.
+    """
+    if value not in known:
+        raise typer.BadParameter(f"{value!r} is none of {', '.join(known)}")
+    return value
+
+
+PaddingOption = Annotated[
+    str,
+    typer.Option(
+        "--padding",
+        metavar="exact|zeros",
+        callback=lambda value: one_of(("exact", "zeros"), value),
+        help="zeros: nobody uses what the outputs hold at padding, and the work there may be left out.",
+    ),
+]
 
 
 def _known_backend(name: str) -> str:
@@ -42,6 +66,6 @@ BackendOption = Annotated[
         "--backend",
         metavar="NAME",
         callback=_known_backend,
-        help="The backend that passes are weighed for: inductor, reference, or auto, which optimize() takes.",
+        help="What compiles, and what passes are weighed for: inductor, reference (an interpreter), or auto.",
     ),
 ]

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
-from benchmarks.competitors import Run
+from txgraph.bench.competitors import Competitor, Run
 
 
-class Eager:
+class Eager(Competitor):
+    """What all others are compared with."""
+
     name = "eager"
 
-    def build(self, model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Run:
+    def build(self, model: nn.Module, inputs: Mapping[str, Any]) -> Run:
         return lambda inputs: model(**inputs)
-
-    def details(self) -> dict[str, Any]:
-        return {}

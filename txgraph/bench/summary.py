@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.competitors import OURS
+from txgraph.bench.competitors import OURS
 
 BASELINES = ("eager", "torch.compile")  # ratios are given to these, and to the best peer
 

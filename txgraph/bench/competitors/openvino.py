@@ -7,18 +7,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import openvino
 import torch
 from torch import nn
 
-from benchmarks.competitors import Run
-from benchmarks.onnx_export import as_arrays, export_onnx
+from txgraph.bench.competitors import Competitor, Run
+from txgraph.bench.competitors.onnx_export import as_arrays, export_onnx
 
 
-class OpenVino:
+class OpenVino(Competitor):
+    """By way of the ONNX file that torch exports."""
+
     name = "openvino"
+    packages = ("openvino", "onnxscript")
 
-    def build(self, model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Run:
+    def build(self, model: nn.Module, inputs: Mapping[str, Any]) -> Run:
+        import openvino
+
         settings = {
             "INFERENCE_PRECISION_HINT": "f32",  # on processors that have bfloat16, the default is bfloat16
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
@@ -30,11 +34,8 @@ class OpenVino:
         names = [port.get_any_name() for port in compiled.inputs]
         request = compiled.create_infer_request()
 
-        def run(inputs: Mapping[str, torch.Tensor]) -> list[Any]:
+        def run(inputs: Mapping[str, Any]) -> list[Any]:
             results = request.infer(as_arrays(inputs, names), share_inputs=True, share_outputs=True)
             return [results[port] for port in compiled.outputs]
 
         return run
-
-    def details(self) -> dict[str, Any]:
-        return {}

@@ -14,8 +14,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from txgraph.errors import TxgraphError
 
-class WorkerFailed(Exception):
+
+class WorkerFailed(TxgraphError):
     """A worker answered that it failed, or ended; the message says why."""
 
 
@@ -24,10 +26,14 @@ class Worker:
 
     It has its own folder for all that compilers cache, so that every compilation is cold; the folder is removed
     at the end.
+
+    Args:
+        row: reference of a :class:`Row`, or of a function that gives one. competitor: of a :class:`Competitor` class.
+        threads: that torch uses, and whatever else asks OpenMP. name: of the competitor, before it has told it.
     """
 
-    def __init__(self, row: str, competitor: str, threads: int) -> None:
-        self.competitor = competitor
+    def __init__(self, row: str, competitor: str, threads: int, name: str = "") -> None:
+        self.name = name or competitor
         self._folder = tempfile.TemporaryDirectory(prefix="benchmark-")
         folder = Path(self._folder.name)
         self._log = folder / "log.txt"
@@ -42,7 +48,7 @@ class Worker:
         }
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.worker", row, competitor, str(threads), str(folder)],
+                [sys.executable, "-m", "txgraph.bench.worker", row, competitor, str(threads), str(folder)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -7,50 +7,55 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
 import torch
-from onnxruntime.transformers import optimizer
 from torch import nn
 
-from benchmarks.competitors import Run
-from benchmarks.onnx_export import as_arrays, export_onnx
+from txgraph.bench.competitors import Competitor, Run
+from txgraph.bench.competitors.onnx_export import as_arrays, export_onnx
 
 # The optimizer's name for a kind of model, by Hugging Face's; "qwen3" is its name for rotary decoders with RMSNorm.
 MODEL_TYPES = {"bert": "bert", "gpt2": "gpt2", "llama": "qwen3", "t5": "t5", "vit": "vit"}
 
 
-def open_session(path: Path) -> onnxruntime.InferenceSession:
-    """All of ONNX Runtime's optimizations, and as many threads as torch has here."""
+def open_session(path: Path) -> Any:
+    """A session with all of ONNX Runtime's optimizations, and as many threads as torch has here."""
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-class OnnxRuntime:
-    name = "onnxruntime"
+class OnnxRuntime(Competitor):
+    """The file as it is exported."""
 
-    def build(self, model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Run:
+    name = "onnxruntime"
+    packages: tuple[str, ...] = ("onnxruntime", "onnxscript")  # torch's exporter needs the latter
+
+    def build(self, model: nn.Module, inputs: Mapping[str, Any]) -> Run:
         with tempfile.TemporaryDirectory() as folder:
             session = open_session(self.prepare(model, inputs, Path(folder)))
         names = [wanted.name for wanted in session.get_inputs()]
         return lambda inputs: session.run(None, as_arrays(inputs, names))
 
-    def prepare(self, model: nn.Module, inputs: Mapping[str, torch.Tensor], folder: Path) -> Path:
+    def prepare(self, model: nn.Module, inputs: Mapping[str, Any], folder: Path) -> Path:
         """Write the file that is run."""
         return export_onnx(model, inputs, folder)
 
-    def details(self) -> dict[str, Any]:
-        return {}
-
 
 class OnnxRuntimeTransformers(OnnxRuntime):
+    """The file after the optimizer that knows kinds of models."""
+
     name = "onnxruntime-transformers"
+    packages = (*OnnxRuntime.packages, "onnxruntime.transformers.optimizer")
 
     def __init__(self) -> None:
         self._details: dict[str, Any] = {}
 
-    def prepare(self, model: nn.Module, inputs: Mapping[str, torch.Tensor], folder: Path) -> Path:
+    def prepare(self, model: nn.Module, inputs: Mapping[str, Any], folder: Path) -> Path:
+        from onnxruntime.transformers import optimizer
+
         config: Any = getattr(model, "config", None)
         kind = MODEL_TYPES[config.model_type] if config else "bert"
         optimized = optimizer.optimize_model(

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import onnxscript  # noqa: F401 - torch's exporter needs it, and would say so in the middle of a row only
 import torch
 from torch import nn
 
@@ -28,6 +27,6 @@ def export_onnx(
     return path
 
 
-def as_arrays(inputs: Mapping[str, torch.Tensor], names: Sequence[str]) -> dict[str, Any]:
+def as_arrays(inputs: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """The named inputs as NumPy arrays that share memory with the tensors."""
     return {name: inputs[name].numpy() for name in names}

@@ -1,12 +1,13 @@
-"""One competitor on one row, in a process of its own: ``python -m benchmarks.worker ROW COMPETITOR THREADS FOLDER``.
+"""One competitor on one row, in a process of its own: ``python -m txgraph.bench.worker ROW COMPETITOR THREADS FOLDER``.
 
 It reads one command per line on standard input and answers each by one line of JSON. Between commands it is
-blocked on that pipe. :class:`benchmarks.processes.Worker` is the other end.
+blocked on that pipe. :class:`txgraph.bench.Worker` is the other end.
 """
 
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
 import sys
@@ -20,11 +21,11 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
-from benchmarks.competitors import COMPETITORS, INSTALL, Competitor, Run, ZeroPadding
-from benchmarks.hardware import seconds_waited_for_cores
-from benchmarks.memory_use import current_rss, peak_rss, weight_bytes
-from benchmarks.references import look_up
-from benchmarks.rows import ROWS, Row
+from txgraph.bench.competitors import Competitor, Run, ZeroPadding
+from txgraph.bench.hardware import seconds_waited_for_cores
+from txgraph.bench.memory_use import current_rss, peak_rss, weight_bytes
+from txgraph.bench.references import look_up
+from txgraph.bench.row import Row
 
 MAX_CALLS = 200  # per turn
 
@@ -43,9 +44,11 @@ class Service:
         self._model, self._inputs = row.make()
         self._run: Run | None = None
         self._call_seconds = 0.0  # of the latest call
-        self._device = next(iter(self._inputs.values())).device.type
+        tensors = [leaf for leaf in pytree.tree_leaves(self._inputs) if isinstance(leaf, torch.Tensor)]
+        self._on_gpu = any(tensor.is_cuda for tensor in tensors)
 
     def hello(self) -> dict[str, Any]:
+        """What is compared."""
         return {
             "row": self._row.name,
             "competitor": self._competitor.name,
@@ -54,21 +57,22 @@ class Service:
             "new_tokens": self._row.new_tokens,
             "dtype": ", ".join(sorted({str(p.dtype).removeprefix("torch.") for p in self._model.parameters()})),
             "weights_bytes": weight_bytes(self._model),
-            "inputs": {
-                name: f"{str(t.dtype).removeprefix('torch.')}{list(t.shape)}" for name, t in self._inputs.items()
-            },
+            "inputs": {name: _describe(value) for name, value in self._inputs.items()},
         }
 
     def reference(self) -> dict[str, Any]:
-        """Save eager's outputs, those of eager in float64 on the same weights and inputs, and what of them is valid."""
+        """Save eager's outputs, those of eager in float64 on the same weights and inputs, and what of them is valid.
+
+        Models that make tensors of their own dtype may not run in float64; ``not_in_float64`` says why.
+        """
         eager = _leaves(self._model(**self._inputs))
         valid = [] if self._row.valid is None else [self._row.valid(self._inputs)]
-        exact = {name: t.double() if t.is_floating_point() else t for name, t in self._inputs.items()}
-        return {
-            "eager": self._save("eager", eager),
-            "valid": self._save("valid", valid),
-            "float64": self._save("float64", _leaves(self._model.double()(**exact))),
-        }
+        saved = {"eager": self._save("eager", eager), "valid": self._save("valid", valid)}
+        try:
+            exact = _leaves(self._model.double()(**pytree.tree_map(_widened, dict(self._inputs))))
+        except Exception as error:  # whatever the model raises
+            return {**saved, "float64": self._save("float64", []), "not_in_float64": _first_line(error)}
+        return {**saved, "float64": self._save("float64", exact), "not_in_float64": ""}
 
     def build(self) -> dict[str, Any]:
         """Compile and call for the first time: the cold start."""
@@ -127,7 +131,7 @@ class Service:
 
     def _wait(self) -> None:
         """Until the GPU has done what it was given: calls return before."""
-        if self._device == "cuda":
+        if self._on_gpu:
             torch.cuda.synchronize()
 
     def _ready(self) -> Run:
@@ -147,6 +151,20 @@ def _leaves(outputs: Any) -> list[torch.Tensor]:
     return [torch.as_tensor(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor | np.ndarray)]
 
 
+def _describe(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+    return type(value).__name__
+
+
+def _widened(value: Any) -> Any:
+    return value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+
+
 def _serve(commands: TextIO, answers: TextIO, start: Callable[[], Service]) -> None:
     """Answer until the other end closes; an exception is an answer, its traceback goes to the log."""
     service: Service | None = None
@@ -158,8 +176,7 @@ def _serve(commands: TextIO, answers: TextIO, start: Callable[[], Service]) -> N
             answer = getattr(service, command.pop("do"))(**command)
         except Exception as error:  # whatever a competitor raises is its result
             traceback.print_exc()
-            first_line = (str(error).strip().splitlines() or [""])[0]
-            answer = {"failed": f"{type(error).__name__}: {first_line}"}
+            answer = {"failed": _first_line(error)}
         print(json.dumps(answer), file=answers, flush=True)
 
 
@@ -172,18 +189,31 @@ def _take_pipes() -> tuple[TextIO, TextIO]:
     return commands, answers
 
 
+def _competitor(reference: str) -> Competitor:
+    try:
+        competitor: Competitor = look_up(reference)()
+        for module in competitor.packages:
+            importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise PackageMissing(f"{error.name} is not installed: pip install {error.name}") from error
+    return competitor
+
+
+def _row(reference: str) -> Row:
+    row = look_up(reference)
+    made: Row = row if isinstance(row, Row) else row()
+    return made
+
+
 def main(arguments: list[str]) -> None:
+    """The process: serves until its standard input ends."""
     row, competitor, threads, folder = arguments
     commands, answers = _take_pipes()
     torch.set_num_threads(int(threads))
     torch.set_grad_enabled(False)
 
     def start() -> Service:
-        try:
-            chosen = look_up(competitor, COMPETITORS)()
-        except ModuleNotFoundError as error:
-            raise PackageMissing(f"{error.name} is not installed: {INSTALL}") from error
-        return Service(look_up(row, ROWS), chosen, Path(folder))
+        return Service(_row(row), _competitor(competitor), Path(folder))
 
     _serve(commands, answers, start)
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
-from benchmarks.errors import compare_outputs, not_zero_at_padding
-from benchmarks.processes import Worker, WorkerFailed
-from benchmarks.summary import machine_busy, summarise_row
+from txgraph.bench.competitors import COMPETITORS
+from txgraph.bench.errors import compare_outputs, not_zero_at_padding
+from txgraph.bench.hardware import describe_hardware, versions
+from txgraph.bench.processes import Worker, WorkerFailed
+from txgraph.bench.summary import machine_busy, summarise_row
+from txgraph.progress import say, track
 
 
 @dataclass(frozen=True)
@@ -55,34 +58,41 @@ class _Judge:
         return found
 
 
-def compare_row(
-    row: str, competitors: Sequence[str], settings: Settings, progress: Callable[[str], None]
-) -> dict[str, Any]:
-    """All competitors on one row.
+def conditions(settings: Settings) -> dict[str, Any]:
+    """What a result depends on beside its rows, as plain data."""
+    return {"hardware": describe_hardware(), "versions": versions(), "settings": asdict(settings)}
+
+
+def compare_row(row: str, competitors: Mapping[str, str], settings: Settings) -> dict[str, Any]:
+    """All competitors on one row; plain data, with every time that was measured.
+
+    Args:
+        row: reference of a :class:`Row`, or of a function that gives one. competitors: their references by name.
 
     Raises:
         WorkerFailed: the row itself fails in eager.
     """
-    progress(f"{row}: eager, for reference")
+    say("reference", "eager, and in float64")
     with ExitStack() as stack:
         # All start at once: they import and make their models, which no one times.
-        reference = stack.enter_context(Worker(row, "eager", settings.threads))
-        started = [stack.enter_context(Worker(row, name, settings.threads)) for name in competitors]
+        reference = stack.enter_context(Worker(row, COMPETITORS["eager"], settings.threads))
+        started = [
+            stack.enter_context(Worker(row, competitor, settings.threads, name))
+            for name, competitor in competitors.items()
+        ]
         for worker in (reference, *started):
             worker.tell("hello")
         facts = reference.answer(settings.cold_limit)
-        judge, eager_error = _reference(reference, facts["tolerance"], settings)
+        judge, eager_error, not_in_float64 = _reference(reference, facts["tolerance"], settings)
         hellos = {worker: _hello(worker, settings) for worker in started}
         entries: dict[str, dict[str, Any]] = {}
         workers: dict[str, Worker] = {}
-        for worker, (name, entry) in hellos.items():
+        for worker, (name, entry) in track(hellos.items(), "cold start", lambda item: item[1][0]):
             if not entry["failed"]:
-                progress(f"{row}: {name}, cold start")
                 _start(worker, entry, judge, settings)
             entries[name], workers[name] = entry, worker
             if entry["failed"]:
                 worker.close()
-        progress(f"{row}: {settings.rounds} rounds")
         turns = _take_turns(workers, entries, settings)
         for name, worker in workers.items():
             if not entries[name]["failed"]:
@@ -99,25 +109,27 @@ def compare_row(
         "tolerance": judge.tolerance,
         "machine_busy": machine_busy(turns),
         "eager_error_against_float64": eager_error,
+        "not_in_float64": not_in_float64,
         **summarise_row(entries, turns, facts["new_tokens"]),
         "competitors": entries,
         "turns": turns,
     }
 
 
-def _reference(worker: Worker, tolerance: float, settings: Settings) -> tuple[_Judge, dict[str, Any]]:
-    saved = {kind: torch.load(path) for kind, path in worker.ask("reference", settings.cold_limit).items()}
+def _reference(worker: Worker, tolerance: float, settings: Settings) -> tuple[_Judge, dict[str, Any], str]:
+    answer = worker.ask("reference", settings.cold_limit)
+    saved = {kind: torch.load(answer[kind]) for kind in ("eager", "float64", "valid")}
     worker.close()
     valid = next(iter(saved["valid"]), None)
     judge = _Judge(saved["eager"], saved["float64"], valid, tolerance)
-    return judge, compare_outputs(judge.eager, judge.float64, math.inf, valid)
+    return judge, compare_outputs(judge.eager, judge.float64, math.inf, valid), answer["not_in_float64"]
 
 
 def _hello(worker: Worker, settings: Settings) -> tuple[str, dict[str, Any]]:
     try:
         facts = worker.answer(settings.cold_limit)
     except WorkerFailed as error:
-        return worker.competitor, {"failed": str(error)}
+        return worker.name, {"failed": str(error)}
     return facts["competitor"], {"failed": "", "promises_zeros": facts["promises_zeros"]}
 
 
@@ -138,11 +150,8 @@ def _take_turns(
     workers: dict[str, Worker], entries: dict[str, dict[str, Any]], settings: Settings
 ) -> list[dict[str, Any]]:
     """Warm up, then the rounds; gives all turns in the order in which they were taken."""
-    turns: list[dict[str, Any]] = []
-    for at in range(-1, settings.rounds):
-        warming_up = at < 0
-        calls = max(settings.warm_up_calls, 1) if warming_up else 1
-        seconds = 0 if warming_up else settings.turn_seconds
+
+    def take(at: int, seconds: float, calls: int) -> Iterator[dict[str, Any]]:
         for name, worker in workers.items():
             if entries[name]["failed"]:
                 continue
@@ -151,9 +160,12 @@ def _take_turns(
             except WorkerFailed as error:
                 entries[name]["failed"] = f"in round {at}: {error}"
                 continue
-            if not warming_up:
-                turns.append({"round": at, "competitor": name, **answer})
-    return turns
+            yield {"round": at, "competitor": name, **answer}
+
+    say("warm up")
+    list(take(-1, 0.0, max(settings.warm_up_calls, 1)))
+    rounds = track(range(settings.rounds), "rounds", timed=True)
+    return [turn for at in rounds for turn in take(at, settings.turn_seconds, 1)]
 
 
 def _finish(worker: Worker, entry: dict[str, Any], judge: _Judge, settings: Settings) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.competitors import Run, ZeroPadding
-from benchmarks.rows import Inputs, Row
+from txgraph import bench
+from txgraph.bench import Inputs, Row, Run, ZeroPadding
 
 
 def make() -> tuple[nn.Module, Inputs]:
@@ -28,6 +28,22 @@ class Counts(nn.Module):
         return torch.arange(4) + input
 
 
+class Scaled(nn.Module):
+    def forward(self, input: torch.Tensor, factor: float) -> torch.Tensor:
+        return input * factor
+
+
+class Single(nn.Module):
+    """Its own constant is float32 in any case."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return input @ torch.eye(4)
+
+
+def scaled_row(size: int) -> Row:
+    return Row("scaled", lambda: (Scaled(), {"input": torch.ones(size), "factor": 2.0}))
+
+
 def fail() -> tuple[nn.Module, Inputs]:
     raise RuntimeError("not today")
 
@@ -36,12 +52,11 @@ row = Row("tiny", make)
 padded_row = Row("padded", make_padded, valid=lambda inputs: VALID)
 decoding_row = Row("decoding", lambda: (Counts(), {"input": torch.tensor([1])}), new_tokens=4)
 failing_row = Row("failing", fail)
+single_row = Row("single", lambda: (Single(), {"input": torch.ones(3, 4)}))
 VALID = torch.tensor([[True, True, True, True], [True, True, False, False]])
 
 
-class Competitor:
-    name = ""
-
+class Competitor(bench.Competitor):
     def details(self) -> dict[str, Any]:
         return {"kept": True}
 
@@ -49,8 +64,11 @@ class Competitor:
 class Wrong(Competitor):
     name = "wrong"
 
-    def build(self, model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Run:
-        return lambda inputs: model(**inputs) + 0.5
+    def __init__(self, by: float = 0.5) -> None:
+        self._by = by
+
+    def build(self, model: nn.Module, inputs: Mapping[str, Any]) -> Run:
+        return lambda inputs: model(**inputs) + self._by
 
 
 class WrongLater(Competitor):
@@ -58,7 +76,7 @@ class WrongLater(Competitor):
 
     name = "wrong later"
 
-    def build(self, model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Run:
+    def build(self, model: nn.Module, inputs: Mapping[str, Any]) -> Run:
         calls = iter(range(1_000_000))
         return lambda inputs: model(**inputs) * (1 if next(calls) < 3 else 2)
 
@@ -68,28 +86,28 @@ class Arrays(Competitor):
 
     name = "arrays"
 
-    def build(self, model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Run:
+    def build(self, model: nn.Module, inputs: Mapping[str, Any]) -> Run:
         return lambda inputs: [model(**inputs).numpy()]
 
 
 class Raises(Competitor):
     name = "raises"
 
-    def build(self, model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Run:
+    def build(self, model: nn.Module, inputs: Mapping[str, Any]) -> Run:
         raise RuntimeError("no such kernel\nand more words")
 
 
 class Dies(Competitor):
     name = "dies"
 
-    def build(self, model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Run:
+    def build(self, model: nn.Module, inputs: Mapping[str, Any]) -> Run:
         os._exit(3)
 
 
 class Sleeps(Competitor):
     name = "sleeps"
 
-    def build(self, model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Run:
+    def build(self, model: nn.Module, inputs: Mapping[str, Any]) -> Run:
         time.sleep(600)
         return lambda inputs: None
 
@@ -99,7 +117,7 @@ class AtPadding(Competitor):
 
     elsewhere = 0.0
 
-    def build(self, model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Run:
+    def build(self, model: nn.Module, inputs: Mapping[str, Any]) -> Run:
         return lambda inputs: model(**inputs).where(VALID[..., None], self.elsewhere)
 
 
