@@ -22,6 +22,7 @@ from txgraph.errors import (
     VerificationFailed,
 )
 from txgraph.explain import Explanation
+from txgraph.ir import Kernel
 from txgraph.optimize import OptimizedModel, optimize
 from txgraph.options import BackendOptions, Target
 from txgraph.passes import default_pipeline
@@ -42,6 +43,7 @@ __all__ = [
     "Explanation",
     "GuardFailed",
     "InvalidGraph",
+    "Kernel",
     "Match",
     "NodePass",
     "OptimizedModel",

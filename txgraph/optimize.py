@@ -12,12 +12,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
 from txgraph.backends import backend_names
-from txgraph.capture import CallSignature, FlatCall, dynamic_axes
+from txgraph.capture import CallSignature, FlatCall
 from txgraph.capture.guards import explain_mismatch
-from txgraph.capture.shapes import export_shapes
+from txgraph.capture.shapes import next_shapes, shapes_by_name
 from txgraph.capture.weights import check_weights
 from txgraph.check import check_own
 from txgraph.compile import compile_call
@@ -25,7 +24,7 @@ from txgraph.compiled_call import CompiledCall, ExampleCall
 from txgraph.cost import Hardware
 from txgraph.errors import BackendFailed, CaptureFailed, GuardFailed, TxgraphError, UnsupportedOp
 from txgraph.explain import Explanation, explain
-from txgraph.ir import Graph
+from txgraph.ir import Graph, Kernel
 from txgraph.options import BackendOptions, CompileOptions, Target
 from txgraph.passes import default_pipeline, with_zero_padding
 from txgraph.pipeline import Pipeline
@@ -179,7 +178,7 @@ class OptimizedModel(nn.Module):
         """Compile for calls like this one; ``dynamic_shapes`` as in :func:`torch.export.export`."""
         call = self._signature.flatten(args, kwargs)
         normal_args, normal_kwargs = self._signature.normalise(args, kwargs)
-        shapes = dynamic_shapes if normal_args else self._signature_shapes(dynamic_shapes, args, normal_kwargs)
+        shapes = dynamic_shapes if normal_args else shapes_by_name(self._signature, dynamic_shapes, args, normal_kwargs)
         with _COMPILING:
             try:
                 self._compile(normal_args, normal_kwargs, call, shapes)
@@ -211,6 +210,10 @@ class OptimizedModel(nn.Module):
     def code(self) -> str:
         """Source that the backend generated in the latest compilation."""
         return self._latest().compiled.code
+
+    def kernels(self) -> tuple[Kernel, ...]:
+        """What one call of the latest graph launches, in that order, with the nodes of ``graph_after`` it computes."""
+        return self._latest().compiled.kernels
 
     def render(self, path: str | Path, view: str = "side-by-side", focus: str = "") -> Path:
         """Draw the latest graph, before and after the passes.
@@ -325,7 +328,7 @@ class OptimizedModel(nn.Module):
         if call.structure in self._eager_structures:
             return None
         normal_args, normal_kwargs = self._signature.normalise(args, kwargs)
-        shapes = self._dynamic_shapes(normal_args, normal_kwargs, call)
+        shapes = next_shapes(self._signature, normal_args, normal_kwargs, call, self._seen)
         try:
             return self._compile(normal_args, normal_kwargs, call, shapes)
         except (CaptureFailed, UnsupportedOp, BackendFailed) as error:
@@ -358,34 +361,6 @@ class OptimizedModel(nn.Module):
         self._compiled.append(compiled)
         self._seen.append((call.structure, [t.shape for t in call.tensors]))
         return compiled
-
-    def _dynamic_shapes(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: FlatCall) -> Any:
-        """Static at the first shape; at the second, the axes that differ, batch and sequence are dynamic."""
-        seen = [
-            shapes
-            for structure, shapes in self._seen
-            if structure == call.structure and all(len(s) == t.ndim for s, t in zip(shapes, call.tensors, strict=True))
-        ]
-        if not seen or all(shapes == [t.shape for t in call.tensors] for shapes in seen):
-            return None
-        extra = self._signature.without_parameter(kwargs)
-        if any(isinstance(leaf, torch.Tensor) for leaf in pytree.tree_leaves(extra)):
-            return None  # torch.export takes no shapes of tensors in **kwargs
-        named = {name: value for name, value in kwargs.items() if name not in extra}
-        return self._signature.arrange(*export_shapes(args, named, dynamic_axes(call.tensors, seen)))
-
-    def _signature_shapes(self, shapes: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """The user's ``dynamic_shapes`` for the normal form of the call: by name."""
-        if shapes is None or not kwargs:
-            return shapes
-        named = shapes
-        if isinstance(shapes, tuple | list):
-            named = dict(zip(self._signature.names(len(args)), shapes, strict=False))
-        unknown = sorted(set(named) - set(kwargs))
-        if any(named[name] is not None for name in unknown):
-            raise ValueError(f"dynamic_shapes names {unknown}, but the example inputs are {sorted(kwargs)}")
-        extra = self._signature.without_parameter(kwargs)
-        return {name: named.get(name) for name in kwargs if name not in extra}
 
 
 def _with_target(options: CompileOptions, model: nn.Module) -> CompileOptions:
