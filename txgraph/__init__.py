@@ -27,6 +27,7 @@ from txgraph.optimize import OptimizedModel, optimize
 from txgraph.options import BackendOptions, Target
 from txgraph.passes import default_pipeline
 from txgraph.pipeline import Pipeline
+from txgraph.profile import Profile
 from txgraph.report import Report
 from txgraph.rewrite import Accept, Match, NodePass, Pass, PassContext, Reject, Rewrite, RewritePass
 
@@ -51,6 +52,7 @@ __all__ = [
     "PassContext",
     "PassFailed",
     "Pipeline",
+    "Profile",
     "Reject",
     "Report",
     "Rewrite",

@@ -6,7 +6,6 @@ import copy
 import logging
 import threading
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,11 @@ from txgraph.ir import Graph, Kernel
 from txgraph.options import BackendOptions, CompileOptions, Target
 from txgraph.passes import default_pipeline, with_zero_padding
 from txgraph.pipeline import Pipeline
+from txgraph.profile import Profile
+from txgraph.profiler import profile_call
 from txgraph.render import render_graphs
 from txgraph.report import Fallback, Report
+from txgraph.tensorboard import write_events
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +58,7 @@ def optimize(
     calibration: object | None = None,
     verify: str = "passes",
     measure: str = "off",
+    profile: bool = False,
     options: Mapping[str, Any] | BackendOptions | None = None,
 ) -> OptimizedModel:
     """Make a faster drop-in replacement of ``model`` for inference, checked against it by numbers.
@@ -80,6 +83,7 @@ def optimize(
             before all (:func:`txgraph.check`); ``"final"`` only the capture and the result; ``"off"`` nothing.
         measure: ``"off"`` trusts the cost model's predictions; ``"rewrites"`` compiles and times each kind of rewrite
             by itself, before and after, and keeps those that are no slower. Takes seconds for each kind.
+        profile: measure, too, where the time of a call with the example inputs goes; it stands in the report.
         options: see :class:`txgraph.options.BackendOptions`.
 
     Returns:
@@ -104,6 +108,8 @@ def optimize(
         raise TypeError(
             f"passes must be a txgraph.Pipeline, got {type(passes).__name__}; start from txgraph.default_pipeline()"
         )
+    if not isinstance(profile, bool):
+        raise TypeError(f"profile must be True or False, got {type(profile).__name__}")
     parsed = CompileOptions.parse(
         backend=backend,
         target=target,
@@ -130,8 +136,11 @@ def optimize(
         optimized.report.notes += check_own(optimized._pipeline)
     if args or kwargs:
         optimized.compile_ahead(args, kwargs or {}, dynamic_shapes)
-    elif dynamic_shapes is not None:
-        raise ValueError("dynamic_shapes needs example inputs: give args or kwargs, too")
+        if profile and optimized.report.graphs:  # else it runs in eager
+            optimized.report.graphs[-1].profile = optimized.profile(*args, **(kwargs or {}))
+    elif dynamic_shapes is not None or profile:
+        name = "profile" if profile else "dynamic_shapes"
+        raise ValueError(f"{name} needs example inputs: give args or kwargs, too")
     return optimized
 
 
@@ -215,6 +224,24 @@ class OptimizedModel(nn.Module):
         """What one call of the latest graph launches, in that order, with the nodes of ``graph_after`` it computes."""
         return self._latest().compiled.kernels
 
+    def profile(self, *args: Any, calls: int = 20, **kwargs: Any) -> Profile:
+        """Measure where the time of such a call goes: by kernel, module, pass and kind of kernel.
+
+        The graph that answers the call runs ``calls`` times under torch.profiler; it is compiled first, if need be.
+        It is the compiled code itself that runs, with a range of the profiler around each launch: these cost some
+        microseconds each, which count as time outside of kernels. On GPUs a kernel's time is that on the device. What
+        the model writes to inputs and buffers stays as it was. Not within a torch.profiler of one's own.
+
+        Raises:
+            ValueError: ``calls`` is less than one. TxgraphError: such calls run in eager.
+        """
+        call = self._signature.flatten(args, kwargs)
+        with _COMPILING:
+            compiled = self._compiled_for(args, kwargs, call)
+        if compiled is None:
+            raise TxgraphError("such calls run in eager, as report.fallbacks says: there are no kernels to measure")
+        return profile_call(compiled, call.tensors, calls, type(self._original).__name__)
+
     def render(self, path: str | Path, view: str = "side-by-side", focus: str = "") -> Path:
         """Draw the latest graph, before and after the passes.
 
@@ -240,6 +267,15 @@ class OptimizedModel(nn.Module):
             view=view,
             focus=focus,
         )
+
+    def to_tensorboard(self, logdir: str | Path) -> Path:
+        """Write all compiled graphs, before and after, and the report's figures for TensorBoard; returns the folder.
+
+        Raises:
+            ImportError: tensorboard is not installed. OSError: the folder cannot be written to.
+        """
+        self._latest()
+        return write_events(logdir, [(each.before, each.after, each.report) for each in self._compiled])
 
     def train(self, mode: bool = True) -> OptimizedModel:
         """Switch the original, and all its submodules, too."""
@@ -355,21 +391,9 @@ class OptimizedModel(nn.Module):
             compiled = compile_call(
                 ExampleCall(self._original, args, kwargs, call.tensors, call.structure, shapes),
                 self._pipeline,
-                _with_target(options, self._original),
+                options,
                 self.report,
             )
         self._compiled.append(compiled)
         self._seen.append((call.structure, [t.shape for t in call.tensors]))
         return compiled
-
-
-def _with_target(options: CompileOptions, model: nn.Module) -> CompileOptions:
-    """Fill in the default target: where the weights are."""
-    device = next((t.device for t in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
-    target = options.target or Target.of(device)
-    if target.kind != device.type:
-        raise NotImplementedError(
-            f"the weights are on {device} and the target is {target}: compiling for another device is not available "
-            f"yet. Move the model first: model.to({target.kind!r})."
-        )
-    return replace(options, target=target)
