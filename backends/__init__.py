@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from txgraph.backends.base import Backend, Compiled
+from txgraph.backends.base import Backend, Compiled, Watch
 from txgraph.backends.choose import backend_names, choose_backend
 
-__all__ = ["Backend", "Compiled", "backend_names", "choose_backend"]
+__all__ = ["Backend", "Compiled", "Watch", "backend_names", "choose_backend"]

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 
-from txgraph.ir import Graph
+from txgraph.ir import Graph, Kernel
 from txgraph.options import BackendOptions, Target
+
+
+class Watch(Protocol):
+    """Sees what one call runs, and when."""
+
+    def call(self) -> AbstractContextManager[object]:
+        """Entered while the call runs."""
+
+    def launch(self, number: int) -> AbstractContextManager[object]:
+        """Entered while the kernel of that number runs."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +35,8 @@ class Compiled:
         in_place: the places of these among the outputs.
         keep: gives what :meth:`Backend.restore` makes this of again in another process, where that can be.
         frozen: names of the model's tensors whose values it holds, beside those that the graph holds.
+        kernels: what one call launches, in that order.
+        watched: as ``run``, and tells of each of the kernels.
     """
 
     run: Callable[[Sequence[torch.Tensor]], Sequence[Any]]
@@ -33,6 +46,8 @@ class Compiled:
     in_place: frozenset[int] = frozenset()
     keep: Callable[[], Any] | None = None
     frozen: frozenset[str] = frozenset()
+    kernels: tuple[Kernel, ...] = ()
+    watched: Callable[[Sequence[torch.Tensor], Watch], Sequence[Any]] | None = None
 
 
 class Backend(Protocol):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from txgraph.backends.base import Compiled
+from txgraph.backends.base import Compiled, Watch
 from txgraph.errors import BackendFailed
-from txgraph.ir import Graph, interpret
+from txgraph.ir import Graph, Kernel, interpret
+from txgraph.ir.kernel import operator_path
 from txgraph.options import BackendOptions, Target
 
 
@@ -40,7 +41,13 @@ class ReferenceBackend:
     def lower(self, graph: Graph, target: Target, options: BackendOptions) -> Compiled:
         """Keep a copy of the graph and interpret it at each call."""
         own = graph.copy()
-        return Compiled(lambda tensors: interpret(own, tensors), str(own))
+
+        def watched(tensors: Sequence[torch.Tensor], watch: Watch) -> Sequence[Any]:
+            with watch.call():
+                return interpret(own, tensors, around=watch.launch)
+
+        kernels = tuple(Kernel(operator_path(node), (node.name,), "interpreted") for node in own.calls())
+        return Compiled(lambda tensors: interpret(own, tensors), str(own), kernels=kernels, watched=watched)
 
     def restore(self, kept: Any) -> Compiled:
         """Nothing is kept: there is nothing to save by it."""

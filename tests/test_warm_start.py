@@ -81,6 +81,8 @@ def test_the_second_is_warm(first: txgraph.OptimizedModel) -> None:
         assert model.calls == eager.calls == calls
     assert (str(second.graph_before), str(second.graph_after)) == (str(first.graph_before), str(first.graph_after))
     assert second.code() == first.code()
+    assert second.kernels() == first.kernels()
+    assert {name for kernel in second.kernels() for name in kernel.nodes} <= {n.name for n in second.graph_after.nodes}
     assert str(second.explain("fuse-shared-input-linears")) == str(first.explain("fuse-shared-input-linears"))
     ours, theirs = second.report.graphs[0], first.report.graphs[0]
     assert (ours.passes, ours.choices, ours.nodes_after) == (theirs.passes, theirs.choices, theirs.nodes_after)

@@ -22,10 +22,12 @@ from txgraph.errors import (
     VerificationFailed,
 )
 from txgraph.explain import Explanation
+from txgraph.ir import Kernel
 from txgraph.optimize import OptimizedModel, optimize
 from txgraph.options import BackendOptions, Target
 from txgraph.passes import default_pipeline
 from txgraph.pipeline import Pipeline
+from txgraph.profile import Profile
 from txgraph.progress import show_progress
 from txgraph.report import Report
 from txgraph.rewrite import Accept, Match, NodePass, Pass, PassContext, Reject, Rewrite, RewritePass
@@ -43,6 +45,7 @@ __all__ = [
     "Explanation",
     "GuardFailed",
     "InvalidGraph",
+    "Kernel",
     "Match",
     "NodePass",
     "OptimizedModel",
@@ -50,6 +53,7 @@ __all__ = [
     "PassContext",
     "PassFailed",
     "Pipeline",
+    "Profile",
     "Reject",
     "Report",
     "Rewrite",

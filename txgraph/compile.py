@@ -8,6 +8,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import torch
+from torch import nn
+
 from txgraph.backends import Backend, Compiled, choose_backend
 from txgraph.backends.reference import ReferenceBackend
 from txgraph.capture import InputGuard, ModelState, capture
@@ -34,10 +37,11 @@ def compile_call(call: ExampleCall, pipeline: Pipeline, options: CompileOptions,
 
     Raises:
         CaptureFailed, PassFailed, UnsupportedOp, BackendFailed, VerificationFailed: see :mod:`txgraph.errors`.
+        NotImplementedError: the target is not where the weights are.
     """
-    compilation = _Compilation(
-        call, pipeline, options, report, options.target or Target("cpu"), choose_backend(options.backend)
-    )
+    target = _target(options, call.model)
+    options = replace(options, target=target)
+    compilation = _Compilation(call, pipeline, options, report, target, choose_backend(options.backend))
     compilation.backend.prepare(call.model.parameters(), compilation.target)
     with compilation.clock("load"):
         warm = WarmStart.of(call, compilation.backend, pipeline, options)
@@ -171,6 +175,18 @@ class _Compilation:
         masks = {str(node.target): tensor.detach().clone() for node, tensor in named if may_be_mask(tensor)}
         weighs = self.options.measure == "off"
         return PassContext(self.target, self.backend.fused_activations(self.target), cost, weighs, vetoes or {}, masks)
+
+
+def _target(options: CompileOptions, model: nn.Module) -> Target:
+    """The one that was asked for; by default where the weights are."""
+    device = next((t.device for t in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
+    target = options.target or Target.of(device)
+    if target.kind != device.type:
+        raise NotImplementedError(
+            f"the weights are on {device} and the target is {target}: compiling for another device is not available "
+            f"yet. Move the model first: model.to({target.kind!r})."
+        )
+    return target
 
 
 def _tell(report: Report, graph_report: GraphReport, notes: Sequence[str]) -> None:

@@ -6,18 +6,16 @@ import copy
 import logging
 import threading
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
 from txgraph.backends import backend_names
-from txgraph.capture import CallSignature, FlatCall, dynamic_axes
+from txgraph.capture import CallSignature, FlatCall
 from txgraph.capture.guards import explain_mismatch
-from txgraph.capture.shapes import export_shapes
+from txgraph.capture.shapes import next_shapes, shapes_by_name
 from txgraph.capture.weights import check_weights
 from txgraph.check import check_own
 from txgraph.compile import compile_call
@@ -25,12 +23,15 @@ from txgraph.compiled_call import CompiledCall, ExampleCall
 from txgraph.cost import Hardware
 from txgraph.errors import BackendFailed, CaptureFailed, GuardFailed, TxgraphError, UnsupportedOp
 from txgraph.explain import Explanation
-from txgraph.ir import Graph
+from txgraph.ir import Graph, Kernel
 from txgraph.options import BackendOptions, CompileOptions, Target
 from txgraph.passes import default_pipeline, with_zero_padding
 from txgraph.pipeline import Pipeline
+from txgraph.profile import Profile
+from txgraph.profiler import profile_call
 from txgraph.render import Picture, render
 from txgraph.report import Fallback, Report
+from txgraph.tensorboard import write_events
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ def optimize(
     calibration: object | None = None,
     verify: str = "passes",
     measure: str = "off",
+    profile: bool = False,
     options: Mapping[str, Any] | BackendOptions | None = None,
 ) -> OptimizedModel:
     """Make a faster drop-in replacement of ``model`` for inference, checked against it by numbers.
@@ -81,6 +83,7 @@ def optimize(
             before all (:func:`txgraph.check`); ``"final"`` only the capture and the result; ``"off"`` nothing.
         measure: ``"off"`` trusts the cost model's predictions; ``"rewrites"`` compiles and times each kind of rewrite
             by itself, before and after, and keeps those that are no slower. Takes seconds for each kind.
+        profile: measure, too, where the time of a call with the example inputs goes; it stands in the report.
         options: see :class:`txgraph.options.BackendOptions`.
 
     Returns:
@@ -105,6 +108,8 @@ def optimize(
         raise TypeError(
             f"passes must be a txgraph.Pipeline, got {type(passes).__name__}; start from txgraph.default_pipeline()"
         )
+    if not isinstance(profile, bool):
+        raise TypeError(f"profile must be True or False, got {type(profile).__name__}")
     parsed = CompileOptions.parse(
         backend=backend,
         target=target,
@@ -131,8 +136,11 @@ def optimize(
         optimized.report.notes += check_own(optimized._pipeline)
     if args or kwargs:
         optimized.compile_ahead(args, kwargs or {}, dynamic_shapes)
-    elif dynamic_shapes is not None:
-        raise ValueError("dynamic_shapes needs example inputs: give args or kwargs, too")
+        if profile and optimized.report.graphs:  # else it runs in eager
+            optimized.report.graphs[-1].profile = optimized.profile(*args, **(kwargs or {}))
+    elif dynamic_shapes is not None or profile:
+        name = "profile" if profile else "dynamic_shapes"
+        raise ValueError(f"{name} needs example inputs: give args or kwargs, too")
     return optimized
 
 
@@ -179,7 +187,7 @@ class OptimizedModel(nn.Module):
         """Compile for calls like this one; ``dynamic_shapes`` as in :func:`torch.export.export`."""
         call = self._signature.flatten(args, kwargs)
         normal_args, normal_kwargs = self._signature.normalise(args, kwargs)
-        shapes = dynamic_shapes if normal_args else self._signature_shapes(dynamic_shapes, args, normal_kwargs)
+        shapes = dynamic_shapes if normal_args else shapes_by_name(self._signature, dynamic_shapes, args, normal_kwargs)
         with _COMPILING:
             try:
                 self._compile(normal_args, normal_kwargs, call, shapes)
@@ -210,6 +218,28 @@ class OptimizedModel(nn.Module):
         """Source that the backend generated in the latest compilation."""
         return self._latest().compiled.code
 
+    def kernels(self) -> tuple[Kernel, ...]:
+        """What one call of the latest graph launches, in that order, with the nodes of ``graph_after`` it computes."""
+        return self._latest().compiled.kernels
+
+    def profile(self, *args: Any, calls: int = 20, **kwargs: Any) -> Profile:
+        """Measure where the time of such a call goes: by kernel, module, pass and kind of kernel.
+
+        The graph that answers the call runs ``calls`` times under torch.profiler; it is compiled first, if need be.
+        It is the compiled code itself that runs, with a range of the profiler around each launch: these cost some
+        microseconds each, which count as time outside of kernels. On GPUs a kernel's time is that on the device. What
+        the model writes to inputs and buffers stays as it was. Not within a torch.profiler of one's own.
+
+        Raises:
+            ValueError: ``calls`` is less than one. TxgraphError: such calls run in eager.
+        """
+        call = self._signature.flatten(args, kwargs)
+        with _COMPILING:
+            compiled = self._compiled_for(args, kwargs, call)
+        if compiled is None:
+            raise TxgraphError("such calls run in eager, as report.fallbacks says: there are no kernels to measure")
+        return profile_call(compiled, call.tensors, calls, type(self._original).__name__)
+
     def render(
         self,
         path: str | Path,
@@ -233,6 +263,15 @@ class OptimizedModel(nn.Module):
         picture = Picture(view, level, depth, focus, collapse)
         stages = self._latest().stages(self._pipeline, str(self.report))
         return render(stages, path, picture, type(self._original).__name__)
+
+    def to_tensorboard(self, logdir: str | Path) -> Path:
+        """Write all compiled graphs, before and after, and the report's figures for TensorBoard; returns the folder.
+
+        Raises:
+            ImportError: tensorboard is not installed. OSError: the folder cannot be written to.
+        """
+        self._latest()
+        return write_events(logdir, [(each.before, each.after, each.report) for each in self._compiled])
 
     def train(self, mode: bool = True) -> OptimizedModel:
         """Switch the original, and all its submodules, too."""
@@ -321,7 +360,7 @@ class OptimizedModel(nn.Module):
         if call.structure in self._eager_structures:
             return None
         normal_args, normal_kwargs = self._signature.normalise(args, kwargs)
-        shapes = self._dynamic_shapes(normal_args, normal_kwargs, call)
+        shapes = next_shapes(self._signature, normal_args, normal_kwargs, call, self._seen)
         try:
             return self._compile(normal_args, normal_kwargs, call, shapes)
         except (CaptureFailed, UnsupportedOp, BackendFailed) as error:
@@ -348,49 +387,9 @@ class OptimizedModel(nn.Module):
             compiled = compile_call(
                 ExampleCall(self._original, args, kwargs, call.tensors, call.structure, shapes),
                 self._pipeline,
-                _with_target(options, self._original),
+                options,
                 self.report,
             )
         self._compiled.append(compiled)
         self._seen.append((call.structure, [t.shape for t in call.tensors]))
         return compiled
-
-    def _dynamic_shapes(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: FlatCall) -> Any:
-        """Static at the first shape; at the second, the axes that differ, batch and sequence are dynamic."""
-        seen = [
-            shapes
-            for structure, shapes in self._seen
-            if structure == call.structure and all(len(s) == t.ndim for s, t in zip(shapes, call.tensors, strict=True))
-        ]
-        if not seen or all(shapes == [t.shape for t in call.tensors] for shapes in seen):
-            return None
-        extra = self._signature.without_parameter(kwargs)
-        if any(isinstance(leaf, torch.Tensor) for leaf in pytree.tree_leaves(extra)):
-            return None  # torch.export takes no shapes of tensors in **kwargs
-        named = {name: value for name, value in kwargs.items() if name not in extra}
-        return self._signature.arrange(*export_shapes(args, named, dynamic_axes(call.tensors, seen)))
-
-    def _signature_shapes(self, shapes: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """The user's ``dynamic_shapes`` for the normal form of the call: by name."""
-        if shapes is None or not kwargs:
-            return shapes
-        named = shapes
-        if isinstance(shapes, tuple | list):
-            named = dict(zip(self._signature.names(len(args)), shapes, strict=False))
-        unknown = sorted(set(named) - set(kwargs))
-        if any(named[name] is not None for name in unknown):
-            raise ValueError(f"dynamic_shapes names {unknown}, but the example inputs are {sorted(kwargs)}")
-        extra = self._signature.without_parameter(kwargs)
-        return {name: named.get(name) for name in kwargs if name not in extra}
-
-
-def _with_target(options: CompileOptions, model: nn.Module) -> CompileOptions:
-    """Fill in the default target: where the weights are."""
-    device = next((t.device for t in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
-    target = options.target or Target.of(device)
-    if target.kind != device.type:
-        raise NotImplementedError(
-            f"the weights are on {device} and the target is {target}: compiling for another device is not available "
-            f"yet. Move the model first: model.to({target.kind!r})."
-        )
-    return replace(options, target=target)

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from txgraph.cost import Measurement
 from txgraph.pipeline import PassRecord
+from txgraph.profile import Profile
 from txgraph.rewrite import Rewrite
 from txgraph.verify import Ledger, LedgerEntry, LocalError, StageRecord
 
@@ -30,6 +31,7 @@ class GraphReport:
         backend: what lowered it. choices: what the backend decided by measurement.
         seconds: by stage: load, capture, passes, measure, verify, lower, total.
         cached: where it was taken from, if another process had compiled it; what the passes did, they did there.
+        profile: of the example inputs, with ``optimize(..., profile=True)``.
     """
 
     inputs: tuple[str, ...]
@@ -43,6 +45,7 @@ class GraphReport:
     choices: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     cached: str = ""
+    profile: Profile | None = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,7 @@ class Report:
                     "choices": g.choices,
                     "seconds": g.seconds,
                     "cached": g.cached,
+                    "profile": None if g.profile is None else g.profile.to_dict(),
                 }
                 for g in self.graphs
             ],
@@ -199,6 +203,8 @@ def _print_graph(console: Console, at: int, graph: GraphReport) -> None:
         console.print(f"  {m.rule} at %{m.root} (x{m.places}): {m}, {kept}", markup=False)
     for what, choice in graph.choices.items():
         console.print(f"  {what}: {choice}", markup=False)
+    if graph.profile is not None:
+        console.print(f"\n{graph.profile}", markup=False)
 
 
 def _gates(record: StageRecord | None) -> str:

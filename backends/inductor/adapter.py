@@ -8,11 +8,14 @@ What compiles is imported where it compiles: the import takes most of a second, 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import operator
 import os
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
@@ -23,32 +26,45 @@ from torch.compiler import config as caches
 from torch.fx import Node
 from torch.fx.experimental import _config as symbolic_sizes
 
+from txgraph.backends.inductor.generated import Generated
+from txgraph.backends.inductor.provenance import launches_of
 from txgraph.backends.kernels.build import known_vectors
 
 _aten = torch.ops.aten
 _CompiledFunction = Callable[..., Sequence[Any]]
 
 
-def compile_graph(
-    module: torch.fx.GraphModule, examples: Sequence[Any], settings: Mapping[str, Any]
-) -> tuple[_CompiledFunction, str]:
+def compile_graph(module: torch.fx.GraphModule, examples: Sequence[Any], settings: Mapping[str, Any]) -> Generated:
     """Compile a functional ATen graph for inference.
 
     Args:
-        module: placeholders only, no attributes.
+        module: placeholders only, no attributes. Its nodes' notes say what they compute (``COMPUTES``).
         examples: the fake tensors of its placeholders; symbolic sizes stay symbolic.
         settings: for ``torch._inductor.config``.
 
     Returns:
-        The compiled function (tensors in, tuple of outputs out), and the generated Python source.
+        The compiled function (tensors in, tuple of outputs out), the generated Python source, and what it launches.
     """
+    for node in module.graph.nodes:
+        node.meta.pop("from_node", None)  # of earlier graphs, which torch tells apart by their addresses only
     # Passing the graph's own fakes keeps static sizes static: "from_graph" would make them symbolic. And sizes that
     # vary stay two where they are equal in the example: torch would else give both one symbol.
     kept_apart = symbolic_sizes.patch(use_duck_shape=False)  # type: ignore[attr-defined]  # added when it is imported
-    configured = config.patch({**known_vectors(), **settings})
-    with torch.no_grad(), configured, kept_apart, _no_patterns_from_files(), _generated_code() as sources:
+    configured = config.patch({**known_vectors(), **settings, "trace.provenance_tracking_level": 1})
+    tagged = _tagged(f"without patterns from files; {hashlib.sha256(module.code.encode()).hexdigest()}")
+    with (
+        torch.no_grad(),
+        configured,
+        kept_apart,
+        tagged,
+        _no_patterns_from_files(),
+        _generated_code() as sources,
+        _compiled_graphs() as compiled,
+    ):
         artifact = standalone_compile(module, list(examples), dynamic_shapes="from_example_inputs")
-    return artifact, "\n".join(sources)
+    source = "\n".join(sources)
+    launches = launches_of(compiled[-1].provenance, source, module.graph)
+    return Generated(artifact, source, launches, compiled[-1].namespace)
 
 
 def settings() -> str:
@@ -69,14 +85,14 @@ def artifact_bytes(artifact: Any) -> bytes:
             return file.read()
 
 
-def load_artifact(data: bytes) -> _CompiledFunction:
-    """A function that :func:`compile_graph` made, perhaps in another process."""
-    with tempfile.TemporaryDirectory() as folder, config.patch(known_vectors()):
+def load_artifact(data: bytes) -> tuple[_CompiledFunction, dict[str, Any]]:
+    """A function that :func:`compile_graph` made, perhaps in another process, and the names in its code."""
+    with tempfile.TemporaryDirectory() as folder, config.patch(known_vectors()), _compiled_graphs() as compiled:
         path = os.path.join(folder, "artifact")
         with open(path, "wb") as file:
             file.write(data)
         function: _CompiledFunction = CompiledArtifact.load(path=path, format="binary")
-    return function
+    return function, compiled[-1].namespace
 
 
 @contextlib.contextmanager
@@ -99,10 +115,17 @@ def _no_patterns_from_files() -> Iterator[None]:
             return original(graph)
 
     entries, original = patterns.patterns, patterns.apply
-    tag = f"{caches.cache_key_tag} without patterns from files"  # nothing comes back that was compiled with them
-    tagged = caches.patch(cache_key_tag=tag)  # type: ignore[attr-defined]  # added when it is imported
-    with mock.patch.object(patterns, "apply", apply), tagged:
+    with mock.patch.object(patterns, "apply", apply):
         yield
+
+
+def _tagged(text: str) -> contextlib.AbstractContextManager[object]:
+    """Nothing comes back from Inductor's caches, meanwhile, but what was compiled with the same tag.
+
+    Beside what the tag says: the names of the operators that each kernel computes are kept with the code, so that this
+    must be made of a graph with the same names.
+    """
+    return caches.patch(cache_key_tag=f"{caches.cache_key_tag} {text}")  # type: ignore[attr-defined,no-any-return]
 
 
 @contextlib.contextmanager
@@ -113,6 +136,36 @@ def _generated_code() -> Iterator[list[str]]:
     sources: list[str] = []
     with mock.patch.object(GraphLowering, "save_output_code", sources.append):
         yield sources
+
+
+@dataclass(frozen=True)
+class _CompiledGraph:
+    """What torch says of code that it compiled, or took from its cache.
+
+    Attributes:
+        provenance: see :func:`launches_of`.
+        namespace: the global names of the generated Python module.
+    """
+
+    provenance: Mapping[str, Mapping[str, Sequence[str]]]
+    namespace: dict[str, Any]
+
+
+@contextlib.contextmanager
+def _compiled_graphs() -> Iterator[list[_CompiledGraph]]:
+    """Collect what torch says of everything that Inductor compiles, or takes from its cache, meanwhile."""
+    from torch._inductor.output_code import CompiledFxGraph
+
+    found: list[_CompiledGraph] = []
+    original = CompiledFxGraph.post_compile
+
+    def post_compile(graph: Any, *args: Any) -> None:
+        provenance = json.loads(graph.inductor_provenance_mapping_str or "{}")
+        found.append(_CompiledGraph(provenance, graph.current_callable.__globals__))
+        original(graph, *args)
+
+    with mock.patch.object(CompiledFxGraph, "post_compile", post_compile):
+        yield found
 
 
 def onednn_linear() -> Callable[..., torch.Tensor] | None:

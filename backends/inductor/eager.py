@@ -7,14 +7,15 @@ are small beside the layers lose next to nothing when they are called one by one
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 
 from txgraph.backends.inductor.pieces import Piece
 from txgraph.cost import CostModel, hardware_of
-from txgraph.ir import Graph
+from txgraph.ir import Graph, interpret
 from txgraph.options import Target
 
 CALL_SECONDS = 5e-6  # of one operator, called from Python
@@ -35,7 +36,7 @@ class Eager:
         return torch.fx.GraphModule(dict(self.graph.constants), self.graph.fx)
 
     @property
-    def code(self) -> str:
+    def source(self) -> str:
         """What is run, as Python."""
         return self._module.code
 
@@ -46,6 +47,17 @@ class Eager:
             with torch.autocast(device, enabled=False):
                 return self._module(*tensors)  # type: ignore[no-any-return]  # a tuple, by the spec
         return self._module(*tensors)  # type: ignore[no-any-return]
+
+    def watched(
+        self, tensors: Sequence[torch.Tensor], around: Callable[[int], AbstractContextManager[object]]
+    ) -> Sequence[Any]:
+        """All outputs; ``around`` gives, for the number of each operator, what is entered while it runs."""
+        return interpret(self.graph, tensors, around=around)
+
+    @property
+    def count(self) -> int:
+        """How many operators are called."""
+        return len(self.graph.calls())
 
 
 def not_worth_compiling(graph: Graph, pieces: Sequence[Piece], target: Target) -> frozenset[int]:

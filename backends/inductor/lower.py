@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,7 +15,9 @@ from txgraph.backends.inductor.adapter import artifact_bytes, compile_graph, loa
 from txgraph.backends.inductor.attention import choose_attention
 from txgraph.backends.inductor.eager import Eager, not_worth_compiling
 from txgraph.backends.inductor.gemm import activate, choose_gemms, fused_activations
+from txgraph.backends.inductor.generated import Generated, Launch
 from txgraph.backends.inductor.head import cut_head
+from txgraph.backends.inductor.kernels import compute_themselves, kernels_of
 from txgraph.backends.inductor.linears import join_linears
 from txgraph.backends.inductor.mutations import write_in_place, written_in_place
 from txgraph.backends.inductor.pieces import layers
@@ -23,7 +25,7 @@ from txgraph.backends.inductor.program import Plan, Program, constant_nodes
 from txgraph.backends.inductor.softcap import inline_softcap, softcap_to_flex
 from txgraph.backends.kernels.build import start, wait
 from txgraph.errors import BackendFailed
-from txgraph.ir import Graph, GraphBuilder, arguments, describe, type_of
+from txgraph.ir import Graph, GraphBuilder, Kernel, arguments, describe, type_of
 from txgraph.options import BackendOptions, Target
 from txgraph.progress import say, track
 
@@ -66,6 +68,7 @@ class InductorBackend:
         say("lower", "kernels of our own, compiled once a machine")
         wait()
         lowered = graph.copy()
+        compute_themselves(lowered)
         head = cut_head(lowered)
         choices = _choose(lowered, options.cache) if target.kind == "cpu" else {}
         join_linears(lowered)
@@ -74,29 +77,47 @@ class InductorBackend:
         _name_constants_once(lowered)
         pieces = layers(lowered, target, options.layers)
         written = written_in_place(lowered, pieces)
-        functions: dict[int, Callable[..., Sequence[Any]]] = {}
-        sources: list[str] = []
+        codes: dict[int, Generated | Eager] = {}
         small = not_worth_compiling(lowered, pieces, target)
         own = [number for number, piece in enumerate(pieces) if piece.like == number]
         for number in track(own, "compile", lambda number: f"{len(pieces[number].names)} operators"):
-            part = write_in_place(pieces[number].graph(lowered), written)
-            functions[number], code = _called(part) if number in small else _compile(part, options)
-            sources.append(code)
+            part = pieces[number].graph(lowered)
+            compute_themselves(part)
+            part = write_in_place(part, written)
+            codes[number] = Eager(part) if number in small else _compile(part, options)
         weights = [lowered.constants[str(node.target)] for node in constant_nodes(lowered)]
         places = frozenset(at for at, value in enumerate(lowered.outputs) if str(value) in written)
         plan, frozen = Plan.of(lowered, pieces, written), lowered.constants.frozen_values()
-        lasting = _Lasting(plan, weights, head, "\n".join(sources), choices, places, frozen)
-        return lasting.compiled(functions)
+        source = "\n".join(code.source for code in codes.values())
+        kernels = kernels_of(graph, lowered, pieces, codes, head)
+        return _Lasting(plan, weights, head, source, choices, places, frozen, kernels).compiled(codes)
 
     def restore(self, kept: Any) -> Compiled:
         """Load what was compiled in another process; Inductor compiles again what its own cache has lost."""
         wait()
         lasting, artifacts = kept
         try:
-            functions = {at: data if isinstance(data, Eager) else load_artifact(data) for at, data in artifacts.items()}
+            codes = {at: each if isinstance(each, Eager) else each.load() for at, each in artifacts.items()}
         except Exception as error:  # Inductor raises whatever its loading raises
             raise BackendFailed(f"Inductor cannot load a kept graph: {type(error).__name__}: {error}") from error
-        return cast(_Lasting, lasting).compiled(functions)
+        return cast(_Lasting, lasting).compiled(codes)
+
+
+@dataclass(frozen=True)
+class _Artifact:
+    """Generated code as it is kept."""
+
+    data: bytes
+    source: str
+    launches: tuple[Launch, ...]
+
+    @classmethod
+    def of(cls, code: Generated) -> _Artifact:
+        return cls(artifact_bytes(code.function), code.source, code.launches)
+
+    def load(self) -> Generated:
+        function, namespace = load_artifact(self.data)
+        return Generated(function, self.source, self.launches, namespace)
 
 
 @dataclass(frozen=True)
@@ -104,31 +125,36 @@ class _Lasting:
     """All of a compiled graph but its functions: it can be pickled."""
 
     plan: Plan
-    weights: Sequence[torch.Tensor]
+    weights: list[torch.Tensor]
     head: Eager | None
     code: str
     choices: dict[str, str]
     in_place: frozenset[int]
     frozen: frozenset[str]
+    kernels: tuple[Kernel, ...]
 
-    def compiled(self, functions: Mapping[int, Callable[..., Sequence[Any]]]) -> Compiled:
-        program = Program(self.plan, functions, self.weights, self.head)
-        keep = functools.partial(self._kept, functions)
-        return Compiled(program.run, self.code, self.choices, program.update, self.in_place, keep, self.frozen)
+    def compiled(self, codes: Mapping[int, Generated | Eager]) -> Compiled:
+        program = Program(self.plan, codes, self.weights, self.head)
+        return Compiled(
+            program.run,
+            self.code,
+            self.choices,
+            program.update,
+            self.in_place,
+            functools.partial(self._kept, codes),
+            self.frozen,
+            self.kernels,
+            program.watched,
+        )
 
-    def _kept(self, functions: Mapping[int, Callable[..., Sequence[Any]]]) -> Any:
+    def _kept(self, codes: Mapping[int, Generated | Eager]) -> Any:
         try:
-            return self, {at: f if isinstance(f, Eager) else artifact_bytes(f) for at, f in functions.items()}
+            return self, {at: code if isinstance(code, Eager) else _Artifact.of(code) for at, code in codes.items()}
         except RuntimeError as error:
             raise BackendFailed(f"Inductor cannot store a graph: {_first_line(error)}") from error
 
 
-def _called(graph: Graph) -> tuple[Callable[..., Sequence[Any]], str]:
-    function = Eager(graph)
-    return function, function.code
-
-
-def _compile(graph: Graph, options: BackendOptions) -> tuple[Callable[..., Sequence[Any]], str]:
+def _compile(graph: Graph, options: BackendOptions) -> Generated:
     module = torch.fx.GraphModule(torch.nn.Module(), graph.fx)
     softcap_to_flex(module)
     examples = [n.meta["val"] for n in module.graph.nodes if n.op == "placeholder"]

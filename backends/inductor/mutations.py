@@ -18,6 +18,7 @@ from torch.fx import Node
 from txgraph.backends.inductor.pieces import Piece
 from txgraph.ir import Graph
 from txgraph.ir.aliasing import base_of, owns_memory
+from txgraph.ir.node import COMPUTES
 
 
 def written_in_place(graph: Graph, pieces: Sequence[Piece]) -> dict[str, str]:
@@ -44,7 +45,8 @@ def write_in_place(part: Graph, written: Mapping[str, str]) -> Graph:
     for value in part.outputs:
         if isinstance(value, Node) and value.name in written:
             with part.fx.inserting_before(part.output):
-                part.fx.call_function(torch.ops.aten.copy_.default, (inputs[written[value.name]], value))
+                copy = part.fx.call_function(torch.ops.aten.copy_.default, (inputs[written[value.name]], value))
+            copy.meta[COMPUTES] = value.meta.get(COMPUTES, ())
         else:
             kept.append(value)
     part.output.args = (tuple(kept),)

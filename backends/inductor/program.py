@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.fx import Node
 
+from txgraph.backends.base import Watch
+from txgraph.backends.inductor.eager import Eager
+from txgraph.backends.inductor.generated import Generated
 from txgraph.backends.inductor.pieces import Piece
 from txgraph.ir import Graph
 
@@ -75,18 +78,20 @@ class Program:
     """Compiled pieces that run by a plan.
 
     Args:
-        functions: by the numbers of the pieces that they were compiled from. weights: the constants.
+        codes: by the numbers of the pieces that they were made for. weights: the constants.
         head: computes what the pieces take beside the tensors of a call.
     """
 
     def __init__(
         self,
         plan: Plan,
-        functions: Mapping[int, _Function],
+        codes: Mapping[int, Generated | Eager],
         weights: Sequence[torch.Tensor],
-        head: Callable[..., Sequence[Any]] | None = None,
+        head: Eager | None = None,
     ) -> None:
+        functions = {at: code.function if isinstance(code, Generated) else code for at, code in codes.items()}
         self._steps = [(functions[step.function], step.taken, step.given, step.freed) for step in plan.steps]
+        self._codes = [codes[step.function] for step in plan.steps]
         self._weights, self._head = weights, head
         self._made = [None] * plan.made
         self._written, self._outputs = plan.written, tuple(zip(plan.outputs, plan.plain, strict=True))
@@ -96,20 +101,39 @@ class Program:
         values = self._values(tensors)
         for slot in self._written:
             values[slot] = values[slot].clone()
-        return self._run(values)
+        return self._run(values, self._steps)
 
     def update(self, tensors: Sequence[torch.Tensor]) -> Sequence[Any]:
         """The same, where the ``written`` outputs are the tensors that were written to."""
-        return self._run(self._values(tensors))
+        return self._run(self._values(tensors), self._steps)
+
+    def watched(self, tensors: Sequence[torch.Tensor], watch: Watch) -> Sequence[Any]:
+        """As :meth:`run`; ``watch`` sees each launch. What is written to is copied before the call begins."""
+        given = [*self._weights, *tensors]
+        for slot in self._written:
+            given[slot] = given[slot].clone()
+        first = 0 if self._head is None else self._head.count
+        steps = []
+        for code, (_, *slots) in zip(self._codes, self._steps, strict=True):
+            steps.append((_watched(code, watch, first), *slots))
+            first += code.count
+        with watch.call():
+            more = () if self._head is None else self._head.watched(given[len(self._weights) :], watch.launch)
+            return self._run([*given, *more, *self._made], steps)
 
     def _values(self, tensors: Sequence[torch.Tensor]) -> list[Any]:
         given = () if self._head is None else self._head(*tensors)
         return [*self._weights, *tensors, *given, *self._made]
 
-    def _run(self, values: list[Any]) -> Sequence[Any]:
-        for function, taken, given, freed in self._steps:
+    def _run(self, values: list[Any], steps: Iterable[Any]) -> Sequence[Any]:
+        for function, taken, given, freed in steps:
             for slot, value in zip(given, function(*[values[slot] for slot in taken]), strict=True):
                 values[slot] = value
             for slot in freed:
                 values[slot] = None
         return [plain if slot is None else values[slot] for slot, plain in self._outputs]
+
+
+def _watched(code: Generated | Eager, watch: Watch, first: int) -> _Function:
+    """A piece, the first of whose launches has the number ``first``."""
+    return lambda *taken: code.watched(taken, lambda number: watch.launch(first + number))

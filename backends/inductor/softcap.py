@@ -14,6 +14,7 @@ from torch.fx import GraphModule, Node
 
 from txgraph.backends.inductor.adapter import flex_attention
 from txgraph.ir import Graph, GraphBuilder, arguments, type_of
+from txgraph.ir.node import COMPUTES
 from txgraph.ir.ops import define
 from txgraph.options import Target
 
@@ -62,6 +63,7 @@ def softcap_to_flex(module: GraphModule) -> None:
     for node in list(module.graph.nodes):
         if node.target is _softcap:
             query, key, value, mask, scale, cap = arguments(node).values()
+            before = set(module.graph.nodes)
             with module.graph.inserting_before(node):
                 if mask is not None and mask not in masks:
                     masks[mask] = _held_mask(module.graph, mask)
@@ -70,6 +72,8 @@ def softcap_to_flex(module: GraphModule) -> None:
                 attention = flex_attention(module, query, key, value, score, captured)
                 # Inductor would fuse what follows into its kernel for CPUs, which cannot do that.
                 node.replace_all_uses_with(module.graph.call_function(_in_memory, (attention,)))
+            for new in set(module.graph.nodes) - before:
+                new.meta[COMPUTES] = node.meta.get(COMPUTES, ())
             module.graph.erase_node(node)
     module.recompile()
 

@@ -104,7 +104,7 @@ def test_it_can_be_kept() -> None:
     weight = graph.constants["w"]
     function = Eager(graph)
     (before,) = function(normal(2, 8))
-    assert function.code
+    assert function.source
     again = loads(dumps(function, lambda tensor: "w"), lambda place: weight)
     assert isinstance(again, Eager)
     assert torch.equal(again(normal(2, 8))[0], before)

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from txgraph.backends.inductor import adapter
+from txgraph.backends.inductor import adapter, provenance
+from txgraph.ir.node import COMPUTES
 
 
 def test_standalone_compile_takes_what_the_adapter_gives() -> None:
@@ -58,10 +59,11 @@ def test_compiled_functions_are_stored() -> None:
     x = torch.arange(6.0)
     with FakeTensorMode() as mode:
         placeholder.meta["val"] = mode.from_tensor(x)
-    function, _ = adapter.compile_graph(module, [placeholder.meta["val"]], {})
-    again = adapter.load_artifact(adapter.artifact_bytes(function))
+    function = adapter.compile_graph(module, [placeholder.meta["val"]], {}).function
+    again, namespace = adapter.load_artifact(adapter.artifact_bytes(function))
+    assert any(name.startswith("cpp_fused") for name in namespace)
     assert torch.equal(again(x)[0], x * 2 + 1)
-    function._artifacts = None
+    function._artifacts = None  # type: ignore[attr-defined]
     with pytest.raises(RuntimeError, match="no artifact"):
         adapter.artifact_bytes(function)
 
@@ -101,3 +103,44 @@ def test_equal_sizes_can_be_kept_apart() -> None:
     assert _config.use_duck_shape is True
     with _config.patch(use_duck_shape=False):
         assert _config.use_duck_shape is False
+
+
+def test_inductor_says_what_it_launches() -> None:
+    """Each in the order of a call, with the given nodes that it computes; also where it comes from torch's cache."""
+
+    def function(x: torch.Tensor, w: torch.Tensor) -> tuple[torch.Tensor]:
+        hidden = torch.ops.aten.mul.Tensor(x, 2.0).t()
+        return (torch.ops.aten.tanh.default(torch.ops.aten.mm.default(hidden, w)),)
+
+    inputs = torch.arange(6.0).reshape(2, 3), torch.ones(2, 4)
+    for names in (("first", "second", "third"), ("one", "two", "three")):  # equal, but for the names
+        for _ in range(2):
+            module = torch.fx.symbolic_trace(function)
+            placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
+            with FakeTensorMode() as mode:
+                for node, tensor in zip(placeholders, inputs, strict=True):
+                    node.meta["val"] = mode.from_tensor(tensor)
+            computing = [n for n in module.graph.nodes if n.op == "call_function"]
+            assert len(computing) == 3
+            for node, name in zip(computing, names, strict=True):
+                node.name = name
+                node.meta[COMPUTES] = (f"in place of {name}",)
+            module.recompile()
+            code = adapter.compile_graph(module, [n.meta["val"] for n in placeholders], {})
+            assert torch.equal(code(*inputs)[0], function(*inputs)[0])
+            assert [launch.nodes for launch in code.launches] == [(f"in place of {name}",) for name in names]
+            doubled, product, last = code.launches
+            assert product.called == "extern_kernels.mm"
+            assert not product.code
+            assert "2.0" in doubled.code
+            assert "tanh" in last.code
+            assert {doubled.called, last.called} <= code.namespace.keys()
+
+
+def test_nodes_of_inductor_are_named_by_their_operators() -> None:
+    assert [provenance._operator(n) for n in ("permute", "permute_12", "full_default", "full_default_3")] == [
+        "permute", "permute", "full", "full",
+    ]  # fmt: skip
+    views = ("view", "permute", "unsqueeze", "slice", "select", "expand", "split_with_sizes", "getitem", "_unsafe_view")
+    assert all(map(provenance._is_view, views))
+    assert not any(map(provenance._is_view, ("add", "clone", "copy_", "mm", "where", "linears_native", "no_operator")))

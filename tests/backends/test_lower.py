@@ -13,6 +13,7 @@ import txgraph
 from tests.small import MLP, find, graph_of, traced
 from txgraph import BackendFailed, BackendOptions, Target
 from txgraph.backends.inductor import InductorBackend, lower
+from txgraph.backends.inductor.generated import Generated
 from txgraph.ir import GraphBuilder, interpret
 from txgraph.ir.ops import ACTIVATIONS
 from txgraph.verify import check_gates
@@ -26,13 +27,13 @@ def handed_over(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Stands in for torch's compiler: interprets, and keeps what it was given."""
     seen: dict[str, Any] = {}
 
-    def compile_graph(module: torch.fx.GraphModule, examples: Sequence[Any], settings: Any) -> tuple[Any, str]:
+    def compile_graph(module: torch.fx.GraphModule, examples: Sequence[Any], settings: Any) -> Generated:
         def run(*tensors: torch.Tensor) -> Any:
             seen["tensors"] = tensors
             return module(*tensors)
 
         seen.update(module=module, examples=examples, settings=settings)
-        return run, "the code"
+        return Generated(run, "the code", (), {})
 
     monkeypatch.setattr(lower, "compile_graph", compile_graph)
     monkeypatch.setattr(lower, "choose_gemms", lambda *_: {"linear": "aten"})

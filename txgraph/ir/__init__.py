@@ -11,6 +11,7 @@ from txgraph.ir.builder import GraphBuilder
 from txgraph.ir.constants import ConstantStore
 from txgraph.ir.graph import Graph, Mutation
 from txgraph.ir.interpreter import interpret
+from txgraph.ir.kernel import Kernel, without_kernel
 from txgraph.ir.node import (
     DTYPE_NAMES,
     Provenance,
@@ -36,6 +37,7 @@ __all__ = [
     "ConstantStore",
     "Graph",
     "GraphBuilder",
+    "Kernel",
     "Mutation",
     "Provenance",
     "Region",
@@ -56,4 +58,5 @@ __all__ = [
     "provenance_of",
     "same_size",
     "type_of",
+    "without_kernel",
 ]

@@ -11,6 +11,7 @@ from torch._subclasses import FakeTensor, FakeTensorMode
 from torch.fx import Node
 
 from txgraph.ir.graph import Graph
+from txgraph.ir.node import COMPUTES
 
 
 class _Namespace:
@@ -115,6 +116,9 @@ class GraphBuilder:
         for key in ("nn_module_stack", "stack_trace", "seq_nr"):
             if key in origin.meta:
                 node.meta[key] = origin.meta[key]
+        computed = dict.fromkeys(name for n in self._like for name in n.meta.get(COMPUTES, ()))
+        if computed:
+            node.meta[COMPUTES] = tuple(computed)
         touched = dict.fromkeys(p for n in self._like for p in n.meta.get("txgraph_passes", ()))
         node.meta["txgraph_passes"] = (*touched, self._made_by) if self._made_by else tuple(touched)
 

@@ -27,6 +27,7 @@ DTYPE_NAMES = {
     torch.int64: "i64",
 }
 
+COMPUTES = "txgraph_computes"  # in a node's notes: names of nodes of the graph that was lowered, in whose place it is
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>.+)\n\s*(?P<code>.*)')
 _TORCH_ROOT = str(Path(torch.__file__).parent)
 
