@@ -23,7 +23,8 @@ from txgraph.errors import (
 )
 from txgraph.explain import Explanation
 from txgraph.ir import Kernel
-from txgraph.optimize import OptimizedModel, optimize
+from txgraph.optimize import optimize
+from txgraph.optimized_model import OptimizedModel
 from txgraph.options import BackendOptions, Target
 from txgraph.passes import default_pipeline
 from txgraph.pipeline import Pipeline

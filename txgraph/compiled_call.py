@@ -16,6 +16,7 @@ from txgraph.errors import GuardFailed
 from txgraph.explain import Explanation, explain, explain_each, nearest_misses
 from txgraph.ir import Graph
 from txgraph.pipeline import Pipeline
+from txgraph.profile import Profile
 from txgraph.render import Stages
 from txgraph.report import GraphReport
 from txgraph.rewrite import NearMiss, PassContext
@@ -65,15 +66,27 @@ class CompiledCall:
         """Where the pass of that name rewrote, and its near misses; see :func:`txgraph.explain.explain`."""
         return explain(pipeline, self.before, self.context, name, self._rolled_back())
 
-    def stages(self, pipeline: Pipeline, text: str) -> Stages:
-        """Both graphs with all that is known of them, to be drawn; ``text`` is the report."""
+    def stages(self, pipeline: Pipeline, text: str, profile: Profile | None = None) -> Stages:
+        """Both graphs with all that is known of them, to be drawn.
+
+        Args:
+            text: the report. profile: of this graph, if it was measured later than the report was made.
+
+        Raises:
+            ValueError: it is of another graph.
+        """
 
         def misses() -> list[NearMiss]:
             return nearest_misses(explain_each(pipeline, self.before, self.context, self._rolled_back()).values())
 
         rewrites = [r for p in self.report.passes if p.status == "applied" for r in p.rewrites]
         stages = Stages.weighed(self.before, self.after, rewrites, self.context.cost)
-        return replace(stages, misses=misses, report=self.report, text=text)
+        profile = profile or self.report.profile
+        if profile is not None and tuple(launch.kernel for launch in profile.launches) != self.compiled.kernels:
+            raise ValueError("the profile is of another graph: call fast.profile() with inputs of the latest one")
+        return replace(
+            stages, kernels=self.compiled.kernels, profile=profile, misses=misses, report=self.report, text=text
+        )
 
     def _rolled_back(self) -> set[str]:
         return {record.name for record in self.report.passes if record.status == "rolled back"}

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 
 from tests.render.models import Stack, X, stages
+from txgraph.ir import Kernel
 from txgraph.render import Picture, Stages
 from txgraph.render.panel import Box, Panel
-
-
-@dataclass(frozen=True)
-class Launch:
-    name: str
-    nodes: Sequence[str]
 
 
 def operators(panel: Panel) -> list[Box]:
@@ -59,7 +53,10 @@ def test_a_diff_of_modules_says_what_is_gone() -> None:
 def test_a_box_for_each_kernel() -> None:
     run = stages(Stack(8), X)
     first, second, *rest = [node.name for node in run.after.calls()]
-    launches = [Launch("cpp_fused_0", [first, second]), Launch("cpp_fused_1", rest[-2:])]
+    launches = [
+        Kernel("cpp_fused_0", (first, second), "generated"),
+        Kernel("cpp_fused_1", tuple(rest[-2:]), "generated"),
+    ]
     shown = panel(replace(run, kernels=launches), Picture(level="kernel"))
     named = {box.title: [op.name for op in box.ops] for box in shown.boxes if box.title}
     assert named["cpp_fused_1"] == rest[-2:]

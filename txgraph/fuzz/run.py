@@ -17,7 +17,8 @@ from txgraph.errors import CaptureFailed, GuardFailed, TxgraphError, Unsupported
 from txgraph.fuzz.judge import Finding, judge, judge_pair, truth_of
 from txgraph.fuzz.models import Recipe, random_recipe
 from txgraph.fuzz.shrink import shrink
-from txgraph.optimize import OptimizedModel, optimize
+from txgraph.optimize import optimize
+from txgraph.optimized_model import OptimizedModel
 from txgraph.options import Target
 from txgraph.passes import default_pipeline
 from txgraph.pipeline import Pipeline

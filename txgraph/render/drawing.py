@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from txgraph.cost import CostModel
-from txgraph.ir import Graph
+from txgraph.ir import Graph, Kernel
+from txgraph.profile import Profile
 from txgraph.render.diff import UNCHANGED, Fates, Status, compare, replaced_paths
 from txgraph.render.focus import focus_on
 from txgraph.render.fold import Folding, fold, unfolded
-from txgraph.render.levels import Kernel
 from txgraph.render.panel import Box, Link, Panel
 from txgraph.render.summary import Change, summarise
 from txgraph.render.view import Arrow, View, module_classes, view_of
@@ -28,9 +28,9 @@ class Stages:
     Attributes:
         before, after: the captured graph, and what it became.
         rewrites: records of what was applied, in order: they say what became of which node.
-        seconds_before, seconds_after: what each node takes, predicted or measured, as far as that is known.
+        seconds_before, seconds_after: what each node is predicted to take, as far as that is known.
         kernels: that compute the graph after, in the order of their launch, if they are known.
-        kernel_seconds: measured, by the place of the kernel.
+        profile: measured seconds of these; they stand in the place of predicted ones.
         misses: gives where passes nearly rewrote. report, text: on the compilation, as data and as text.
     """
 
@@ -40,7 +40,7 @@ class Stages:
     seconds_before: Mapping[str, float] = field(default_factory=dict)
     seconds_after: Mapping[str, float] = field(default_factory=dict)
     kernels: Sequence[Kernel] = ()
-    kernel_seconds: Mapping[int, float] = field(default_factory=dict)
+    profile: Profile | None = None
     misses: Callable[[], Sequence[NearMiss]] = tuple
     report: GraphReport | None = None
     text: str = ""
@@ -50,6 +50,23 @@ class Stages:
         """With the predicted seconds of each operator; the captured graph runs each as a kernel of its own."""
         apart = replace(cost, fuses_elementwise=False)
         return cls(before, after, rewrites, apart.seconds_by_name(before.calls()), cost.seconds_by_name(after.calls()))
+
+    def seconds(self, at: int) -> Mapping[str, float]:
+        """What the nodes of one graph take: of the graph after as it was measured, if it was.
+
+        A kernel's seconds are shared by its operators as they are predicted to share them.
+        """
+        predicted = (self.seconds_before, self.seconds_after)[at]
+        if at == 0 or self.profile is None:
+            return predicted
+        measured: dict[str, float] = defaultdict(float)
+        for launch in self.profile.launches:
+            names = launch.kernel.nodes
+            whole = sum(predicted.get(name, 0.0) for name in names)
+            for name in names:
+                share = predicted.get(name, 0.0) / whole if whole else 1 / len(names)
+                measured[name] += launch.seconds * share
+        return measured
 
 
 @dataclass(frozen=True)
@@ -80,11 +97,11 @@ def draw(stages: Stages, focus: str = "", collapse: bool = True) -> Drawing:
         views, fates = focus_on(focus, views, fates)
     folding = fold(views) if collapse else unfolded(views)
     numbers = _numbers(fates, folding)
-    seconds = (stages.seconds_before, stages.seconds_after)
     left, right = (
-        _panel(graph, view, at, fates[at], folding, numbers, seconds[at], bool(focus))
+        _panel(graph, view, at, fates[at], folding, numbers, stages.seconds(at), bool(focus))
         for at, (graph, view) in enumerate(zip(graphs, views, strict=True))
     )
+    right = replace(right, measured=stages.profile is not None)
     return Drawing(left, right, summarise(views, fates, folding, numbers))
 
 

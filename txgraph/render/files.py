@@ -10,10 +10,11 @@ from pathlib import Path
 import graphviz
 
 from txgraph.errors import TxgraphError
+from txgraph.ir import Kernel
 from txgraph.render.dot import to_dot
 from txgraph.render.drawing import Drawing, Stages, draw
 from txgraph.render.html import to_html
-from txgraph.render.levels import LEVELS, Kernel, kernels, modules
+from txgraph.render.levels import LEVELS, kernels, modules
 from txgraph.render.merge import merge, unchanged_parts
 from txgraph.render.panel import Panel
 
@@ -113,10 +114,9 @@ def render(stages: Stages, path: str | Path, picture: Picture, title: str = "") 
         raise ValueError(f"cannot draw to {path.name!r}: the name must end in one of {', '.join(FORMATS)}")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot draw to {path}: there is no folder {path.parent}; make it first")
-    drawing = picture.drawing(stages)
     if ending == ".html":
-        first = "kernels" if picture.level == "kernel" else picture.shown
-        return _write(path, to_html(stages, drawing, title, first).encode())
+        return _write(path, to_page(stages, picture, title).encode())
+    drawing = picture.drawing(stages)
     dot = to_dot(picture.panels(drawing, stages.kernels), drawing.changes, title)
     if ending == ".dot":
         return _write(path, dot.source.encode())
@@ -136,6 +136,16 @@ def render(stages: Stages, path: str | Path, picture: Picture, title: str = "") 
         return source
     except (graphviz.CalledProcessError, BrokenPipeError) as error:
         raise TxgraphError(f"dot could not draw {path}: {error}") from error
+
+
+def to_page(stages: Stages, picture: Picture, title: str = "") -> str:
+    """The .html page.
+
+    Raises:
+        ValueError: there is no such module.
+    """
+    first = "kernels" if picture.level == "kernel" else picture.shown
+    return to_html(stages, picture.drawing(stages), title, first)
 
 
 def _write(path: Path, content: bytes) -> Path:

@@ -36,5 +36,10 @@ def to_html(stages: Stages, drawing: Drawing, title: str, first: str = "diff") -
     return page
 
 
+def to_iframe(page: str, height: int = 700) -> str:
+    """A page as a part of another one, such as a notebook."""
+    return f'<iframe srcdoc="{escape(page)}" style="width: 100%; height: {height}px; border: 0"></iframe>'
+
+
 def _file(name: str) -> str:
     return resources.files("txgraph.render").joinpath("web", name).read_text(encoding="utf-8").strip()

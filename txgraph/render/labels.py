@@ -122,8 +122,9 @@ def _reading(panels: Sequence[Panel]) -> list[str]:
     repeats = [repeat.count for panel in panels for repeat in panel.repeats.values()]
     if repeats:
         notes.append(f"x{max(repeats)}: {max(repeats)} equal layers, drawn once")
-    if any(panel.seconds for panel in panels):
-        notes.append("percentages: share of the predicted time")
+    times = dict.fromkeys(panel.time for panel in panels if panel.seconds)
+    if times:
+        notes.append(f"percentages: share of the {' or '.join(times)} time")
     return notes
 
 

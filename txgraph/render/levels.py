@@ -3,29 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
+from txgraph.ir import Kernel
 from txgraph.render.contract import Group, contract
 from txgraph.render.panel import Box, Panel
 from txgraph.render.view import Path
 
 LEVELS = ("op", "module", "kernel")
-
-
-class Kernel(Protocol):
-    """One launch of generated or library code."""
-
-    @property
-    def name(self) -> str:
-        """Of the kernel."""
-
-    @property
-    def nodes(self) -> Sequence[str]:
-        """Names of the operators that it computes."""
-
-    @property
-    def code(self) -> str:
-        """Its source, if it was generated."""
 
 
 def modules(panel: Panel, depth: int | None = None, always: bool = True) -> Panel:

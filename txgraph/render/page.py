@@ -28,6 +28,7 @@ def page_data(stages: Stages, drawing: Drawing) -> dict[str, Any]:
     views |= {panel.side: _view(panel, panel) for panel in (drawing.before, drawing.after)}
     if stages.kernels:
         views["kernels"] = _view(drawing.after, kernels(drawing.after, stages.kernels))
+    seconds = [] if stages.profile is None else [launch.seconds for launch in stages.profile.launches]
     codes = list(dict.fromkeys(kernel.code for kernel in stages.kernels if kernel.code))
     return {
         "names": NAMES,
@@ -41,7 +42,7 @@ def page_data(stages: Stages, drawing: Drawing) -> dict[str, Any]:
                 "name": kernel.name,
                 "nodes": list(kernel.nodes),
                 "code": codes.index(kernel.code) if kernel.code else None,
-                "time": labels.time_text(seconds) if (seconds := stages.kernel_seconds.get(at)) else "",
+                "time": "" if at >= len(seconds) else labels.time_text(seconds[at]),
             }
             for at, kernel in enumerate(stages.kernels)
         ],
@@ -129,7 +130,7 @@ class _Writer:
             "status": str(box.fate.status),
             "number": box.number,
             "note": box.note,
-            "share": f"{share:.1%} ({labels.time_text(box.seconds)} predicted)" if share else "",
+            "share": f"{share:.1%} ({labels.time_text(box.seconds)} {panel.time})" if share else "",
             "times": box.times,
             "plain": not box.inside and not box.is_operator,
             "text": " ".join(texts).lower() if not box.inside else f"{title} {where}".lower(),

@@ -84,6 +84,7 @@ class Panel:
         repeats: the drawn modules that stand for several. classes: class names of all modules.
         operators: number of operators of the whole graph, or of the module in focus, without folding.
         was: the same of the graph before, where both are drawn as one.
+        measured: whether the seconds of its boxes were measured, and not predicted.
     """
 
     side: str
@@ -93,6 +94,12 @@ class Panel:
     classes: Mapping[Path, str]
     operators: int
     was: int | None = None
+    measured: bool = False
+
+    @property
+    def time(self) -> str:
+        """What the seconds are."""
+        return "measured" if self.measured else "predicted"
 
     @cached_property
     def seconds(self) -> float:

@@ -72,13 +72,15 @@ def _near_misses(stages: Stages) -> Table:
 
 
 def _kernels(stages: Stages) -> Table:
+    profile = stages.profile
     rows: list[list[Cell]] = []
     for at, kernel in enumerate(stages.kernels):
-        seconds = stages.kernel_seconds.get(at)
-        time: Cell = "" if seconds is None else round(seconds * 1e3, 4)
-        rows.append([kernel.name, time, len(kernel.nodes), ", ".join(kernel.nodes)])
-    note = "In the order of their launch." if stages.kernel_seconds else "In the order of their launch, not measured."
-    return Table("Kernels", ("kernel", "ms", "operators", "nodes"), rows, note)
+        ms: Cell = "" if profile is None else round(profile.launches[at].seconds * 1e3, 4)
+        rows.append([kernel.name, kernel.kind, ms, len(kernel.nodes), ", ".join(kernel.nodes)])
+    note = "In the order of their launch"
+    if profile is None:
+        note += "; fast.render(..., profile=fast.profile(...)) shows what each takes."
+    return Table("Kernels", ("kernel", "kind", "ms", "operators", "nodes"), rows, note)
 
 
 def _choices(report: GraphReport) -> Table:

@@ -8,7 +8,8 @@ from typing import Any
 from torch import nn
 
 from txgraph.bench.competitors import Competitor, Run, ZeroPadding
-from txgraph.optimize import OptimizedModel, optimize
+from txgraph.optimize import optimize
+from txgraph.optimized_model import OptimizedModel
 
 
 class Txgraph(Competitor):
