@@ -144,7 +144,7 @@ class _CompiledGraph:
 
     Attributes:
         provenance: see :func:`launches_of`.
-        namespace: the global names of the generated Python module.
+        namespace: the global names of the generated Python module; none where all of it is C++.
     """
 
     provenance: Mapping[str, Mapping[str, Sequence[str]]]
@@ -161,7 +161,7 @@ def _compiled_graphs() -> Iterator[list[_CompiledGraph]]:
 
     def post_compile(graph: Any, *args: Any) -> None:
         provenance = json.loads(graph.inductor_provenance_mapping_str or "{}")
-        found.append(_CompiledGraph(provenance, graph.current_callable.__globals__))
+        found.append(_CompiledGraph(provenance, getattr(graph.current_callable, "__globals__", {})))
         original(graph, *args)
 
     with mock.patch.object(CompiledFxGraph, "post_compile", post_compile):

@@ -66,10 +66,17 @@ class Generated:
         It is the same code that runs: only the names that it calls stand for something else in this thread, meanwhile.
 
         Raises:
-            BackendFailed: something else is launched than was told at compilation.
+            BackendFailed: something else is launched than was told at compilation, or not by Python.
         """
-        with _LOCK, _watched_names(self.namespace, _Launches([launch.called for launch in self.launches], around)):
-            return self.function(*tensors)
+        launches = _Launches([launch.called for launch in self.launches], around)
+        with _LOCK, _watched_names(self.namespace, launches):
+            outputs = self.function(*tensors)
+        if self.launches and not launches.next:
+            raise BackendFailed(
+                "none of the kernels was launched by Python, where it could be seen: leave out the options of Inductor "
+                "that generate other code, such as cpp_wrapper"
+            )
+        return outputs
 
 
 _LOCK = threading.RLock()  # equal pieces share their names

@@ -177,3 +177,6 @@ def test_other_launches_than_expected_are_an_error() -> None:
     once = Generated(twice, "", (Launch("double", ("mul",)),), namespace)
     with pytest.raises(BackendFailed, match="launched double out of order"):
         once.watched([torch.ones(())], around)
+    hidden = Generated(twice, "", (Launch("double", ("mul",)),), {})
+    with pytest.raises(BackendFailed, match="none of the kernels was launched by Python"):
+        hidden.watched([torch.ones(())], around)
