@@ -87,7 +87,8 @@ SHOWN = (
     Shown(
         "attention",
         "Attention by hand",
-        "The smallest picture: both graphs as one. The chain from scores to weighted values is found to be attention, and its mask to be "
+        "The smallest picture: both graphs as one. The chain from scores to weighted values is found to be attention, "
+        "and its mask to be "
         "causal; query, key and value become one operator.",
         lambda: (Attention(), {"x": torch.zeros(2, 64, 256)}),
     ),

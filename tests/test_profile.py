@@ -110,14 +110,24 @@ def test_text() -> None:
     names = [(f"kernel_{at}", "encoder.layer.0" if at % 2 else "encoder", 1e-4 * at, ("fuse-a",)) for at in range(25)]
     lines = str(launch_times(*names)).splitlines()
     assert lines[0] == "Model on cpu: 10.000 ms a call under the profiler (median of 4), 25 kernels"
-    assert lines[1].split() == ["share", "ms", "kernel", "nodes", "module", "source"]
+    assert lines[1].split() == ["share", "ms", "launches", "kernel", "nodes", "module", "source"]
     assert lines[2].split() == ["7.4", "%", "2.400", "kernel_24", "1", "encoder", "model.py:3"]
     assert lines[3].split()[3] == "kernel_23"
-    assert lines[22].split() == ["3.1", "%", "1.000", "5", "more", "kernels"]
+    assert lines[22].split() == ["3.1", "%", "1.000", "x5", "more", "kernels"]
     assert lines[23].split() == ["7.7", "%", "2.500", "outside", "of", "kernels"]
     text = "\n".join(lines)
     assert "44.3 %  14.400  encoder.layer.0" in text
     assert "92.3 %  30.000  fuse-a" in text
+
+
+def test_equal_layers_are_one_row() -> None:
+    rows = [("kernel", f"encoder.layer.{at}.{part}", 1e-4, ()) for at in range(12) for part in ("query", "key")]
+    lines = str(launch_times(*rows, ("kernel", "head", 1e-4, ()))).splitlines()
+    assert [line.split()[2:] for line in lines[2:5]] == [
+        ["1.200", "x12", "kernel", "1", "encoder.layer.*.query", "model.py:3"],
+        ["1.200", "x12", "kernel", "1", "encoder.layer.*.key", "model.py:3"],
+        ["0.100", "kernel", "1", "head", "model.py:3"],
+    ]
 
 
 def test_module_and_pass_of_several_nodes() -> None:

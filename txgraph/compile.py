@@ -18,7 +18,7 @@ from txgraph.compiled_call import CompiledCall, ExampleCall, frozen_tensors
 from txgraph.cost import CostModel, hardware_of
 from txgraph.errors import BackendFailed, UnsupportedOp, VerificationFailed
 from txgraph.ir import Graph, type_of
-from txgraph.ir.padding import may_be_mask
+from txgraph.ir.padding import masks_of
 from txgraph.measure import RewriteTimer
 from txgraph.memory import give_back
 from txgraph.options import CompileOptions, Target
@@ -171,8 +171,7 @@ class _Compilation:
         cost = CostModel(
             self.options.backend_options.hardware or hardware_of(self.target), self.backend.fuses_elementwise
         )
-        named = zip(before.inputs, self.call.tensors, strict=True)
-        masks = {str(node.target): tensor.detach().clone() for node, tensor in named if may_be_mask(tensor)}
+        masks = masks_of(before, self.call.tensors)
         weighs = self.options.measure == "off"
         return PassContext(self.target, self.backend.fused_activations(self.target), cost, weighs, vetoes or {}, masks)
 

@@ -153,15 +153,22 @@ class Profile:
             f"{self.calls}), {len(self.launches)} kernels",
             markup=False,
         )
-        slowest = sorted(self.launches, key=lambda each: -each.seconds)
-        table = Table("share", "ms", "kernel", "nodes", "module", "source", box=None)
-        for each in slowest[:MOST_KERNELS]:
-            names = _shortened(each.kernel.name, 36), str(len(each.kernel.nodes)), _shortened(each.module, 32)
-            table.add_row(*self._time(each.seconds), *names, _shortened(each.location, 22))
-        rest = slowest[MOST_KERNELS:]
+        table = Table("share", "ms", "launches", "kernel", "nodes", "module", "source", box=None)
+        rows = sorted(self._equal_launches(), key=lambda launches: -sum(each.seconds for each in launches))
+        for launches in rows[:MOST_KERNELS]:
+            first, count = launches[0], f"x{len(launches)}" if len(launches) > 1 else ""
+            table.add_row(
+                *self._time(sum(each.seconds for each in launches)),
+                count,
+                _shortened(first.kernel.name, 34),
+                str(len(first.kernel.nodes)),
+                _shortened(_numberless(first.module) if count else first.module, 30),
+                _shortened(first.location, 22),
+            )
+        rest = [each for launches in rows[MOST_KERNELS:] for each in launches]
         if rest:
-            table.add_row(*self._time(sum(each.seconds for each in rest)), f"{len(rest)} more kernels")
-        table.add_row(*self._time(self.outside), "outside of kernels")
+            table.add_row(*self._time(sum(each.seconds for each in rest)), f"x{len(rest)}", "more kernels")
+        table.add_row(*self._time(self.outside), "", "outside of kernels")
         console.print(table)
         self._print_sums(console, "kind", self.by_kind)
         self._print_sums(console, "module", {name: value for name, value in self.by_module.items() if name})
@@ -169,6 +176,14 @@ class Profile:
         return text.getvalue().rstrip()
 
     __repr__ = __str__
+
+    def _equal_launches(self) -> list[list[LaunchTime]]:
+        """Launches of one kernel by equal layers."""
+        groups: dict[tuple[object, ...], list[LaunchTime]] = {}
+        for each in self.launches:
+            key = (each.kernel.name, each.kernel.code, len(each.kernel.nodes), _numberless(each.module), each.location)
+            groups.setdefault(key, []).append(each)
+        return list(groups.values())
 
     def _print_sums(self, console: Console, what: str, sums: Mapping[str, float]) -> None:
         table = Table("share", "ms", what, box=None)
@@ -200,6 +215,11 @@ def _common(paths: Sequence[str]) -> str:
     """The longest path of a module that holds all of them."""
     levels = zip(*(path.split(".") for path in paths), strict=False)
     return ".".join(level[0] for level in itertools.takewhile(lambda level: len(set(level)) == 1, levels))
+
+
+def _numberless(path: str) -> str:
+    """With ``*`` for each number: the same for equal layers."""
+    return ".".join("*" if part.isdecimal() else part for part in path.split("."))
 
 
 def _shortened(text: str, most: int) -> str:

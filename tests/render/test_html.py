@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -258,3 +260,14 @@ def test_it_asks_for_nothing_from_outside(path: Path) -> None:
     assert policy is not None
     assert policy[1].startswith("default-src 'none';")
     assert not re.search(r"<(script|link|img|iframe)[^>]*(src|href)=", page)
+
+
+def test_the_library_is_the_one_that_is_named() -> None:
+    """With its licence and version in the note beside it."""
+    web = resources.files("txgraph.render").joinpath("web")
+    library = web.joinpath("viz-global.js").read_bytes()
+    note = web.joinpath("README.md").read_text(encoding="utf-8")
+    assert hashlib.sha256(library).hexdigest() in note
+    version = re.search(rb"Viz\.js ([\d.]+)", library)
+    assert version is not None
+    assert f"{version[1].decode()}, `dist/viz-global.js`" in note

@@ -7,11 +7,12 @@ from itertools import chain
 import torch
 
 from txgraph.backends import choose_backend
-from txgraph.capture import capture
+from txgraph.capture import CallSignature, capture
 from txgraph.cli.models import ModelCall
 from txgraph.cost import CostModel, hardware_of
 from txgraph.explain import Explanation, explain_each
 from txgraph.ir import Graph
+from txgraph.ir.padding import masks_of
 from txgraph.optimize import optimize
 from txgraph.options import Target
 from txgraph.passes import default_pipeline
@@ -25,7 +26,8 @@ def explain_passes(call: ModelCall, backend: str) -> dict[str, Explanation]:
     Raises:
         CaptureFailed, PassFailed, TxgraphError: see :mod:`txgraph.errors`.
     """
-    return explain_each(default_pipeline(), captured_graph(call), context_of(call, backend))
+    graph = captured_graph(call)
+    return explain_each(default_pipeline(), graph, context_of(call, graph, backend))
 
 
 def captured_graph(call: ModelCall) -> Graph:
@@ -43,14 +45,18 @@ def captured_graph(call: ModelCall) -> Graph:
     ).graph_before
 
 
-def context_of(call: ModelCall, backend: str) -> PassContext:
+def context_of(call: ModelCall, graph: Graph, backend: str) -> PassContext:
     """What passes know when this backend compiles for the device of the weights; for the CPU where these are meta."""
     device = _device(call)
     target = Target("cpu") if device.type == "meta" else Target.of(device)
     chosen = choose_backend(backend)
-    return PassContext(
-        target, chosen.fused_activations(target), CostModel(hardware_of(target), chosen.fuses_elementwise)
-    )
+    cost = CostModel(hardware_of(target), chosen.fuses_elementwise)
+    masks = {} if device.type == "meta" else masks_of(graph, _tensors(call))
+    return PassContext(target, chosen.fused_activations(target), cost, inputs=masks)
+
+
+def _tensors(call: ModelCall) -> list[torch.Tensor]:
+    return CallSignature.of(call.model).flatten(call.args, call.kwargs).tensors
 
 
 def _device(call: ModelCall) -> torch.device:

@@ -42,6 +42,7 @@ VerifyOption = Annotated[
         help="What is checked by numbers, as in optimize(): off, final, passes or rewrites.",
     ),
 ]
+ProfileOption = Annotated[bool, typer.Option("--profile", help="Measure the call by kernel, module and pass, too.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="The report as plain data. Default: text.")]
 
 
@@ -54,6 +55,7 @@ def optimize(
     backend: BackendOption = "auto",
     verify: VerifyOption = "passes",
     padding: PaddingOption = "exact",
+    profile: ProfileOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compile MODEL, check it against eager, and report what was done.
@@ -66,7 +68,9 @@ def optimize(
     with errors_as_text(), show_progress(disable=as_json):
         call = load_call(model, inputs, batch, length)
         output.mkdir(parents=True, exist_ok=True)
-        fast = optimize_model(call.model, call.args, call.kwargs, backend=backend, verify=verify, padding=padding)
+        fast = optimize_model(
+            call.model, call.args, call.kwargs, backend=backend, verify=verify, padding=padding, profile=profile
+        )
         say("write", str(output))
         data = json.dumps(fast.report.to_dict(), indent=2)
         (output / "report.txt").write_text(f"{fast.report}\n", encoding="utf-8")

@@ -10,15 +10,17 @@ from typing import Annotated
 import typer
 
 from txgraph.cli.errors import errors_as_text
-from txgraph.cli.explanations import captured_graph, context_of, explain_passes
-from txgraph.cli.models import ModelCall, load_call
+from txgraph.cli.explanations import captured_graph, context_of
+from txgraph.cli.models import load_call
 from txgraph.cli.options import BackendOption, BatchOption, InputsOption, LengthOption, ModelArgument
-from txgraph.explain import nearest_misses
+from txgraph.explain import explain_each, nearest_misses
+from txgraph.ir import Graph
 from txgraph.passes import default_pipeline
+from txgraph.progress import say, show_progress
 from txgraph.render import Picture, Stages
 from txgraph.render import render as render_stages
 from txgraph.render.files import FORMATS, VIEWS
-from txgraph.rewrite import NearMiss
+from txgraph.rewrite import NearMiss, PassContext
 
 
 def _known_ending(path: Path) -> Path:
@@ -53,8 +55,8 @@ CollapseOption = Annotated[
 ]
 
 
-def _misses(call: ModelCall, backend: str) -> list[NearMiss]:
-    return nearest_misses(explain_passes(call, backend).values())
+def _misses(before: Graph, context: PassContext) -> list[NearMiss]:
+    return nearest_misses(explain_each(default_pipeline(), before, context).values())
 
 
 def render(
@@ -74,18 +76,22 @@ def render(
 
     The default passes run; nothing is compiled, and nothing checked by numbers.
     """
-    with errors_as_text():
+    with errors_as_text(), show_progress():
         try:
             picture = Picture(view, level, depth, focus, collapse)
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
         call = load_call(model, inputs, batch, length)
         before = captured_graph(call)
-        context = context_of(call, backend)
+        context = context_of(call, before, backend)
         after, records = default_pipeline().run(before, context)
         rewrites = [rewrite for record in records for rewrite in record.rewrites]
-        stages = replace(Stages.weighed(before, after, rewrites, context.cost), misses=partial(_misses, call, backend))
+        stages = replace(
+            Stages.weighed(before, after, rewrites, context.cost), misses=partial(_misses, before, context)
+        )
+        say("draw", str(output))
         try:
-            typer.echo(render_stages(stages, output, picture, type(call.model).__name__))
+            written = render_stages(stages, output, picture, type(call.model).__name__)
         except ValueError as error:  # there is no such module, or no kernel yet
             raise typer.BadParameter(str(error)) from error
+    typer.echo(written)

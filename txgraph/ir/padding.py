@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +10,7 @@ import torch
 from torch.fx import Node
 
 from txgraph.ir.builder import GraphBuilder
+from txgraph.ir.graph import Graph
 
 # An additive mask that is no larger hides a key: it leaves it no weight, unless scores differ by thousands.
 MOST_NEGATIVE_BIAS = -1e4
@@ -114,6 +115,16 @@ class ZeroedOutput:
             if axis not in self.axes:
                 padding = g.aten.unsqueeze(padding, axis)
         return g.aten.masked_fill.Scalar(value, padding, 0)
+
+
+def masks_of(graph: Graph, tensors: Iterable[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copies of the inputs of a call that have the form of a padding mask, by name.
+
+    Args:
+        tensors: of the call, in the order of the graph's inputs.
+    """
+    named = zip(graph.inputs, tensors, strict=True)
+    return {str(node.target): tensor.detach().clone() for node, tensor in named if may_be_mask(tensor)}
 
 
 def may_be_mask(tensor: torch.Tensor) -> bool:

@@ -1,7 +1,7 @@
 """A drawing and all that is known of it as one page that needs nothing else, not even a network or Graphviz.
 
 The graph is laid out in the browser, by Graphviz compiled to WebAssembly (``web/viz-global.js``: https://viz-js.com,
-MIT; Graphviz EPL-1.0), so that modules can be opened and closed.
+MIT; Graphviz: Eclipse Public License), so that modules can be opened and closed.
 """
 
 from __future__ import annotations
