@@ -117,6 +117,8 @@ def test_a_fallback_that_was_allowed_is_counted() -> None:
     (fallback,) = fast.report.to_dict()["fallbacks"]
     assert fallback["what"] == "Branch"
     assert "runs eager" in fallback["reason"]
+    with pytest.raises(txgraph.TxgraphError, match="there is no graph: Branch runs eager: "):
+        fast.render("never.svg")
 
 
 class Raises(RewritePass):

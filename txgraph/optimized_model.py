@@ -6,6 +6,7 @@ import copy
 import logging
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from txgraph.options import CompileOptions
 from txgraph.pipeline import Pipeline
 from txgraph.profile import Profile
 from txgraph.profiler import profile_call
-from txgraph.render import Picture, Stages, render, to_iframe, to_page
+from txgraph.render import Picture, Stages, read_benchmark, render, to_iframe, to_page
 from txgraph.report import Fallback, Report
 from txgraph.tensorboard import write_events
 
@@ -145,6 +146,7 @@ class OptimizedModel(nn.Module):
         focus: str = "",
         collapse: bool = True,
         profile: Profile | None = None,
+        benchmark: str | Path | None = None,
     ) -> Path:
         """Draw the latest graph, before and after the passes: see :class:`txgraph.render.Picture`.
 
@@ -152,16 +154,20 @@ class OptimizedModel(nn.Module):
             path: ends in .svg, .png, .pdf, .dot or .html.
             profile: of this graph, by :meth:`profile`: then shares of the time are those that were measured, else those
                 of ``optimize(..., profile=True)``, else predicted.
+            benchmark: a file that ``txgraph bench -o`` wrote, for a table of the .html page.
 
         Returns:
             The file written: without the ``dot`` program that is the .dot source.
 
         Raises:
-            ValueError: another ending, no such view, level or module, or a profile of another graph.
-            OSError: the file cannot be written.
+            ValueError: another ending, no such view, level or module, a profile of another graph, or no benchmark.
+            OSError: a file cannot be read or written.
         """
         picture = Picture(view, level, depth, focus, collapse)
-        return render(self._stages(profile), path, picture, type(self._original).__name__)
+        stages = self._stages(profile)
+        if benchmark is not None:
+            stages = replace(stages, benchmark=read_benchmark(benchmark))
+        return render(stages, path, picture, type(self._original).__name__)
 
     def _repr_html_(self) -> str | None:
         """In notebooks, the page of the latest graph."""
@@ -222,6 +228,10 @@ class OptimizedModel(nn.Module):
         return f"OptimizedModel({len(self._compiled)} graph(s))\n{self._original!r}"
 
     def _latest(self) -> CompiledCall:
+        if self._eager_structures and not self._compiled:
+            raise TxgraphError(
+                f"there is no graph: {self.report.fallbacks[-1].what} {self.report.fallbacks[-1].reason}"
+            )
         if not self._compiled:
             raise TxgraphError(
                 "nothing is compiled yet: call the model once, or give optimize() example inputs (args= or kwargs=)"

@@ -15,7 +15,7 @@ import pytest
 import txgraph
 from tests.render.models import Stack, X, stages
 from tests.small import MLP
-from txgraph.render import Picture, Stages, render
+from txgraph.render import Picture, Stages, read_benchmark, render
 from txgraph.render.files import FORMATS, VIEWS
 
 needs_dot = pytest.mark.skipif(shutil.which("dot") is None, reason="needs Graphviz")
@@ -137,3 +137,28 @@ def test_the_legend_speaks_only_of_what_is_drawn(tmp_path: Path) -> None:
     equal = Stages(alone.before, alone.before)
     assert "on the left" not in render(equal, path, side_by_side).read_text(encoding="utf-8")
     assert "struck out" not in render(equal, path, Picture()).read_text(encoding="utf-8")
+
+
+def test_something_else_than_a_benchmark(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    for content in ("no json", "[]", "{}", '{"rows": [{}]}'):
+        path.write_text(content, encoding="utf-8")
+        with pytest.raises(ValueError, match=r"result\.json is no benchmark"):
+            read_benchmark(path)
+
+
+def test_a_profile_of_another_graph(tmp_path: Path) -> None:
+    fast, other = (
+        txgraph.optimize(model, (X,), backend="reference", verify="off") for model in (MLP(), Stack(8).eval())
+    )
+    with pytest.raises(ValueError, match="the profile is of another graph"):
+        fast.render(tmp_path / "x.svg", profile=other.profile(X, calls=1))
+
+
+@needs_dot
+def test_measured_shares(tmp_path: Path) -> None:
+    fast = txgraph.optimize(MLP(), (X,), backend="reference", verify="off")
+    assert "share of the predicted time" in fast.render(tmp_path / "x.svg").read_text(encoding="utf-8")
+    measured = fast.render(tmp_path / "x.svg", profile=fast.profile(X, calls=1)).read_text(encoding="utf-8")
+    assert "share of the measured time" in measured
+    assert "predicted" not in measured

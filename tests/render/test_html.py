@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
+import torch
 from playwright.sync_api import Browser, Page, sync_playwright
 from torch import nn
 
@@ -201,14 +202,45 @@ def test_the_page_is_what_was_asked_for(browser: Browser, folder: Path) -> None:
 
 def test_an_optimized_model_tells_all(browser: Browser, tmp_path: Path) -> None:
     fast = txgraph.optimize(Stack(8, 8).eval(), (X,), backend="reference", verify="rewrites")
-    page = Opened(browser, fast.render(tmp_path / "model.html"))
+    results = Path(__file__).parents[2] / "benchmarks" / "results" / "cpu.json"
+    page = Opened(browser, fast.render(tmp_path / "model.html", benchmark=results))
     titles = page.page.locator("#tables > details > summary").all_inner_texts()
     assert titles[:2] == ["Passes", "Verification"]
-    assert {"Ledger", "Near misses", "Seconds", "Report"} <= set(titles)
+    assert {"Ledger", "Near misses", "Kernels", "Seconds", "Benchmark", "Report"} <= set(titles)
+    row = page.page.locator("#tables tr", has_text="openvino").first.locator("td").all_inner_texts()
+    assert row[:2] == ["bert-base-1x128", "openvino"]
+    assert float(row[2]) > 1
     page.page.locator("#drawing g.fused").first.click()
     assert "against float64" in page.details()
     assert page.complaints == []
     page.page.close()
+
+
+def test_kernels_and_measured_times(browser: Browser, tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(64, 64), nn.GELU(), nn.LayerNorm(64)).eval()
+    fast = txgraph.optimize(model, (torch.ones(8, 64),), profile=True)
+    page = Opened(browser, fast.render(tmp_path / "model.html", level="kernel"))
+    assert page.page.locator("nav button[aria-pressed=true]").inner_text() == "kernels"
+    (norm,) = [kernel for kernel in fast.kernels() if "layer_norm" in kernel.name]
+    assert norm.name in (page.page.locator("#drawing").text_content() or "")
+    page.search("layer_norm")
+    page.page.press("#search", "Enter")
+    assert re.search(r"time\s+[\d.]+% \([\d.]+ .s measured\)", page.details())
+    page.page.locator("#details details.kernel summary").click()
+    assert norm.code.strip()[:100] in page.details()
+    page.page.close()
+
+
+def test_a_notebook_shows_the_page(browser: Browser, tmp_path: Path) -> None:
+    fast = txgraph.optimize(Stack(8, 8).eval(), (X,), backend="reference", verify="off")
+    shown = fast._repr_html_()
+    assert shown is not None
+    (tmp_path / "notebook.html").write_text(f"<!DOCTYPE html><meta charset=utf-8>{shown}", encoding="utf-8")
+    page = browser.new_page()
+    page.goto((tmp_path / "notebook.html").as_uri())
+    page.frame_locator("iframe").locator("#drawing svg").wait_for()
+    page.close()
+    assert txgraph.optimize(Stack(8)).eval()._repr_html_() is None
 
 
 def test_a_graph_of_thousands_of_nodes_is_closed_at_first(browser: Browser, tmp_path: Path) -> None:

@@ -43,6 +43,10 @@ VerifyOption = Annotated[
     ),
 ]
 ProfileOption = Annotated[bool, typer.Option("--profile", help="Measure the call by kernel, module and pass, too.")]
+BenchmarkOption = Annotated[
+    Path | None,
+    typer.Option("--benchmark", metavar="FILE", exists=True, help="What bench -o wrote, to stand on the page, too."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="The report as plain data. Default: text.")]
 
 
@@ -56,6 +60,7 @@ def optimize(
     verify: VerifyOption = "passes",
     padding: PaddingOption = "exact",
     profile: ProfileOption = False,
+    benchmark: BenchmarkOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compile MODEL, check it against eager, and report what was done.
@@ -76,7 +81,7 @@ def optimize(
         (output / "report.txt").write_text(f"{fast.report}\n", encoding="utf-8")
         (output / "report.json").write_text(f"{data}\n", encoding="utf-8")
         (output / "code.py").write_text(fast.code(), encoding="utf-8")
-        drawn = fast.render(output / "graphs.html")
+        drawn = fast.render(output / "graphs.html", benchmark=benchmark)
     typer.echo(data if as_json else str(fast.report))
     if not as_json:
         typer.echo(f"written: {output}/report.txt, report.json, code.py, {drawn.name}", err=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from txgraph.cost import CostModel
 from txgraph.ir import Graph, Kernel
@@ -31,6 +32,7 @@ class Stages:
         seconds_before, seconds_after: what each node is predicted to take, as far as that is known.
         kernels: that compute the graph after, in the order of their launch, if they are known.
         profile: measured seconds of these; they stand in the place of predicted ones.
+        benchmark: what ``txgraph bench`` measured, as it writes it.
         misses: gives where passes nearly rewrote. report, text: on the compilation, as data and as text.
     """
 
@@ -41,6 +43,7 @@ class Stages:
     seconds_after: Mapping[str, float] = field(default_factory=dict)
     kernels: Sequence[Kernel] = ()
     profile: Profile | None = None
+    benchmark: Mapping[str, Any] = field(default_factory=dict)
     misses: Callable[[], Sequence[NearMiss]] = tuple
     report: GraphReport | None = None
     text: str = ""
@@ -50,6 +53,15 @@ class Stages:
         """With the predicted seconds of each operator; the captured graph runs each as a kernel of its own."""
         apart = replace(cost, fuses_elementwise=False)
         return cls(before, after, rewrites, apart.seconds_by_name(before.calls()), cost.seconds_by_name(after.calls()))
+
+    def errors(self) -> dict[str, str]:
+        """What the rewrite that made a node did to the numbers, where that was measured."""
+        return {
+            name: f"{error.after:.1e} against float64; {error.before:.1e} before {rewrite.rule}"
+            for rewrite, error in (self.report.errors if self.report else ())
+            if error is not None
+            for name in rewrite.made
+        }
 
     def seconds(self, at: int) -> Mapping[str, float]:
         """What the nodes of one graph take: of the graph after as it was measured, if it was.
@@ -93,6 +105,9 @@ def draw(stages: Stages, focus: str = "", collapse: bool = True) -> Drawing:
     fates: Sequence[Fates] = compare(views[0], views[1], stages.rewrites)
     for name, path in replaced_paths(views[0], views[1], fates).items():
         views[1][name] = replace(views[1][name], path=path)
+    for name, error in stages.errors().items():
+        if name in views[1]:
+            views[1][name] = replace(views[1][name], error=error)
     if focus:
         views, fates = focus_on(focus, views, fates)
     folding = fold(views) if collapse else unfolded(views)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import graphviz
 
@@ -146,6 +148,21 @@ def to_page(stages: Stages, picture: Picture, title: str = "") -> str:
     """
     first = "kernels" if picture.level == "kernel" else picture.shown
     return to_html(stages, picture.drawing(stages), title, first)
+
+
+def read_benchmark(path: str | Path) -> dict[str, Any]:
+    """What ``txgraph bench -o`` wrote, for :class:`Stages`.
+
+    Raises:
+        ValueError: it is something else. OSError: it cannot be read.
+    """
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        if all("competitors" in row for row in found["rows"]):
+            return dict(found)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no benchmark: txgraph bench MODEL -o FILE writes one") from error
+    raise ValueError(f"{path} is no benchmark: a row of it has no competitors")
 
 
 def _write(path: Path, content: bytes) -> Path:

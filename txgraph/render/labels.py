@@ -209,6 +209,8 @@ def _provenance(box: Box) -> Iterator[str]:
             yield f"  source: {op.location}  {op.code}"
         if op.passes:
             yield f"  passes: {', '.join(op.passes)}"
+        if op.error:
+            yield f"  error: {op.error}"
     if box.note:
         yield box.note + (f" (after {', '.join(box.fate.trail)})" if len(box.fate.trail) > 1 else "")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -150,7 +150,6 @@ def _operators(stages: Stages, drawing: Drawing) -> dict[str, dict[str, Any]]:
     misses: Mapping[str, list[dict[str, str]]] = defaultdict(list)
     for miss in stages.misses():
         misses[miss.root].append({"rule": miss.rule, "reason": miss.reason})
-    errors = dict(_errors(stages))
     return {
         side: {
             op.name: {
@@ -161,7 +160,7 @@ def _operators(stages: Stages, drawing: Drawing) -> dict[str, dict[str, Any]]:
                 "location": op.location,
                 "code": op.code,
                 "passes": ", ".join(op.passes),
-                "error": errors.get(op.name, "") if side == "after" else "",
+                "error": op.error,
                 "misses": misses.get(op.name, []),
             }
             for box in panel.boxes
@@ -169,15 +168,3 @@ def _operators(stages: Stages, drawing: Drawing) -> dict[str, dict[str, Any]]:
         }
         for side, panel in zip(SIDES, (drawing.before, drawing.after), strict=True)
     }
-
-
-def _errors(stages: Stages) -> Sequence[tuple[str, str]]:
-    """What the rewrite that made a node did to the numbers, where that was measured."""
-    if stages.report is None:
-        return []
-    return [
-        (name, f"{error.after:.1e} against float64, {error.before:.1e} before {rewrite.rule}")
-        for rewrite, error in stages.report.errors
-        if error is not None
-        for name in rewrite.made
-    ]

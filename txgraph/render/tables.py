@@ -32,6 +32,7 @@ def tables(stages: Stages) -> list[Table]:
     if stages.report is not None:
         report = stages.report
         found = [_passes(report), _verification(report), _ledger(report), *found, _choices(report), _seconds(report)]
+    found.append(_benchmark(stages))
     found.append(Table("Report", (), [[line] for line in stages.text.splitlines()]))
     return [table for table in found if table.rows]
 
@@ -81,6 +82,23 @@ def _kernels(stages: Stages) -> Table:
     if profile is None:
         note += "; fast.render(..., profile=fast.profile(...)) shows what each takes."
     return Table("Kernels", ("kernel", "kind", "ms", "operators", "nodes"), rows, note)
+
+
+def _benchmark(stages: Stages) -> Table:
+    rows: list[list[Cell]] = []
+    for row in stages.benchmark.get("rows", ()):
+        for name, entry in row["competitors"].items():
+            if entry["failed"]:
+                rows.append([row["row"], name, "failed"])
+                continue
+            ratios = (entry["times_faster"].get(baseline) for baseline in ("eager", "best peer"))
+            times = [round(ratio["median_of_rounds"], 2) if ratio else "" for ratio in ratios]
+            error = "wrong" if entry["error"]["wrong"] else f"{entry['error']['relative']:.1e}"
+            ms, cold = round(entry["median_seconds"] * 1e3, 3), round(entry["cold_seconds"], 1)
+            rows.append([row["row"], name, ms, *times, error, cold])
+    columns = ("row", "competitor", "median ms", "times eager", "times best peer", "error", "cold s")
+    note = f"Taking turns, a process each, on {stages.benchmark.get('hardware', 'this machine')}."
+    return Table("Benchmark", columns, rows, note, open=True)
 
 
 def _choices(report: GraphReport) -> Table:

@@ -55,6 +55,7 @@ class Op:
         type: of its result. text: the whole call.
         literals: its plain arguments, with ``_`` in place of tensors.
         passes: that made or touched it.
+        error: what the rewrite that made it did to the numbers, where that was measured.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Op:
     code: str
     passes: tuple[str, ...]
     is_view: bool
+    error: str = ""
 
 
 View = dict[str, Op]
