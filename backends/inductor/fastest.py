@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from txgraph.cache import Measurements, is_on
-from txgraph.cost import best_seconds
+from txgraph.cost import BUSY, CoreClock, best_seconds
 
 ROUNDS = 5  # at least
 
@@ -23,17 +23,21 @@ def fastest(
     Args:
         seconds: for all of them together.
         about: all that the times depend on, beside the machine: what was measured for an equal text is not measured
-            again; empty: always measured.
+            again, unless the machine was busy then; empty: always measured.
         before: is called before each run, untimed.
     """
+    busy = ""
     kept = Measurements() if about and is_on() else None
     best = kept.find(about) if kept else {}
     if best.keys() != ways.keys():
+        clock = CoreClock()
         with torch.no_grad():
-            best = dict(
-                zip(ways, best_seconds(*ways.values(), seconds=seconds, before=before, rounds=ROUNDS), strict=True)
-            )
-        if kept:
+            times = best_seconds(*ways.values(), seconds=seconds, before=before, rounds=ROUNDS)
+        best = dict(zip(ways, times, strict=True))
+        share = clock.share() or 0.0
+        if share > BUSY:  # others must not live with what was disturbed here
+            busy = f"; measured on a busy machine, tasks waited during {share:.0%} of the time: not kept"
+        elif kept:
             kept.keep(about, best)
     name = min(ways, key=best.__getitem__)
-    return name, f"{name} ({', '.join(f'{best[way] * 1e6:.0f} µs {way}' for way in ways)})"
+    return name, f"{name} ({', '.join(f'{best[way] * 1e6:.0f} µs {way}' for way in ways)}{busy})"

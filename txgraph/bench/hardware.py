@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 from importlib import metadata
 from pathlib import Path
 
@@ -45,20 +44,6 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def seconds_waited_for_cores() -> float | None:
-    """A clock that runs while any task of the machine waits for a core; ``None`` where the system has none.
-
-    Linux's pressure stall information. Threads that wait for each other by spinning, as OpenMP's do, become
-    slower by a factor of ten when one other process takes one of their cores.
-    """
-    try:
-        text = Path("/proc/pressure/cpu").read_text(encoding="utf-8")
-    except OSError:
-        return None
-    found = re.search(r"^some .*total=(\d+)", text, re.MULTILINE)
-    return int(found[1]) * 1e-6 if found else None
 
 
 def _usable_cores() -> int:

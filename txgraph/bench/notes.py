@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-BUSY = 0.1  # share of the time in which tasks waited for a core, from which on times mean little
+from txgraph.cost import BUSY
 
 
 def notes(row: dict[str, Any]) -> Iterator[str]:

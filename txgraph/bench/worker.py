@@ -22,10 +22,10 @@ import torch
 from torch.utils import _pytree as pytree
 
 from txgraph.bench.competitors import Competitor, Run, ZeroPadding
-from txgraph.bench.hardware import seconds_waited_for_cores
 from txgraph.bench.memory_use import current_rss, peak_rss, weight_bytes
 from txgraph.bench.references import look_up
 from txgraph.bench.row import Row
+from txgraph.cost import CoreClock
 
 MAX_CALLS = 200  # per turn
 
@@ -106,20 +106,16 @@ class Service:
             if self._call_seconds < seconds or not self._call_seconds:
                 run(inputs)
                 self._wait()
-            waited = seconds_waited_for_cores()
-            begun = time.perf_counter()
-            stop = begun + seconds
+            clock, stop = CoreClock(), time.perf_counter() + seconds
             while len(times) < calls or (len(times) < MAX_CALLS and time.perf_counter() < stop):
                 started = time.perf_counter()
                 run(inputs)
                 self._wait()
                 times.append(time.perf_counter() - started)
-            passed = time.perf_counter() - begun
+            busy = clock.share()
         finally:
             gc.enable()
         self._call_seconds = times[-1]
-        now_waited = seconds_waited_for_cores()
-        busy = None if waited is None or now_waited is None else (now_waited - waited) / passed
         return {"seconds": times, "machine_busy": busy}
 
     def finish(self) -> dict[str, Any]:

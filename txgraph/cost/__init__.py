@@ -1,6 +1,7 @@
 """Predicted time on a target: FLOPs, bytes and the roofline of described or measured hardware."""
 
 from txgraph.cost.adapter import size_hint
+from txgraph.cost.busy import BUSY, CoreClock
 from txgraph.cost.calibrate import calibrate
 from txgraph.cost.counts import bytes_moved, flops
 from txgraph.cost.hardware import HARDWARE, Hardware, hardware_of
@@ -9,7 +10,9 @@ from txgraph.cost.model import CostModel
 from txgraph.cost.timing import best_seconds
 
 __all__ = [
+    "BUSY",
     "HARDWARE",
+    "CoreClock",
     "CostModel",
     "Hardware",
     "Measurement",
