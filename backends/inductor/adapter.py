@@ -57,9 +57,9 @@ def compile_graph(module: torch.fx.GraphModule, examples: Sequence[Any], setting
         configured,
         kept_apart,
         tagged,
-        _no_patterns_from_files(),
-        _generated_code() as sources,
-        _compiled_graphs() as compiled,
+        only_own_patterns(),
+        generated_code() as sources,
+        compiled_graphs() as compiled,
     ):
         artifact = standalone_compile(module, list(examples), dynamic_shapes="from_example_inputs")
     source = "\n".join(sources)
@@ -87,7 +87,7 @@ def artifact_bytes(artifact: Any) -> bytes:
 
 def load_artifact(data: bytes) -> tuple[_CompiledFunction, dict[str, Any]]:
     """A function that :func:`compile_graph` made, perhaps in another process, and the names in its code."""
-    with tempfile.TemporaryDirectory() as folder, config.patch(known_vectors()), _compiled_graphs() as compiled:
+    with tempfile.TemporaryDirectory() as folder, config.patch(known_vectors()), compiled_graphs() as compiled:
         path = os.path.join(folder, "artifact")
         with open(path, "wb") as file:
             file.write(data)
@@ -96,7 +96,7 @@ def load_artifact(data: bytes) -> tuple[_CompiledFunction, dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def _no_patterns_from_files() -> Iterator[None]:
+def only_own_patterns() -> Iterator[None]:
     """Leave out Inductor's patterns of attention, meanwhile: they fit other functions, too.
 
     A pattern is matched without its axes and sizes, and then traced with those of the match. Where torch reads the
@@ -129,7 +129,7 @@ def _tagged(text: str) -> contextlib.AbstractContextManager[object]:
 
 
 @contextlib.contextmanager
-def _generated_code() -> Iterator[list[str]]:
+def generated_code() -> Iterator[list[str]]:
     """Collect the source of everything that Inductor compiles, or takes from its cache, meanwhile."""
     from torch._inductor.graph import GraphLowering
 
@@ -152,7 +152,7 @@ class _CompiledGraph:
 
 
 @contextlib.contextmanager
-def _compiled_graphs() -> Iterator[list[_CompiledGraph]]:
+def compiled_graphs() -> Iterator[list[_CompiledGraph]]:
     """Collect what torch says of everything that Inductor compiles, or takes from its cache, meanwhile."""
     from torch._inductor.output_code import CompiledFxGraph
 
