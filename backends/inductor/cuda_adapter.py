@@ -17,7 +17,7 @@ from unittest import mock
 
 import torch
 from torch._inductor import config
-from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental import _config as symbolic_sizes
 
 from txgraph.backends.inductor.adapter import compiled_graphs, generated_code, only_own_patterns
@@ -25,6 +25,7 @@ from txgraph.backends.inductor.generated import Generated, Launch
 from txgraph.backends.inductor.gpus import Gpu
 from txgraph.backends.inductor.provenance import launches_of
 from txgraph.errors import BackendFailed
+from txgraph.options import Target
 
 _TORCH = "2.13"  # what the names below are those of
 INSTALL = "pip install 'txgraph[cuda]'"
@@ -51,13 +52,16 @@ def missing() -> str:
 
 
 def compile_for(
-    gpu: Gpu, module: torch.fx.GraphModule, examples: Sequence[FakeTensor], settings: Mapping[str, Any], absent: str
+    gpu: Gpu, module: torch.fx.GraphModule, examples: Sequence[FakeTensor], settings: Mapping[str, Any], target: Target
 ) -> Generated:
     """Compile a functional ATen graph on CUDA tensors for a GPU that is not there.
 
     Args:
         module, settings: as for :func:`txgraph.backends.inductor.adapter.compile_graph`.
-        examples: the fake CUDA tensors of its placeholders. absent: what to say when the code is called.
+        examples: the fake CUDA tensors of its placeholders.
+
+    Returns:
+        The source and the launches; the function refuses.
 
     Raises:
         BackendFailed: a setting needs the GPU.
@@ -67,6 +71,7 @@ def compile_for(
         raise BackendFailed(f"options={{'inductor': ...}}: {', '.join(refused)} needs the GPU itself: leave it out")
     for node in module.graph.nodes:
         node.meta.pop("from_node", None)
+    mode = examples[0].fake_mode if examples else FakeTensorMode()
     configured = {**settings, **_NOTHING_RUNS, "trace.provenance_tracking_level": 1}
     kept_apart = symbolic_sizes.patch(use_duck_shape=False)  # type: ignore[attr-defined]  # added when it is imported
     with (
@@ -77,14 +82,14 @@ def compile_for(
         generated_code() as sources,
         compiled_graphs() as compiled,
         _told_of(gpu),
-        torch._guards.tracing(torch._guards.TracingContext(examples[0].fake_mode)),
+        torch._guards.tracing(torch._guards.TracingContext(mode)),
     ):
         from torch._inductor.compile_fx import compile_fx
 
         compile_fx(module, list(examples))
     source, namespace = "\n".join(sources), compiled[-1].namespace
     launches = launches_of(compiled[-1].provenance, source, module.graph)
-    return Generated(_refuse(absent), source, tuple(_with_binaries(each, namespace) for each in launches), {})
+    return Generated(_refuse(target), source, tuple(_with_binaries(each, namespace) for each in launches), {})
 
 
 def cuda_device() -> torch.device:
@@ -92,9 +97,12 @@ def cuda_device() -> torch.device:
     return torch.device("cuda", 0)
 
 
-def _refuse(absent: str) -> Callable[..., Sequence[Any]]:
+def _refuse(target: Target) -> Callable[..., Sequence[Any]]:
     def refuse(*_: torch.Tensor) -> Sequence[Any]:
-        raise BackendFailed(absent)
+        raise BackendFailed(
+            f"compiled for {target}, and this machine has no such device: the code can be read (code(), kernels()), "
+            f"but not run here"
+        )
 
     return refuse
 

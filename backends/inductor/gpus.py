@@ -66,6 +66,6 @@ GPUS: Mapping[str, Gpu] = {
 }
 
 
-def gpu_of(target: Target) -> Gpu | None:
-    """The GPU that code for a target's architecture is made for; ``None`` where there is none here."""
-    return GPUS.get((target.arch or "").rstrip("a"))
+def absent_gpu(target: Target) -> Gpu | None:
+    """The GPU that code for an absent target is made for; ``None`` for other targets, and for unknown architectures."""
+    return GPUS.get((target.arch or "").rstrip("a")) if target.is_absent else None

@@ -19,7 +19,7 @@ from txgraph.backends.inductor.devices import move
 from txgraph.backends.inductor.eager import Eager, not_worth_compiling
 from txgraph.backends.inductor.gemm import activate, choose_gemms, fused_activations
 from txgraph.backends.inductor.generated import Generated, Launch
-from txgraph.backends.inductor.gpus import GPUS, gpu_of
+from txgraph.backends.inductor.gpus import GPUS, absent_gpu
 from txgraph.backends.inductor.head import cut_head
 from txgraph.backends.inductor.kernels import compute_themselves, kernels_of
 from txgraph.backends.inductor.linears import join_linears
@@ -53,7 +53,7 @@ class InductorBackend:
     def unsupported(self, graph: Graph, target: Target) -> list[str]:
         """Tensors that are not on the target's device, and layouts Inductor does not know."""
         reasons = []
-        gpu = gpu_of(target) if target.is_absent else None
+        gpu = absent_gpu(target)
         kind = target.kind if gpu is None else "cpu"
         for node in graph.nodes:
             tensor_type = type_of(node)
@@ -68,7 +68,7 @@ class InductorBackend:
 
     def obstacle(self, target: Target) -> str:
         """Nothing is known of GPUs of that architecture, or Triton is missing."""
-        if gpu_of(target) is None:
+        if absent_gpu(target) is None:
             known = ", ".join(f"cuda:{arch}" for arch in GPUS)
             what = "without a GPU the target must name its architecture" if target.arch is None else "it is not known"
             return f"{what}: one of {known}"
@@ -87,7 +87,7 @@ class InductorBackend:
         compute_themselves(lowered)
         head = cut_head(lowered)
         choices = _choose(lowered, options.cache) if target.kind == "cpu" else {}
-        gpu = gpu_of(target) if target.is_absent else None
+        gpu = absent_gpu(target)
         if gpu is not None:
             choose_cuda_attention(lowered, gpu)
             choices["device"] = f"{target} is not here: compiled as for an NVIDIA {gpu.name}, never run"
@@ -176,7 +176,7 @@ class _Lasting:
 
 
 def _compile(graph: Graph, options: BackendOptions, target: Target) -> Generated:
-    gpu = gpu_of(target) if target.is_absent else None
+    gpu = absent_gpu(target)
     if gpu is not None:
         move(graph, cuda_device())
     module = torch.fx.GraphModule(torch.nn.Module(), graph.fx)
@@ -184,19 +184,12 @@ def _compile(graph: Graph, options: BackendOptions, target: Target) -> Generated
     examples = [n.meta["val"] for n in module.graph.nodes if n.op == "placeholder"]
     try:
         if gpu is not None:
-            return compile_for(gpu, module, examples, options.inductor, _absent(target))
+            return compile_for(gpu, module, examples, options.inductor, target)
         return compile_graph(module, examples, options.inductor)
     except BackendFailed:
         raise
     except Exception as error:  # Inductor raises whatever its lowerings raise
         raise BackendFailed(f"Inductor failed on this graph: {type(error).__name__}: {_first_line(error)}") from error
-
-
-def _absent(target: Target) -> str:
-    return (
-        f"compiled for {target}, and this machine has no such device: the code can be read (code(), kernels()), but "
-        f"not run here"
-    )
 
 
 def _choose(graph: Graph, remembers: bool) -> dict[str, str]:
