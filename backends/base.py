@@ -71,6 +71,9 @@ class Backend(Protocol):
     def unsupported(self, graph: Graph, target: Target) -> list[str]:
         """Why the graph cannot be lowered: a line for each node that stands in the way."""
 
+    def obstacle(self, target: Target) -> str:
+        """What keeps it from compiling for a device that this machine lacks, and what to do; empty: nothing."""
+
     def prepare(self, weights: Iterable[torch.Tensor], target: Target) -> None:
         """Start, in another thread, what takes long and will be needed to lower a graph with these weights."""
 

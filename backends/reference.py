@@ -35,6 +35,10 @@ class ReferenceBackend:
         """Nothing: every valid graph runs in eager."""
         return []
 
+    def obstacle(self, target: Target) -> str:
+        """It runs a graph where the tensors are."""
+        return 'the reference backend compiles nothing: use backend="inductor"'
+
     def prepare(self, weights: Iterable[torch.Tensor], target: Target) -> None:
         """Nothing takes long."""
 

@@ -37,11 +37,13 @@ def compile_call(call: ExampleCall, pipeline: Pipeline, options: CompileOptions,
 
     Raises:
         CaptureFailed, PassFailed, UnsupportedOp, BackendFailed, VerificationFailed: see :mod:`txgraph.errors`.
-        NotImplementedError: the target is not where the weights are.
+        NotImplementedError: the target is not where the weights are, and this machine has such a device.
+        ValueError: it has none, and something was asked for that needs one.
     """
-    target = _target(options, call.model)
+    backend = choose_backend(options.backend)
+    target = _target(options, call.model, backend)
     options = replace(options, target=target)
-    compilation = _Compilation(call, pipeline, options, report, target, choose_backend(options.backend))
+    compilation = _Compilation(call, pipeline, options, report, target, backend)
     compilation.backend.prepare(call.model.parameters(), compilation.target)
     with compilation.clock("load"):
         warm = WarmStart.of(call, compilation.backend, pipeline, options)
@@ -176,15 +178,25 @@ class _Compilation:
         return PassContext(self.target, self.backend.fused_activations(self.target), cost, weighs, vetoes or {}, masks)
 
 
-def _target(options: CompileOptions, model: nn.Module) -> Target:
-    """The one that was asked for; by default where the weights are."""
+def _target(options: CompileOptions, model: nn.Module, backend: Backend) -> Target:
+    """The one that was asked for, where the weights are or absent; by default where the weights are."""
     device = next((t.device for t in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
     target = options.target or Target.of(device)
-    if target.kind != device.type:
+    if target.kind == device.type:
+        return target
+    if not target.is_absent or device.type != "cpu":
         raise NotImplementedError(
-            f"the weights are on {device} and the target is {target}: compiling for another device is not available "
-            f"yet. Move the model first: model.to({target.kind!r})."
+            f"the weights are on {device} and the target is {target}. Move the model first: model.to({target.kind!r})."
         )
+    for name, value in (("verify", options.verify), ("measure", options.measure)):
+        if value != "off":
+            raise ValueError(
+                f"{name}={value!r} runs what is compiled, and this machine has no {target}: "
+                f'to compile without running anything, pass {name}="off"'
+            )
+    reason = backend.obstacle(target)
+    if reason:
+        raise BackendFailed(f"backend {backend.name} cannot compile for {target}, which this machine has not: {reason}")
     return target
 
 

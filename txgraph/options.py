@@ -55,6 +55,11 @@ class Target:
         """The target that runs on ``device``."""
         return cls(device.type, index=device.index)
 
+    @property
+    def is_absent(self) -> bool:
+        """Whether this machine has no such device: code for it can be made here, and not run."""
+        return self.kind == "cuda" and not torch.cuda.is_available()
+
     def __str__(self) -> str:
         detail = self.arch if self.arch is not None else self.index
         return self.kind if detail is None else f"{self.kind}:{detail}"

@@ -51,15 +51,15 @@ def compile_graph(module: torch.fx.GraphModule, examples: Sequence[Any], setting
     # vary stay two where they are equal in the example: torch would else give both one symbol.
     kept_apart = symbolic_sizes.patch(use_duck_shape=False)  # type: ignore[attr-defined]  # added when it is imported
     configured = config.patch({**known_vectors(), **settings, "trace.provenance_tracking_level": 1})
-    tagged = _tagged(f"without patterns from files; {hashlib.sha256(module.code.encode()).hexdigest()}")
+    tagged = _tagged(hashlib.sha256(module.code.encode()).hexdigest())  # the names of operators are kept with the code
     with (
         torch.no_grad(),
         configured,
         kept_apart,
         tagged,
-        _no_patterns_from_files(),
-        _generated_code() as sources,
-        _compiled_graphs() as compiled,
+        only_own_patterns(),
+        generated_code() as sources,
+        compiled_graphs() as compiled,
     ):
         artifact = standalone_compile(module, list(examples), dynamic_shapes="from_example_inputs")
     source = "\n".join(sources)
@@ -87,7 +87,7 @@ def artifact_bytes(artifact: Any) -> bytes:
 
 def load_artifact(data: bytes) -> tuple[_CompiledFunction, dict[str, Any]]:
     """A function that :func:`compile_graph` made, perhaps in another process, and the names in its code."""
-    with tempfile.TemporaryDirectory() as folder, config.patch(known_vectors()), _compiled_graphs() as compiled:
+    with tempfile.TemporaryDirectory() as folder, config.patch(known_vectors()), compiled_graphs() as compiled:
         path = os.path.join(folder, "artifact")
         with open(path, "wb") as file:
             file.write(data)
@@ -96,7 +96,7 @@ def load_artifact(data: bytes) -> tuple[_CompiledFunction, dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def _no_patterns_from_files() -> Iterator[None]:
+def only_own_patterns() -> Iterator[None]:
     """Leave out Inductor's patterns of attention, meanwhile: they fit other functions, too.
 
     A pattern is matched without its axes and sizes, and then traced with those of the match. Where torch reads the
@@ -115,21 +115,17 @@ def _no_patterns_from_files() -> Iterator[None]:
             return original(graph)
 
     entries, original = patterns.patterns, patterns.apply
-    with mock.patch.object(patterns, "apply", apply):
+    with mock.patch.object(patterns, "apply", apply), _tagged("without patterns from files"):
         yield
 
 
 def _tagged(text: str) -> contextlib.AbstractContextManager[object]:
-    """Nothing comes back from Inductor's caches, meanwhile, but what was compiled with the same tag.
-
-    Beside what the tag says: the names of the operators that each kernel computes are kept with the code, so that this
-    must be made of a graph with the same names.
-    """
+    """Nothing comes back from Inductor's caches, meanwhile, but what was compiled with the same tag."""
     return caches.patch(cache_key_tag=f"{caches.cache_key_tag} {text}")  # type: ignore[attr-defined,no-any-return]
 
 
 @contextlib.contextmanager
-def _generated_code() -> Iterator[list[str]]:
+def generated_code() -> Iterator[list[str]]:
     """Collect the source of everything that Inductor compiles, or takes from its cache, meanwhile."""
     from torch._inductor.graph import GraphLowering
 
@@ -152,7 +148,7 @@ class _CompiledGraph:
 
 
 @contextlib.contextmanager
-def _compiled_graphs() -> Iterator[list[_CompiledGraph]]:
+def compiled_graphs() -> Iterator[list[_CompiledGraph]]:
     """Collect what torch says of everything that Inductor compiles, or takes from its cache, meanwhile."""
     from torch._inductor.output_code import CompiledFxGraph
 

@@ -23,11 +23,14 @@ class Launch:
     Attributes:
         called: what is called there, such as ``cpp_fused_add_0`` or ``extern_kernels.addmm``.
         nodes: names of the operators of the piece that it computes. code: its source, where it was generated.
+        ptx, cubin: what that was compiled to, where it was compiled for a GPU that is not here.
     """
 
     called: str
     nodes: tuple[str, ...]
     code: str = ""
+    ptx: str = ""
+    cubin: bytes = b""
 
     @property
     def name(self) -> str:

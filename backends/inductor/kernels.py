@@ -7,12 +7,13 @@ Lowering replaces operators, and Inductor fuses them. Each node keeps the names 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from txgraph.backends.inductor.eager import Eager
 from txgraph.backends.inductor.generated import Generated
 from txgraph.backends.inductor.pieces import Piece
 from txgraph.ir import Graph, Kernel
-from txgraph.ir.kernel import kind_of_call, operator_path
+from txgraph.ir.kernel import KernelKind, kind_of_call, operator_path
 from txgraph.ir.node import COMPUTES
 
 
@@ -38,16 +39,17 @@ def kernels_of(
         of_copy = {first: computes[name] for first, name in pairs}
         for kernel in _launched(codes[piece.like]):
             names = {name for node in kernel.nodes for name in of_copy.get(node, ())}
-            kernels.append(Kernel(kernel.name, tuple(names), kernel.kind, kernel.code))
+            kernels.append(replace(kernel, nodes=tuple(names)))
     order = {node.name: at for at, node in enumerate(graph.calls())}
-    return tuple(Kernel(k.name, tuple(sorted(k.nodes, key=order.__getitem__)), k.kind, k.code) for k in kernels)
+    return tuple(replace(k, nodes=tuple(sorted(k.nodes, key=order.__getitem__))) for k in kernels)
 
 
 def _launched(code: Generated | Eager) -> list[Kernel]:
     if isinstance(code, Eager):
         named = [(operator_path(node), node.meta.get(COMPUTES, ())) for node in code.graph.calls()]
         return [Kernel(name, nodes, kind_of_call(name, "interpreted")) for name, nodes in named]
+    kinds: list[KernelKind] = ["generated" if e.code else kind_of_call(e.name, "library") for e in code.launches]
     return [
-        Kernel(each.name, each.nodes, "generated" if each.code else kind_of_call(each.name, "library"), each.code)
-        for each in code.launches
+        Kernel(each.name, each.nodes, kind, each.code, each.ptx, each.cubin)
+        for each, kind in zip(code.launches, kinds, strict=True)
     ]

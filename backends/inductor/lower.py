@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -13,9 +13,13 @@ from torch.fx import Node
 from txgraph.backends.base import Compiled
 from txgraph.backends.inductor.adapter import artifact_bytes, compile_graph, load_artifact, settings
 from txgraph.backends.inductor.attention import choose_attention
+from txgraph.backends.inductor.cuda_adapter import compile_for, cuda_device, missing
+from txgraph.backends.inductor.cuda_attention import choose_cuda_attention
+from txgraph.backends.inductor.devices import move
 from txgraph.backends.inductor.eager import Eager, not_worth_compiling
 from txgraph.backends.inductor.gemm import activate, choose_gemms, fused_activations
 from txgraph.backends.inductor.generated import Generated, Launch
+from txgraph.backends.inductor.gpus import GPUS, absent_gpu
 from txgraph.backends.inductor.head import cut_head
 from txgraph.backends.inductor.kernels import compute_themselves, kernels_of
 from txgraph.backends.inductor.linears import join_linears
@@ -49,14 +53,26 @@ class InductorBackend:
     def unsupported(self, graph: Graph, target: Target) -> list[str]:
         """Tensors that are not on the target's device, and layouts Inductor does not know."""
         reasons = []
+        gpu = absent_gpu(target)
+        kind = target.kind if gpu is None else "cpu"
         for node in graph.nodes:
             tensor_type = type_of(node)
-            if tensor_type is not None and tensor_type.device.type != target.kind:
+            if tensor_type is not None and tensor_type.device.type != kind:
                 reasons.append(f"{describe(node)}: is on {tensor_type.device}, the target is {target}")
+            if tensor_type is not None and gpu is not None and gpu.lacks(tensor_type.dtype):
+                reasons.append(f"{describe(node)}: has dtype {tensor_type.dtype}, which {target} does not compute in")
             value = node.meta.get("val")
             if isinstance(value, torch.Tensor) and value.layout is not torch.strided:
                 reasons.append(f"{describe(node)}: has layout {value.layout}")
         return reasons
+
+    def obstacle(self, target: Target) -> str:
+        """Nothing is known of GPUs of that architecture, or Triton is missing."""
+        if absent_gpu(target) is None:
+            known = ", ".join(f"cuda:{arch}" for arch in GPUS)
+            what = "without a GPU the target must name its architecture" if target.arch is None else "it is not known"
+            return f"{what}: one of {known}"
+        return missing()
 
     def prepare(self, weights: Iterable[torch.Tensor], target: Target) -> None:
         """Compile our own kernels, if they may be used."""
@@ -71,6 +87,10 @@ class InductorBackend:
         compute_themselves(lowered)
         head = cut_head(lowered)
         choices = _choose(lowered, options.cache) if target.kind == "cpu" else {}
+        gpu = absent_gpu(target)
+        if gpu is not None:
+            choose_cuda_attention(lowered, gpu)
+            choices["device"] = f"{target} is not here: compiled as for an NVIDIA {gpu.name}, never run"
         join_linears(lowered)
         _inline_activations(lowered)
         inline_softcap(lowered, target)
@@ -84,13 +104,14 @@ class InductorBackend:
             part = pieces[number].graph(lowered)
             compute_themselves(part)
             part = write_in_place(part, written)
-            codes[number] = Eager(part) if number in small else _compile(part, options)
+            codes[number] = Eager(part) if number in small else _compile(part, options, target)
         weights = [lowered.constants[str(node.target)] for node in constant_nodes(lowered)]
         places = frozenset(at for at, value in enumerate(lowered.outputs) if str(value) in written)
         plan, frozen = Plan.of(lowered, pieces, written), lowered.constants.frozen_values()
         source = "\n".join(code.source for code in codes.values())
         kernels = kernels_of(graph, lowered, pieces, codes, head)
-        return _Lasting(plan, weights, head, source, choices, places, frozen, kernels).compiled(codes)
+        compiled = _Lasting(plan, weights, head, source, choices, places, frozen, kernels).compiled(codes)
+        return compiled if gpu is None else replace(compiled, keep=None)  # there is nothing that runs
 
     def restore(self, kept: Any) -> Compiled:
         """Load what was compiled in another process; Inductor compiles again what its own cache has lost."""
@@ -154,12 +175,19 @@ class _Lasting:
             raise BackendFailed(f"Inductor cannot store a graph: {_first_line(error)}") from error
 
 
-def _compile(graph: Graph, options: BackendOptions) -> Generated:
+def _compile(graph: Graph, options: BackendOptions, target: Target) -> Generated:
+    gpu = absent_gpu(target)
+    if gpu is not None:
+        move(graph, cuda_device())
     module = torch.fx.GraphModule(torch.nn.Module(), graph.fx)
     softcap_to_flex(module)
     examples = [n.meta["val"] for n in module.graph.nodes if n.op == "placeholder"]
     try:
+        if gpu is not None:
+            return compile_for(gpu, module, examples, options.inductor, target)
         return compile_graph(module, examples, options.inductor)
+    except BackendFailed:
+        raise
     except Exception as error:  # Inductor raises whatever its lowerings raise
         raise BackendFailed(f"Inductor failed on this graph: {type(error).__name__}: {_first_line(error)}") from error
 

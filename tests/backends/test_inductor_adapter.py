@@ -29,7 +29,7 @@ def test_the_generated_code_can_be_collected() -> None:
 
     assert GraphLowering.save_output_code is None  # a callback, asked before each use
     assert "GraphLowering.save_output_code(" in inspect.getsource(GraphLowering)
-    with adapter._generated_code() as sources:
+    with adapter.generated_code() as sources:
         GraphLowering.save_output_code("source")
     assert sources == ["source"]
     assert GraphLowering.save_output_code is None

@@ -1,7 +1,7 @@
 """What looks like attention to torch's compiler, and is another function, is compiled as what it is.
 
 Torch 2.13 matches its patterns of attention without their axes: a softmax over any axis, and a key with any order of
-axes. When `test_torch_still_takes_it_for_attention` fails, torch is repaired: see `_no_patterns_from_files`.
+axes. When `test_torch_still_takes_it_for_attention` fails, torch is repaired: see `only_own_patterns`.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def test_it_is_compiled_as_what_it_is(function: _Function, shapes: list[tuple[in
 def test_torch_still_takes_it_for_attention(
     function: _Function, shapes: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adapter, "_no_patterns_from_files", nullcontext)
+    monkeypatch.setattr(adapter, "only_own_patterns", nullcontext)
     fails = len(set(shapes)) > 1  # torch's attention takes other sizes
     with pytest.raises(txgraph.BackendFailed, match="batch2 tensor") if fails else nullcontext():
         assert difference(function, shapes) > 0.1
@@ -85,6 +85,6 @@ def test_the_patterns_come_back() -> None:
 
     difference(*LIKE_ATTENTION["softmax over the heads"])  # torch has registered its patterns
     before = found(), joint_graph.patterns.apply, torch.compiler.config.cache_key_tag
-    with adapter._no_patterns_from_files():
+    with adapter.only_own_patterns():
         assert joint_graph.patterns.apply != before[1]
     assert (found(), joint_graph.patterns.apply, torch.compiler.config.cache_key_tag) == before

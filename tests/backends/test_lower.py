@@ -93,8 +93,11 @@ def test_symbolic_sizes_stay_symbolic(handed_over: dict[str, Any]) -> None:
     assert all(isinstance(size, int) for w in weights for size in w.shape)
 
 
-def test_what_is_on_another_device_is_refused() -> None:
+def test_what_is_on_another_device_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = graph_of(MLP(), X)
+    monkeypatch.setattr(
+        torch.cuda, "is_available", lambda: True
+    )  # else the GPU is absent, and tensors are expected here
     assert InductorBackend().unsupported(graph, CPU) == []
     reasons = InductorBackend().unsupported(graph, Target("cuda"))
     assert len(reasons) == len(list(graph.nodes)) - 1

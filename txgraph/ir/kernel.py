@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from torch._ops import OpOverload
@@ -27,12 +27,16 @@ class Kernel:
         kind: ``"generated"``: by the backend's compiler; ``"library"``: a kernel that torch comes with; ``"txgraph"``:
             one of our own; ``"interpreted"``: an operator that is called one by one.
         code: its source in C++ or Triton, where it was generated.
+        ptx, cubin: what a Triton kernel was compiled to, where that was for a GPU that this machine has not: PTX, and
+            machine code as an ELF file.
     """
 
     name: str
     nodes: tuple[str, ...]
     kind: KernelKind
     code: str = ""
+    ptx: str = field(default="", repr=False)
+    cubin: bytes = field(default=b"", repr=False)
 
 
 def operator_path(node: Node) -> str:
