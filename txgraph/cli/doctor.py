@@ -28,7 +28,8 @@ PACKAGES = {
     "onnxruntime": "`txgraph bench` against ONNX Runtime",
     "openvino": "`txgraph bench` against OpenVINO",
     "onnxscript": "`txgraph bench` against either of these",
-    "tensorboard": "traces and graphs that torch writes, on a page",
+    "tensorboard": "`to_tensorboard()`",
+    "triton": "code for NVIDIA GPUs",
     "apache-tvm": "the TVM backend, where it is available",
 }
 """Packages that txgraph itself does not need, and what they are for."""
