@@ -19,11 +19,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
-from benchmarks.table import wide_console
-from txgraph.bench.hardware import describe_hardware, versions
-
 RESULT = Path(__file__).parent / "results" / "warm_start.json"
 KINDS = ("cold", "recompiled", "warm", "torch.compile, cold", "torch.compile, again")
 
@@ -82,6 +77,12 @@ def main() -> None:
     if arguments.child:
         print(json.dumps(child(arguments.child)))
         return
+    # Not at the top: they import txgraph, and the child times that.
+    from rich.table import Table
+
+    from benchmarks.table import wide_console
+    from txgraph.bench.hardware import describe_hardware, versions
+
     runs = measure(arguments.rounds, arguments.threads)
     stages = ("import", "load", "capture", "passes", "verify", "lower")
     table = Table("BERT-base 1x128", "seconds", *stages)
