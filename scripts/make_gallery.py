@@ -65,7 +65,7 @@ def renderer(picture: Shown) -> Callable[..., Path]:
     context = replace(MACHINE, inputs=inputs)  # their masks say what is padding
     after, records = txgraph.default_pipeline().run(before, context)
     rewrites = [rewrite for record in records for rewrite in record.rewrites]
-    stages = Stages.weighed(before, after, rewrites, MACHINE.cost)
+    stages = Stages.of(txgraph.default_pipeline(), before, after, rewrites, context)
     return partial(render, stages, picture=Picture(), title=type(model).__name__)
 
 

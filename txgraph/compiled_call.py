@@ -13,13 +13,13 @@ from torch.utils import _pytree as pytree
 from txgraph.backends import Compiled
 from txgraph.capture import InputGuard, ModelState
 from txgraph.errors import GuardFailed
-from txgraph.explain import Explanation, explain, explain_each, nearest_misses
+from txgraph.explain import Explanation, explain
 from txgraph.ir import Graph
 from txgraph.pipeline import Pipeline
 from txgraph.profile import Profile
 from txgraph.render import Stages
 from txgraph.report import GraphReport
-from txgraph.rewrite import NearMiss, PassContext
+from txgraph.rewrite import PassContext
 
 
 @dataclass(frozen=True)
@@ -75,18 +75,12 @@ class CompiledCall:
         Raises:
             ValueError: it is of another graph.
         """
-
-        def misses() -> list[NearMiss]:
-            return nearest_misses(explain_each(pipeline, self.before, self.context, self._rolled_back()).values())
-
         rewrites = [r for p in self.report.passes if p.status == "applied" for r in p.rewrites]
-        stages = Stages.weighed(self.before, self.after, rewrites, self.context.cost)
+        stages = Stages.of(pipeline, self.before, self.after, rewrites, self.context, self._rolled_back())
         profile = profile or self.report.profile
         if profile is not None and tuple(launch.kernel for launch in profile.launches) != self.compiled.kernels:
             raise ValueError("the profile is of another graph: call fast.profile() with inputs of the latest one")
-        return replace(
-            stages, kernels=self.compiled.kernels, profile=profile, misses=misses, report=self.report, text=text
-        )
+        return replace(stages, kernels=self.compiled.kernels, profile=profile, report=self.report, text=text)
 
     def _rolled_back(self) -> set[str]:
         return {record.name for record in self.report.passes if record.status == "rolled back"}

@@ -78,5 +78,14 @@ def nearest_misses(explanations: Iterable[Explanation]) -> list[NearMiss]:
     return found
 
 
+def unfused(pipeline: Pipeline, graph: Graph, context: PassContext) -> list[NearMiss]:
+    """Where the whole pattern of a fusion fits the graph that the passes made, and why it was rejected.
+
+    Fusions are the passes that are named so, ``fuse-...``: of others a reader would hear that a view does change sizes.
+    """
+    fusions = {each.name: each for each in pipeline if each.name.startswith("fuse-")}
+    return [miss for each in fusions.values() for miss in explain_pass(each, graph, context)[1] if miss.complete]
+
+
 def _place(module: str, location: str) -> str:
     return " ".join(part for part in (module, f"({location})" if location else "") if part) or "(no source line)"

@@ -30,6 +30,8 @@ def test_a_picture(ending: str, tmp_path: Path) -> None:
     if ending != ".html":  # whose content is packed: see tests/render/test_html.py
         assert "fuse-attention" in text
         assert "scaled_dot_product_attention" in text
+        assert "not fused" in text  # the other one
+        assert "the softmax is not over the keys" in text
 
 
 def test_modules_of_a_model_too_large_to_be_loaded(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
@@ -10,6 +12,7 @@ from txgraph.render.diff import Status
 from txgraph.render.drawing import draw
 from txgraph.render.panel import MAX_ARROWS, Box, Frame, Panel
 from txgraph.render.summary import Change
+from txgraph.rewrite import NearMiss
 
 
 def box(panel: Panel, operator: str, module: str = "") -> Box:
@@ -121,3 +124,18 @@ def test_the_summary_says_what_and_where() -> None:
         ),
         Change(Status.REMOVED, "removed", None, 3, "remove-identities", "3 clone"),
     )
+
+
+def test_what_was_not_fused_is_listed_by_rule_and_reason() -> None:
+    """With the module that the places have in common, and only of the module in focus."""
+    why = "the softmax is not over the keys"
+    places = [("layers.0.out", why), ("layers.1.out", why), ("embed", "the bias is used elsewhere")]
+    misses = [NearMiss("fuse-attention", "softmax", reason, "%softmax", module) for module, reason in places]
+    run = replace(stages(Stack(8, 8), X), unfused=lambda: misses)
+    found = [change for change in draw(run).changes if change.verb == "not fused"]
+    assert [(each.count, each.passes, each.what, each.where) for each in found] == [
+        (2, "fuse-attention", why, "layers"),
+        (1, "fuse-attention", "the bias is used elsewhere", "embed"),
+    ]
+    focused = [change for change in draw(run, "layers.1").changes if change.verb == "not fused"]
+    assert [(each.count, each.where) for each in focused] == [(1, "layers.1.out")]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,14 +11,11 @@ from txgraph.cli.errors import errors_as_text
 from txgraph.cli.explanations import captured_graph, context_of
 from txgraph.cli.models import load_call
 from txgraph.cli.options import BackendOption, BatchOption, InputsOption, LengthOption, ModelArgument
-from txgraph.explain import explain_each, nearest_misses
-from txgraph.ir import Graph
 from txgraph.passes import default_pipeline
 from txgraph.progress import say, show_progress
 from txgraph.render import Picture, Stages
 from txgraph.render import render as render_stages
 from txgraph.render.files import FORMATS, VIEWS
-from txgraph.rewrite import NearMiss, PassContext
 
 
 def _known_ending(path: Path) -> Path:
@@ -55,10 +50,6 @@ CollapseOption = Annotated[
 ]
 
 
-def _misses(before: Graph, context: PassContext) -> list[NearMiss]:
-    return nearest_misses(explain_each(default_pipeline(), before, context).values())
-
-
 def render(
     model: ModelArgument,
     output: OutputOption = Path("graphs.svg"),
@@ -86,9 +77,7 @@ def render(
         context = context_of(call, before, backend)
         after, records = default_pipeline().run(before, context)
         rewrites = [rewrite for record in records for rewrite in record.rewrites]
-        stages = replace(
-            Stages.weighed(before, after, rewrites, context.cost), misses=partial(_misses, before, context)
-        )
+        stages = Stages.of(default_pipeline(), before, after, rewrites, context)
         say("draw", str(output))
         try:
             written = render_stages(stages, output, picture, type(call.model).__name__)

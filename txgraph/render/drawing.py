@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from txgraph.cost import CostModel
+from txgraph.explain import explain_each, nearest_misses, unfused
 from txgraph.ir import Graph, Kernel
+from txgraph.pipeline import Pipeline
 from txgraph.profile import Profile
 from txgraph.render.diff import UNCHANGED, Fates, Status, compare, replaced_paths
 from txgraph.render.focus import focus_on
@@ -17,7 +18,7 @@ from txgraph.render.panel import Box, Link, Panel
 from txgraph.render.summary import Change, summarise
 from txgraph.render.view import Arrow, View, module_classes, view_of
 from txgraph.report import GraphReport
-from txgraph.rewrite import NearMiss, Rewrite
+from txgraph.rewrite import NearMiss, PassContext, Rewrite
 
 SIDES = ("before", "after")
 
@@ -33,7 +34,8 @@ class Stages:
         kernels: that compute the graph after, in the order of their launch, if they are known.
         profile: measured seconds of these; they stand in the place of predicted ones.
         benchmark: what ``txgraph bench`` measured, as it writes it.
-        misses: gives where passes nearly rewrote. report, text: on the compilation, as data and as text.
+        misses: gives where passes nearly rewrote. unfused: those fusions among them that the graph after lacks.
+        report, text: on the compilation, as data and as text.
     """
 
     before: Graph
@@ -45,14 +47,35 @@ class Stages:
     profile: Profile | None = None
     benchmark: Mapping[str, Any] = field(default_factory=dict)
     misses: Callable[[], Sequence[NearMiss]] = tuple
+    unfused: Callable[[], Sequence[NearMiss]] = tuple
     report: GraphReport | None = None
     text: str = ""
 
     @classmethod
-    def weighed(cls, before: Graph, after: Graph, rewrites: Sequence[Rewrite], cost: CostModel) -> Stages:
-        """With the predicted seconds of each operator; the captured graph runs each as a kernel of its own."""
-        apart = replace(cost, fuses_elementwise=False)
-        return cls(before, after, rewrites, apart.seconds_by_name(before.calls()), cost.seconds_by_name(after.calls()))
+    def of(
+        cls,
+        pipeline: Pipeline,
+        before: Graph,
+        after: Graph,
+        rewrites: Sequence[Rewrite],
+        context: PassContext,
+        skip: Collection[str] = (),
+    ) -> Stages:
+        """With the predicted seconds of each operator, and what the passes say of what they did not rewrite.
+
+        Args:
+            context: what the passes knew. skip: those that were rolled back.
+        """
+        apart = replace(context.cost, fuses_elementwise=False)  # the captured graph runs each as a kernel of its own
+        return cls(
+            before,
+            after,
+            rewrites,
+            apart.seconds_by_name(before.calls()),
+            context.cost.seconds_by_name(after.calls()),
+            misses=lambda: nearest_misses(explain_each(pipeline, before, context, skip).values()),
+            unfused=lambda: unfused(pipeline, after, context),
+        )
 
     def errors(self) -> dict[str, str]:
         """What the rewrite that made a node did to the numbers, where that was measured."""
@@ -117,7 +140,8 @@ def draw(stages: Stages, focus: str = "", collapse: bool = True) -> Drawing:
         for at, (graph, view) in enumerate(zip(graphs, views, strict=True))
     )
     right = replace(right, measured=stages.profile is not None)
-    return Drawing(left, right, summarise(views, fates, folding, numbers))
+    missed = [miss for miss in stages.unfused() if f"{miss.module}.".startswith(f"{focus}." if focus else "")]
+    return Drawing(left, right, summarise(views, fates, folding, numbers, missed))
 
 
 def _numbers(fates: Sequence[Fates], folding: Folding) -> dict[int, int]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from txgraph.render.diff import Fates, Status
 from txgraph.render.fold import Folding
 from txgraph.render.view import Path, View
+from txgraph.rewrite import NearMiss
 
 MAX_OPS = 8  # kinds of operators named in one line
 
@@ -34,10 +35,18 @@ class Change:
 
 
 def summarise(
-    views: Sequence[View], fates: Sequence[Fates], folding: Folding, numbers: dict[int, int]
+    views: Sequence[View],
+    fates: Sequence[Fates],
+    folding: Folding,
+    numbers: dict[int, int],
+    unfused: Sequence[NearMiss] = (),
 ) -> tuple[Change, ...]:
-    """Fusions first, one line for each number; then what was removed, changed and added, by pass."""
-    return (*_numbered(views, fates, folding, numbers), *_others(views, fates, numbers))
+    """Fusions first, one line for each number; what was not fused; what was removed, changed and added, by pass."""
+    return (
+        *_numbered(views, fates, folding, numbers),
+        *_unfused(unfused, folding),
+        *_others(views, fates, numbers),
+    )
 
 
 def _numbered(views: Sequence[View], fates: Sequence[Fates], folding: Folding, numbers: dict[int, int]) -> list[Change]:
@@ -53,6 +62,17 @@ def _numbered(views: Sequence[View], fates: Sequence[Fates], folding: Folding, n
             Change(fate.status, fate.how.removesuffix(" by"), number, count, ", ".join(fate.passes), what, where)
         )
     return changes
+
+
+def _unfused(misses: Sequence[NearMiss], folding: Folding) -> list[Change]:
+    """A line for each rule and reason."""
+    found: dict[tuple[str, str], list[Path]] = defaultdict(list)
+    for miss in misses:
+        found[miss.rule, miss.reason].append(tuple(miss.module.split(".")) if miss.module else ())
+    return [
+        Change(Status.UNCHANGED, "not fused", None, len(paths), rule, reason, module_text(paths, folding))
+        for (rule, reason), paths in found.items()
+    ]
 
 
 def _others(views: Sequence[View], fates: Sequence[Fates], numbers: dict[int, int]) -> list[Change]:
