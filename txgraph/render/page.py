@@ -18,8 +18,6 @@ from txgraph.render.summary import operators_text
 from txgraph.render.tables import tables
 from txgraph.render.view import Op
 
-NAMES = {"diff": "diff", "before": "before", "after": "after", "kernels": "kernels"}
-
 
 def page_data(stages: Stages, drawing: Drawing) -> dict[str, Any]:
     """All that is drawn and told: views, changes, operators, kernels and tables."""
@@ -31,7 +29,6 @@ def page_data(stages: Stages, drawing: Drawing) -> dict[str, Any]:
     seconds = [] if stages.profile is None else [launch.seconds for launch in stages.profile.launches]
     codes = list(dict.fromkeys(kernel.code for kernel in stages.kernels if kernel.code))
     return {
-        "names": NAMES,
         "views": views,
         "summary": f"{drawing.before.operators} operators before, {drawing.after.operators} after",
         "changes": [asdict(change) for change in drawing.changes],

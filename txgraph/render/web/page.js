@@ -32,7 +32,7 @@ class Page {
     for (const kernel of data.kernels)
       for (const node of kernel.nodes) this.kernelsOf.set(node, [...(this.kernelsOf.get(node) ?? []), kernel]);
     for (const name of this.views.keys()) {
-      $("views").append(make("button", { "data-view": name, onclick: () => this.show(name) }, data.names[name]));
+      $("views").append(make("button", { "data-view": name, onclick: () => this.show(name) }, name));
     }
     for (const [status, look] of Object.entries(data.style.looks)) {
       const border = `border: ${Math.ceil(look.width)}px ${look.borders > 1 ? "double" : look.border} ${look.line}`;
