@@ -31,9 +31,11 @@ from txgraph.passes.fuse.recognize_masks import RecognizeMasks
 from txgraph.passes.layout.add_head_axis import AddHeadAxis
 from txgraph.passes.layout.move_selections_up import MoveSelectionsUp
 from txgraph.passes.layout.reassociate_matmuls import ReassociateMatmuls
+from txgraph.passes.low_rank.low_rank import LowRank
 from txgraph.passes.padding.remove_padding import RemovePadding
 from txgraph.passes.padding.zero_padding import ZeroPadding
 from txgraph.pipeline import Pipeline
+from txgraph.rewrite import LossyPass
 
 
 def default_pipeline() -> Pipeline:
@@ -84,6 +86,17 @@ def default_pipeline() -> Pipeline:
             EliminateDeadCode(),
         )
     )
+
+
+def lossy_methods() -> tuple[LossyPass, ...]:
+    """What a budget is spent on: the passes that a search tries at each place, with their settings."""
+    return tuple(LowRank(error=error) for error in (0.02, 0.05, 0.1))
+
+
+def for_every_call(pipeline: Pipeline) -> Pipeline:
+    """The passes whose results do not depend on the values of a call's padding mask."""
+    name = RemovePadding().name
+    return pipeline.without(name) if name in pipeline.names else pipeline
 
 
 def with_zero_padding(pipeline: Pipeline) -> Pipeline:

@@ -23,6 +23,7 @@ from txgraph.errors import (
 )
 from txgraph.explain import Explanation
 from txgraph.ir import Kernel
+from txgraph.lossy import Budget
 from txgraph.optimize import optimize
 from txgraph.optimized_model import OptimizedModel
 from txgraph.options import BackendOptions, Target
@@ -39,6 +40,7 @@ __all__ = [
     "Accept",
     "BackendFailed",
     "BackendOptions",
+    "Budget",
     "CaptureFailed",
     "CheckFailed",
     "Checked",

@@ -15,6 +15,7 @@ from txgraph.backends import Backend, Compiled, choose_backend
 from txgraph.backends.reference import ReferenceBackend
 from txgraph.capture import InputGuard, ModelState, capture
 from txgraph.compiled_call import CompiledCall, ExampleCall, frozen_tensors
+from txgraph.compression import Compression
 from txgraph.cost import CostModel, hardware_of
 from txgraph.errors import BackendFailed, UnsupportedOp, VerificationFailed
 from txgraph.ir import Graph, type_of
@@ -32,7 +33,13 @@ from txgraph.warm_start import WarmStart
 log = logging.getLogger(__name__)
 
 
-def compile_call(call: ExampleCall, pipeline: Pipeline, options: CompileOptions, report: Report) -> CompiledCall:
+def compile_call(
+    call: ExampleCall,
+    pipeline: Pipeline,
+    options: CompileOptions,
+    report: Report,
+    compression: Compression | None = None,
+) -> CompiledCall:
     """Go down the whole road for one call, or take what another process made; ``report`` is told what was done.
 
     Raises:
@@ -43,7 +50,7 @@ def compile_call(call: ExampleCall, pipeline: Pipeline, options: CompileOptions,
     backend = choose_backend(options.backend)
     target = _target(options, call.model, backend)
     options = replace(options, target=target)
-    compilation = _Compilation(call, pipeline, options, report, target, backend)
+    compilation = _Compilation(call, pipeline.exact, options, report, target, backend, compression)
     compilation.backend.prepare(call.model.parameters(), compilation.target)
     with compilation.clock("load"):
         warm = WarmStart.of(call, compilation.backend, pipeline, options)
@@ -66,6 +73,7 @@ class _Compilation:
     report: Report
     target: Target
     backend: Backend
+    compression: Compression | None = None
     clock: _Clock = field(default_factory=lambda: _Clock())
 
     def take_kept(self, warm: WarmStart) -> CompiledCall | None:
@@ -127,6 +135,18 @@ class _Compilation:
             after, records = self.pipeline.run(before, context, between_passes)
         vetoes = {(record.name, root): reason for record in records for root, reason in record.vetoed.items()}
         context = replace(context, vetoes=vetoes)
+        spending = None
+        if self.compression is not None:
+            if options.verify == "final":  # what is lossy must stand on what is exact
+                with clock("verify", "passes"):
+                    broken = verifier.check_graph("passes", after)
+                if broken:
+                    after, records = before, [_rolled_back(r, broken) for r in records]
+            with clock("compress"):
+                after, spent, spending = self.compression.spend(after, context, backend, target, options.backend_options)
+            records = [*records, *spent]
+            with clock("verify", "what it is compared with"):
+                verifier.rebase(after)
         with clock("lower"):
             compiled = _lower(backend, after, target, options)
         with clock("verify", f"backend {backend.name}"):
@@ -159,6 +179,7 @@ class _Compilation:
             backend.name,
             compiled.choices,
             clock.seconds(),
+            spending=spending,
         )
         notes = tuple(dict.fromkeys((*verifier.doubts(after), *context.advice)))
         _tell(self.report, graph_report, notes)

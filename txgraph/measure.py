@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -45,14 +45,14 @@ class RewriteTimer:
         """The roots of the rewrites that do not pay, with the figures."""
         if not result.each.pays:
             return {}
-        reasons = {}
+        return {root: f"no gain: {measured}" for root, measured in self.times(result) if not measured.pays}
+
+    def times(self, result: PassResult) -> Iterator[tuple[str, Measurement]]:
+        """What each rewrite of a pass takes and gives, by its root."""
         stay = {node.name for node in result.after.nodes}
         stay |= {name for rewrite in result.rewrites for name in rewrite.removed}  # these go with their own rewrite
         for rewrite in result.rewrites:
-            measured = self._measure(rewrite, result, stay)
-            if not measured.pays:
-                reasons[rewrite.root] = f"no gain: {measured}"
-        return reasons
+            yield rewrite.root, self._measure(rewrite, result, stay)
 
     def _measure(self, rewrite: Rewrite, result: PassResult, stay: Collection[str]) -> Measurement:
         before, after = result.before, result.after

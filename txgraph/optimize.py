@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
@@ -10,6 +10,7 @@ from torch import nn
 from txgraph.backends import backend_names
 from txgraph.check import check_own
 from txgraph.cost import Hardware
+from txgraph.lossy import Budget, Calibration
 from txgraph.optimized_model import OptimizedModel
 from txgraph.options import BackendOptions, CompileOptions, Target
 from txgraph.passes import default_pipeline, with_zero_padding
@@ -26,8 +27,8 @@ def optimize(
     target: str | Target | None = None,
     passes: Pipeline | None = None,
     padding: str = "exact",
-    budget: object | None = None,
-    calibration: object | None = None,
+    budget: Budget | None = None,
+    calibration: Iterable[Any] | None = None,
     verify: str = "passes",
     measure: str = "off",
     profile: bool = False,
@@ -50,7 +51,10 @@ def optimize(
         padding: ``"exact"``: outputs are eager's, also where the padding mask says that there is no token; such values
             are then computed. ``"zeros"``: your word that nobody uses them: outputs with a batch and a sequence axis
             are zeros there, and the work is skipped.
-        budget, calibration: for lossy rewrites; nothing lossy happens without them.
+        budget: how far outputs may move: lower precision, low rank and sparsity are then used where they are faster,
+            within this :class:`txgraph.Budget` (docs/lossy.md). Nothing lossy happens without.
+        calibration: batches of data like that the model will see, such as a ``DataLoader``: mappings by name, tuples,
+            or tensors. Half of them choose what is done, the others only check it.
         verify: ``"passes"`` checks the capture, each pass that changed something and the compiled
             result against eager and float64; ``"rewrites"`` each rewrite by itself, too, and the user's own rules
             before all (:func:`txgraph.check`); ``"final"`` only the capture and the result; ``"off"`` nothing.
@@ -83,12 +87,17 @@ def optimize(
         )
     if not isinstance(profile, bool):
         raise TypeError(f"profile must be True or False, got {type(profile).__name__}")
+    if budget is not None and not isinstance(budget, Budget):
+        raise TypeError(f"budget must be a txgraph.Budget, got {type(budget).__name__}: Budget(relative_error=0.02)")
+    pipeline = default_pipeline() if passes is None else passes
+    if pipeline.lossy and budget is None:
+        raise ValueError(f"{pipeline.lossy[0].name} is lossy: say how far it may go, by budget= and calibration=")
     parsed = CompileOptions.parse(
         backend=backend,
         target=target,
         padding=padding,
         budget=budget,
-        calibration=calibration,
+        calibration=None if calibration is None else Calibration.of(calibration),
         verify=verify,
         measure=measure,
         options=options,
@@ -101,7 +110,6 @@ def optimize(
         )
     if backend not in backend_names():
         raise ValueError(f"unknown backend {backend!r}: expected one of {backend_names()}")
-    pipeline = default_pipeline() if passes is None else passes
     if padding == "zeros":
         pipeline = with_zero_padding(pipeline)
     optimized = OptimizedModel(model, pipeline, parsed)

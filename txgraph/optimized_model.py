@@ -19,6 +19,7 @@ from txgraph.capture.shapes import next_shapes, shapes_by_name
 from txgraph.capture.weights import check_weights
 from txgraph.compile import compile_call
 from txgraph.compiled_call import CompiledCall, ExampleCall
+from txgraph.compression import Compression
 from txgraph.errors import BackendFailed, CaptureFailed, GuardFailed, TxgraphError, UnsupportedOp
 from txgraph.explain import Explanation
 from txgraph.ir import Graph, Kernel
@@ -54,7 +55,12 @@ class OptimizedModel(nn.Module):
     report: Report
 
     def __init__(
-        self, model: nn.Module, pipeline: Pipeline, options: CompileOptions, report: Report | None = None
+        self,
+        model: nn.Module,
+        pipeline: Pipeline,
+        options: CompileOptions,
+        report: Report | None = None,
+        compression: Compression | None = None,
     ) -> None:
         super().__init__()
         with _COMPILING:
@@ -70,6 +76,7 @@ class OptimizedModel(nn.Module):
         self._seen: list[tuple[tuple[Any, ...], list[torch.Size]]] = []
         self._eager_structures: set[tuple[Any, ...]] = set()
         self._generation: Any = None  # made at the first call of generate
+        self._compression = compression or compression_of(model, pipeline, options)
         self.report = report or Report(type(model).__name__, options.backend, options.verify)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -211,7 +218,7 @@ class OptimizedModel(nn.Module):
         if self._generation is None:
             self._generation = Generation(
                 self._original,
-                lambda step: OptimizedModel(step, self._pipeline, self._options, self.report),
+                lambda step: OptimizedModel(step, self._pipeline, self._options, self.report, self._compression),
                 self.report,
             )
         return self._generation(*args, **kwargs)
@@ -248,6 +255,8 @@ class OptimizedModel(nn.Module):
 
     def _forget(self, change: str) -> None:
         self._compiled.clear()
+        if self._compression is not None:
+            self._compression.forget()
         self.report.notes.append(f"compiled anew because {change}")
         log.warning("%s: %s; compiling anew", type(self._original).__name__, change)
 
@@ -307,6 +316,7 @@ class OptimizedModel(nn.Module):
                 self._pipeline,
                 options,
                 self.report,
+                self._compression,
             )
         self._compiled.append(compiled)
         self._seen.append((call.structure, [t.shape for t in call.tensors]))

@@ -11,6 +11,7 @@ import torch
 
 if TYPE_CHECKING:
     from txgraph.cost import Hardware
+    from txgraph.lossy import Budget, Calibration
 
 VerifyLevel = Literal["off", "final", "passes", "rewrites"]
 MeasureLevel = Literal["off", "rewrites"]
@@ -115,6 +116,8 @@ class CompileOptions:
     target: Target | None = None
     verify: VerifyLevel = "passes"
     measure: MeasureLevel = "off"
+    budget: Budget | None = None
+    calibration: Calibration | None = None
     backend_options: BackendOptions = field(default_factory=BackendOptions)
 
     @classmethod
@@ -124,8 +127,8 @@ class CompileOptions:
         backend: str,
         target: str | Target | None,
         padding: str,
-        budget: object | None,
-        calibration: object | None,
+        budget: Budget | None,
+        calibration: Calibration | None,
         verify: str,
         measure: str,
         options: Mapping[str, Any] | BackendOptions | None,
@@ -138,10 +141,11 @@ class CompileOptions:
         """
         if padding not in ("exact", "zeros"):
             raise ValueError(f'unknown padding {padding!r}: expected "exact" or "zeros"')
-        if budget is not None:
-            raise NotImplementedError("budget= (lossy rewrites) is not available yet; leave it None")
-        if calibration is not None:
-            raise NotImplementedError("calibration= (lossy rewrites) is not available yet; leave it None")
+        if (budget is None) != (calibration is None):
+            given, missing = ("calibration", "budget") if budget is None else ("budget", "calibration")
+            raise ValueError(
+                f"{given}= is given without {missing}=: lossy rewrites need both, a limit and data to check it on"
+            )
         if verify not in get_args(VerifyLevel):
             raise ValueError(f"unknown verify {verify!r}: expected one of {get_args(VerifyLevel)}")
         if measure not in get_args(MeasureLevel):
@@ -155,5 +159,7 @@ class CompileOptions:
             target=Target.parse(target) if isinstance(target, str) else target,
             verify=verify,  # type: ignore[arg-type]  # narrowed by get_args above
             measure=measure,  # type: ignore[arg-type]  # likewise
+            budget=budget,
+            calibration=calibration,
             backend_options=BackendOptions.parse(options),
         )

@@ -11,7 +11,7 @@ from typing import Protocol
 from txgraph.errors import InvalidGraph, PassFailed
 from txgraph.ir import Graph, check_spec
 from txgraph.progress import track
-from txgraph.rewrite import Pass, PassContext, Rewrite
+from txgraph.rewrite import LossyPass, Pass, PassContext, Rewrite
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +101,16 @@ class Pipeline:
 
     def __len__(self) -> int:
         return len(self.passes)
+
+    @property
+    def lossy(self) -> tuple[LossyPass, ...]:
+        """The passes that are lossy: they run after all others, and only under a budget."""
+        return tuple(each for each in self.passes if isinstance(each, LossyPass))
+
+    @property
+    def exact(self) -> Pipeline:
+        """The passes that are not."""
+        return Pipeline(tuple(each for each in self.passes if not isinstance(each, LossyPass)))
 
     def append(self, added: Pass) -> Pipeline:
         """With ``added`` after all others."""

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from txgraph.cost import Measurement
+from txgraph.lossy import Spending
 from txgraph.pipeline import PassRecord
 from txgraph.profile import Profile
 from txgraph.rewrite import Rewrite
@@ -29,9 +30,10 @@ class GraphReport:
         errors: each applied rewrite, with its numeric error where that was measured.
         measurements: kinds of rewrites that were measured.
         backend: what lowered it. choices: what the backend decided by measurement.
-        seconds: by stage: load, capture, passes, measure, verify, lower, total.
+        seconds: by stage: load, capture, passes, measure, compress, verify, lower, total.
         cached: where it was taken from, if another process had compiled it; what the passes did, they did there.
         profile: of the example inputs, with ``optimize(..., profile=True)``.
+        spending: of the budget, if there was one.
     """
 
     inputs: tuple[str, ...]
@@ -46,6 +48,7 @@ class GraphReport:
     seconds: dict[str, float] = field(default_factory=dict)
     cached: str = ""
     profile: Profile | None = None
+    spending: Spending | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,11 @@ class Report:
     graphs: list[GraphReport] = field(default_factory=list)
     fallbacks: list[Fallback] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def budget(self) -> Spending | None:
+        """How the budget was spent on the latest graph; ``None`` without a budget."""
+        return next((graph.spending for graph in reversed(self.graphs) if graph.spending is not None), None)
 
     @property
     def ledger(self) -> Ledger:
@@ -112,6 +120,7 @@ class Report:
                     "seconds": g.seconds,
                     "cached": g.cached,
                     "profile": None if g.profile is None else g.profile.to_dict(),
+                    "budget": None if g.spending is None else g.spending.to_dict(),
                 }
                 for g in self.graphs
             ],
@@ -147,7 +156,7 @@ class Report:
             "notes": list(self.notes),
             "seconds": {
                 stage: sum(g.seconds.get(stage, 0.0) for g in self.graphs)
-                for stage in ("load", "capture", "passes", "measure", "verify", "lower", "total")
+                for stage in ("load", "capture", "passes", "measure", "compress", "verify", "lower", "total")
             },
         }
 
@@ -203,6 +212,8 @@ def _print_graph(console: Console, at: int, graph: GraphReport) -> None:
         console.print(f"  {m.rule} at %{m.root} (x{m.places}): {m}, {kept}", markup=False)
     for what, choice in graph.choices.items():
         console.print(f"  {what}: {choice}", markup=False)
+    if graph.spending is not None:
+        console.print(f"\n{graph.spending}", markup=False)
     if graph.profile is not None:
         console.print(f"\n{graph.profile}", markup=False)
 

@@ -22,10 +22,11 @@ from torch.fx import Node
 
 from txgraph.backends.inductor.adapter import onednn_linear
 from txgraph.backends.inductor.fastest import fastest
-from txgraph.backends.inductor.linears import Linears, put
+from txgraph.backends.inductor.linears import put
 from txgraph.backends.kernels.linear import ACTIVATIONS as NATIVE_ACTIVATIONS
 from txgraph.backends.kernels.linear import linears_native
 from txgraph.ir import Graph, GraphBuilder, type_of
+from txgraph.ir.linears import Linears
 from txgraph.ir.ops import ACTIVATIONS, define, linear_activation
 from txgraph.progress import track
 

@@ -1,43 +1,18 @@
-"""The linears of a graph: one, one with an activation, or several of one input."""
+"""Joint weights for linears of one input that no kernel takes together, and values put in their places."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch.fx import Node
 
-from txgraph.ir import Graph, GraphBuilder, arguments
+from txgraph.ir import Graph, GraphBuilder
 from txgraph.ir.aliasing import reaches_output
+from txgraph.ir.linears import Linears, results_of
 
 LARGEST_COPY = 256 << 20  # bytes of a joint weight
-
-
-@dataclass(frozen=True)
-class Linears:
-    """What a node computes: the linears of one input.
-
-    Attributes:
-        weights: each ``[N, K]``, perhaps the view of a constant. biases: for each weight ``[N]`` or ``None``.
-    """
-
-    input: Node
-    weights: tuple[Node, ...]
-    biases: tuple[Node | None, ...]
-    activation: str
-
-    @classmethod
-    def of(cls, node: Node) -> Linears | None:
-        """``None`` for a node that is something else."""
-        if node.target is torch.ops.txgraph.linears.default:
-            named = arguments(node)
-            return cls(named["input"], tuple(named["weights"]), tuple(named["biases"]), "")
-        if node.target in (torch.ops.aten.linear.default, torch.ops.txgraph.linear_activation.default):
-            named = arguments(node)
-            return cls(named["input"], (named["weight"],), (named["bias"],), named.get("activation") or "")
-        return None
 
 
 def join_linears(graph: Graph) -> None:
@@ -69,7 +44,7 @@ def _joined(graph: Graph, node: Node, linears: Linears) -> list[Node]:
         bias = _joint(g, linears.biases, [w.new_full(w.shape[:1], -0.0) if b is None else b for b, w in pairs])
     parts = g.aten.split_with_sizes(g.aten.linear(linears.input, joint, bias), [len(w) for w in held], -1)
     pieces = [g.call(operator.getitem, parts, at) for at in range(len(held))]
-    for at, piece in _pieces_of(node):
+    for at, piece in results_of(node):
         if reaches_output(piece):  # the caller may view it, write to it, or keep it without the others
             pieces[at] = g.aten.clone(pieces[at], memory_format=torch.contiguous_format)
     return pieces
@@ -86,12 +61,7 @@ def put(graph: Graph, node: Node, values: Sequence[Node]) -> None:
         (value,) = values
         node.replace_all_uses_with(value)
     else:
-        for at, piece in _pieces_of(node):
+        for at, piece in results_of(node):
             piece.replace_all_uses_with(values[at])
             graph.fx.erase_node(piece)
     graph.fx.erase_node(node)
-
-
-def _pieces_of(node: Node) -> list[tuple[int, Node]]:
-    """Those of a list that are used, with their places."""
-    return [(at, piece) for piece in node.users if isinstance(at := piece.args[1], int)]

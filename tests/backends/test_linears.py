@@ -11,7 +11,7 @@ import txgraph
 from tests.helpers import normal
 from tests.small import bits, find, module, traced
 from txgraph.backends.inductor import linears
-from txgraph.backends.inductor.linears import Linears, join_linears
+from txgraph.backends.inductor.linears import join_linears
 from txgraph.ir import Graph, GraphBuilder, arguments, check_spec, interpret
 
 Tensor = torch.Tensor

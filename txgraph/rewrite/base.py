@@ -6,7 +6,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch.fx import Node
@@ -16,6 +16,9 @@ from txgraph.ir import Graph, GraphBuilder, provenance_of
 from txgraph.options import Target
 from txgraph.rewrite.match import Match, NearMiss
 from txgraph.rewrite.pattern import Pattern, PatternFactory
+
+if TYPE_CHECKING:
+    from txgraph.rewrite.lossy import LossyContext
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class PassContext:
         inputs: values of those inputs that may be padding masks, in the call that the graph is made for, by name.
         near_misses: why rewrites were not applied, if somebody wants to know; filled by the passes.
         advice: what the caller could do to get more; filled by the passes.
+        lossy: what lossy passes share, where there is a budget.
     """
 
     target: Target = Target("cpu")
@@ -41,6 +45,7 @@ class PassContext:
     inputs: Mapping[str, torch.Tensor] = field(default_factory=dict, compare=False, repr=False)
     near_misses: list[NearMiss] | None = field(default=None, compare=False)
     advice: list[str] = field(default_factory=list, compare=False, repr=False)
+    lossy: LossyContext | None = field(default=None, compare=False, repr=False)
 
     def permits(self, each: Pass, root: Node) -> bool:
         """Whether a pass may rewrite at ``root``; if not, the reason is noted. Every pass asks before it rewrites."""

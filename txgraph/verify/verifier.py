@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from txgraph.rewrite import Rewrite
 from txgraph.verify.blame import culprit
 from txgraph.verify.gates import GateResult, Gates, check_memory, distances, shared_inputs
 from txgraph.verify.local_error import LocalError, measure_rewrites
-from txgraph.verify.oracle import Reference, model_tensors, reference
+from txgraph.verify.oracle import Reference, in_float64, model_tensors, reference
 
 Run = Callable[[Sequence[torch.Tensor]], Sequence[Any]]
 MOST_CULPRITS = 3  # of one pass; one with more wrong rewrites is wrong
@@ -105,6 +105,18 @@ class Verifier:
         self.seconds, self._written = time.perf_counter() - started, len(graph.mutations)
         self._names = [str(n.target) for n in graph.inputs]
 
+    def rebase(self, graph: Graph) -> None:
+        """Judge what follows by a graph that differs from the model on purpose: the graph itself, and in float64.
+
+        What may share memory is still what eager shares.
+        """
+        if self.level == "off":
+            return
+        assert self._reference is not None, "check_capture comes first"
+        eager, oracle = interpret(graph, self._inputs()), in_float64(graph, self._inputs())
+        self._gates.clear()
+        self._reference = replace(self._reference, eager=eager, oracle=oracle)
+
     def between_passes(self, result: PassResult) -> str | dict[str, str]:
         """The pipeline's hook: an empty text, the rewrite to take out, or the reason to roll the pass back.
 
@@ -166,6 +178,10 @@ class Verifier:
         if self.level == "off":
             return ""
         return self._judge(stage, run, zeros).reason
+
+    def check_graph(self, stage: str, graph: Graph) -> str:
+        """Judge a graph as eager runs it; the reason to reject it, or an empty text."""
+        return self._judge(stage, lambda inputs: interpret(graph, inputs), graph.zeroed).reason
 
     def _judge(self, stage: str, run: Run, zeros: Sequence[ZeroedOutput] = ()) -> StageRecord:
         record = self._check(stage, run, zeros)

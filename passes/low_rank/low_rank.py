@@ -1,0 +1,119 @@
+"""Compute linears through fewer channels: a weight as the product of two thin ones.
+
+before:  linear(x, W, b)                        x: [..., K]  W: [N, K]
+after:   linear(linear(x, V), U, b)             V: [r, K]  U: [N, r]  U @ V about W
+legal:   lossy: under a budget only. Linears of one input (query, key, value) share V
+pays:    r (N + K) numbers are read and multiplied in place of N K; declined where they are no fewer
+source:  Eckart & Young 1936; with inputs: of all U V of rank r, the one that is nearest in E|W x - U V x|^2 comes from
+         the singular vectors of W C^(1/2), C = E[x x^T] (Wang et al. 2024, "SVD-LLM")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.fx import Node
+
+from txgraph.ir import GraphBuilder
+from txgraph.ir.linears import Linears
+from txgraph.rewrite import LinearPass, Observed, Prepared
+
+MULTIPLE = 16  # of which ranks are, where they are chosen: kernels like it
+FEWEST_SAVED = 0.1  # of the numbers: below, no kernel gains
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowRank(LinearPass):
+    """Truncated singular value decomposition of weights, in the norm of what flows into them.
+
+    Attributes:
+        rank: r. error: instead, the smallest r that leaves this relative error of the linear's own results.
+
+    Raises:
+        ValueError: not exactly one of the two is given, or it is not positive.
+    """
+
+    rank: int | None = None
+    error: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.rank is None) == (self.error is None):
+            raise ValueError("LowRank: give either rank or error")
+        if (self.rank if self.error is None else self.error) <= 0:  # type: ignore[operator]  # one is given
+            raise ValueError(f"LowRank: expected a positive {'rank' if self.error is None else 'error'}")
+
+    @property
+    def label(self) -> str:
+        return f"low rank, {f'r = {self.rank}' if self.error is None else f'error {self.error:g}'}"
+
+    def prepare(self, weights: Sequence[torch.Tensor], observed: Observed | None) -> Prepared | str:
+        weight = torch.cat([each.detach() for each in weights]).double()
+        rows, columns = weight.shape
+        values, factors = _factors(weight, _moments(observed, columns))
+        rank = min(self.rank or _rank(values, self.error or 0.0), len(values))
+        if rank * (rows + columns) > (1 - FEWEST_SAVED) * rows * columns:
+            return f"rank {rank} of [{rows}, {columns}] saves less than {FEWEST_SAVED:.0%} of its numbers"
+        second, first = (factor.float() for factor in factors(rank))
+        if not bool(first.isfinite().all() and second.isfinite().all()):
+            return "its factors are not finite"
+        parts = second.split([len(each) for each in weights])
+        return {"V": first.contiguous()} | {f"U{at}": part.contiguous() for at, part in enumerate(parts)}
+
+    def put(self, linears: Linears, constants: Mapping[str, Node], g: GraphBuilder) -> Sequence[Node]:
+        inner = g.aten.linear(linears.input, constants["V"])
+        pairs = [(constants[f"U{at}"], bias) for at, bias in enumerate(linears.biases)]
+        if linears.activation:
+            return [g.txgraph.linear_activation(inner, *pairs[0], linears.activation)]
+        return [g.aten.linear(inner, weight, bias) for weight, bias in pairs]
+
+
+Factors = Callable[[int], tuple[torch.Tensor, torch.Tensor]]
+
+
+def _moments(observed: Observed | None, columns: int) -> torch.Tensor:
+    """C; without a calibration all directions count alike.
+
+    Fewer rows than columns say nothing of some directions, and little of others: C is drawn to its diagonal, as in
+    Ledoit and Wolf 2004, here by the share of the columns in rows and columns together.
+    """
+    if observed is None:
+        return torch.eye(columns, dtype=torch.float64)
+    moments = observed.moments.double()
+    diagonal = moments.diagonal()
+    drawn = columns / (columns + observed.rows)
+    floor = 1e-6 * float(diagonal.mean())  # a channel that was never active may be
+    return (1 - drawn) * moments + torch.diag(drawn * diagonal + floor)
+
+
+def _factors(weight: torch.Tensor, moments: torch.Tensor) -> tuple[torch.Tensor, Factors]:
+    """The singular values of ``W C^(1/2)``, largest first, and what gives the best U and V of a rank.
+
+    By the eigenvectors of a square of the smaller side: cheaper than a singular value decomposition.
+    """
+    rows, columns = weight.shape
+    if rows <= columns:  # U U^T W, with the left singular vectors
+        squares, left = torch.linalg.eigh(weight @ moments @ weight.T)
+        left = left.flip(1)
+        return _root_of(squares), lambda rank: (left[:, :rank], left[:, :rank].T @ weight)
+    spread, axes = torch.linalg.eigh(moments)
+    spread = spread.clamp_min(torch.finfo(torch.float64).tiny).sqrt()
+    root, inverse = (axes * spread) @ axes.T, (axes / spread) @ axes.T
+    product = weight @ root
+    squares, right = torch.linalg.eigh(product.T @ product)
+    right = right.flip(1)
+    return _root_of(squares), lambda rank: (product @ right[:, :rank], right[:, :rank].T @ inverse)
+
+
+def _root_of(squares: torch.Tensor) -> torch.Tensor:
+    """Roots of eigenvalues, the largest first; what rounding made negative is nothing."""
+    return squares.flip(0).clamp_min(0.0).sqrt()
+
+
+def _rank(values: torch.Tensor, error: float) -> int:
+    """The smallest rank whose rest is at most this share of the whole, as root of sums of squares."""
+    squares = values.square()
+    rest = squares.flip(0).cumsum(0).flip(0)  # of what is left out if values from here on are
+    kept = int((rest > error**2 * squares.sum()).count_nonzero())
+    return -(-max(kept, 1) // MULTIPLE) * MULTIPLE

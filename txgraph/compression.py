@@ -1,0 +1,345 @@
+"""Spends a budget: lossy rewrites chosen jointly, by measured time and measured error.
+
+1. Each lossy pass rewrites the exact graph wherever it can. For each rewrite by itself: how much it changes the outputs
+   over the calibration (:mod:`txgraph.lossy.sensitivity`), and how much time it saves on the graph that will run.
+2. The best steps make one path from exact to fast (:mod:`txgraph.lossy.path`).
+3. How far the budget reaches on it is found by running the model so rewritten: what single rewrites do does not quite
+   add up.
+4. It is accepted on calls that chose nothing. On a breach the step that is worth least is taken back.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from torch import nn
+
+from txgraph.backends import Backend
+from txgraph.errors import TxgraphError
+from txgraph.ir import Graph, check_spec
+from txgraph.lossy.budget import Budget
+from txgraph.lossy.calibration import Calibration
+from txgraph.lossy.distance import Distance
+from txgraph.lossy.path import Candidate, Step, path_of, state_after
+from txgraph.lossy.sensitivity import probes, squared_errors
+from txgraph.lossy.spending import Point, Spending, Spent
+from txgraph.lossy.subject import Subject
+from txgraph.measure import RewriteTimer
+from txgraph.options import BackendOptions, CompileOptions, Target, VerifyLevel
+from txgraph.passes import for_every_call, lossy_methods
+from txgraph.pipeline import PassRecord, PassResult, Pipeline
+from txgraph.progress import say
+from txgraph.rewrite import LossyContext, LossyPass, PassContext, Place, Rewrite
+
+log = logging.getLogger(__name__)
+
+AIM = 0.9  # of the budget, on the calls that choose: others differ
+
+
+@dataclass
+class Compression:
+    """Spends a budget on the graphs of one model.
+
+    Attributes:
+        methods: the lossy passes to choose from. forced: wherever they fit, also where they save no time.
+        pipeline: the exact passes that are right for every call.
+    """
+
+    model: nn.Module
+    calibration: Calibration
+    budget: Budget
+    methods: Sequence[LossyPass]
+    forced: bool
+    pipeline: Pipeline
+    level: VerifyLevel
+    _subject: Subject | None = None
+    _lossy: LossyContext = field(default_factory=LossyContext)
+    _errors: dict[tuple[LossyPass, Place], float] = field(default_factory=dict)
+    _score: float | None = None
+
+    def forget(self) -> None:
+        """The model has changed: what was found of it does not hold."""
+        self._subject, self._score = None, None
+        self._lossy = LossyContext()
+        self._errors.clear()
+
+    def spend(
+        self, graph: Graph, context: PassContext, backend: Backend, target: Target, options: BackendOptions
+    ) -> tuple[Graph, list[PassRecord], Spending]:
+        """What becomes of an exact graph under the budget; the graph itself is not changed.
+
+        Raises:
+            ValueError: the budget cannot be kept even by the exact graph, or the calibration does not fit.
+            TxgraphError: the metric raises.
+        """
+        started = time.perf_counter()
+        clock = _Clock(started + self.budget.seconds)
+        if self._subject is None:
+            say("compress", "capture for the calibration")
+            plain = replace(context, inputs={}, vetoes={}, near_misses=None, advice=[])
+            self._subject = Subject.of(
+                self.model, self.calibration, self.budget.seed, self.pipeline, plain, self.level
+            )
+            self._lossy = LossyContext(observe=self._subject.observe)
+        subject = self._subject
+        self._check_reachable(subject)
+        self._measure_errors(subject, clock)
+        candidates = self._candidates(graph, context, RewriteTimer(backend, target, options), clock)
+        steps = path_of(candidates, self.forced)
+        search = _Search(self, subject, steps, clock)
+        at = search.farthest()
+        at, chosen_by, held_out, used = search.accepted(at)
+        applied, records = self._apply(graph, context, steps[:at])
+        spending = Spending(
+            self.budget,
+            used,
+            chosen_by,
+            held_out,
+            (len(subject.chosen_by), len(subject.held_out)),
+            _spent(steps[:at]),
+            search.points(candidates),
+            at,
+            search.score,
+            self._score,
+            search.stopped(at),
+            time.perf_counter() - started,
+            subject.notes,
+        )
+        return applied, records, spending
+
+    def used(self, distance: Distance, treated: Graph | None = None) -> tuple[float, float | None]:
+        """The share of the budget that a graph at this distance uses, and its score where there is a metric."""
+        used = self.budget.used(distance)
+        if self.budget.metric is None or used > 1:
+            return used, None
+        assert self._subject is not None, "spend comes first"
+        if self._score is None:
+            self._score = self._scored(self.model)
+        score = self._scored(self._subject.as_model(treated or self._subject.graph))
+        return max(used, self.budget.used_by_score(score, self._score)), score
+
+    def treated(self, steps: Sequence[Step]) -> Graph:
+        """The subject's graph after these steps."""
+        assert self._subject is not None, "spend comes first"
+        return self._apply(self._subject.graph, self._subject.context, steps)[0]
+
+    def _scored(self, model: nn.Module) -> float:
+        metric = self.budget.metric
+        assert metric is not None, "asked before"
+        try:
+            score = float(metric(model))
+        except Exception as error:  # the user's own code, which may raise anything
+            raise TxgraphError(
+                f"the budget's metric raised {type(error).__name__}: {error}. It is called with the model, and with "
+                f"candidates that take the same calls as the batches of the calibration"
+            ) from error
+        if score != score:
+            raise TxgraphError("the budget's metric gave NaN")
+        return score
+
+    def _check_reachable(self, subject: Subject) -> None:
+        distance = subject.distance(subject.graph, subject.few, "exact")
+        used, _ = self.used(distance)
+        if used > 1:
+            raise ValueError(
+                f"{self.budget} cannot be kept: without any lossy rewrite the model is already at {distance} from "
+                f"float64. The smallest relative_error that can be reached is about {distance.relative_error:.1e}"
+            )
+
+    def _measure_errors(self, subject: Subject, clock: _Clock) -> None:
+        """The error of each rewrite of each method by itself, on the subject."""
+        for method in self.methods:
+            if any(each is method for each, _ in self._errors):
+                continue
+            say("compress", f"{method.label}: prepare")
+            treated = subject.graph.copy()
+            rewrites = method.run(treated, replace(subject.context, lossy=self._lossy))
+            treated.eliminate_dead_code()
+            check_spec(treated, subject.graph)
+            nodes = {node.name: node for node in subject.graph.nodes}
+            errors = squared_errors(subject.graph, probes(subject.graph, treated, rewrites), subject.few)
+            for number, (rewrite, error) in enumerate(zip(rewrites, errors, strict=True), 1):
+                place = method.place_of(subject.graph, nodes[rewrite.root], self._lossy)
+                assert place is not None, "it was rewritten there"
+                key = method, place
+                self._errors[key] = self._errors.get(key, 0.0) + error  # a weight may be used twice
+                say("compress", f"{method.label}: {method.module_of(nodes[rewrite.root])}", number, len(rewrites))
+                if clock.is_over("errors of single rewrites"):
+                    return
+
+    def _candidates(
+        self, graph: Graph, context: PassContext, timer: RewriteTimer, clock: _Clock
+    ) -> list[Candidate]:
+        """What could be done to a graph, with error and seconds."""
+        found: dict[tuple[LossyPass, Place], Candidate] = {}
+        nodes = {node.name: node for node in graph.nodes}
+        for method in self.methods:
+            known = {(each, place) for each, place in self._errors if each == method}
+            result = self._run(method, graph, context, known)
+            for root, measured in timer.times(result):
+                place = method.place_of(graph, nodes[root], self._lossy)
+                assert place is not None, "it was rewritten there"
+                module = method.module_of(nodes[root])
+                if (method, place) in found:
+                    earlier = found[method, place]
+                    found[method, place] = replace(
+                        earlier, before=earlier.before + measured.before, after=earlier.after + measured.after
+                    )
+                else:
+                    error = self._errors[method, place]
+                    found[method, place] = Candidate(method, place, module, error, measured.before, measured.after)
+                if clock.is_over("times of single rewrites"):
+                    return list(found.values())
+        return list(found.values())
+
+    def _run(
+        self, method: LossyPass, graph: Graph, context: PassContext, chosen: set[tuple[LossyPass, Place]]
+    ) -> PassResult:
+        after = graph.copy()
+        context = replace(context, lossy=replace(self._lossy, chosen=frozenset(chosen)))
+        rewrites = method.run(after, context)
+        after.eliminate_dead_code()
+        check_spec(after, graph)
+        return PassResult(method, graph, after, tuple(rewrites), context)
+
+    def _apply(
+        self, graph: Graph, context: PassContext, steps: Sequence[Step]
+    ) -> tuple[Graph, list[PassRecord]]:
+        """The graph after these steps, by one run of each method."""
+        state = state_after(steps)
+        records = []
+        for method in self.methods:
+            chosen = {(each.each, place) for place, each in state.items() if each.each == method}
+            if not chosen:
+                continue
+            started = time.perf_counter()
+            result = self._run(method, graph, context, chosen)
+            graph = result.after
+            records.append(
+                PassRecord(method.name, "applied", result.rewrites, time.perf_counter() - started, method.label)
+            )
+        return graph, records
+
+
+@dataclass
+class _Clock:
+    """Says when the time for a search is over, and remembers what it was over in."""
+
+    end: float
+    cut: str = ""
+
+    def is_over(self, what: str) -> bool:
+        if time.perf_counter() < self.end:
+            return False
+        self.cut = self.cut or what
+        return True
+
+
+@dataclass
+class _Search:
+    """How far a budget reaches on a path."""
+
+    compression: Compression
+    subject: Subject
+    steps: Sequence[Step]
+    clock: _Clock
+    score: float | None = None
+    measured: dict[int, float] = field(default_factory=dict)
+    breach: str = ""
+
+    def farthest(self) -> int:
+        """How many steps the budget allows, on few calls; more errors than predicted shorten it."""
+        holds, broken = 0, len(self.steps) + 1
+        guess = self._predicted(AIM)
+        while broken - holds > 1 and not self.clock.is_over("the search along the path"):
+            at = guess if holds < guess < broken else (holds + broken) // 2
+            say("compress", f"{at} of {len(self.steps)} steps")
+            treated = self.compression.treated(self.steps[:at])
+            distance = self.subject.distance(treated, self.subject.few, f"{at} of {len(self.steps)} steps")
+            self.measured[at] = distance.relative_error
+            used, _ = self.compression.used(distance, treated)
+            if used <= AIM:
+                holds, guess = at, at + max(1, len(self.steps) // 16)
+            else:
+                broken, guess = at, at - max(1, len(self.steps) // 16)
+        return holds
+
+    def accepted(self, at: int) -> tuple[int, Distance, Distance, float]:
+        """As many steps, or fewer, as all calls allow, those held out among them; with what they show."""
+        while True:
+            treated = self.compression.treated(self.steps[:at])
+            chosen_by = self.subject.distance(treated, self.subject.chosen_by, "all calls that choose")
+            held_out = self.subject.distance(treated, self.subject.held_out, "calls held out")
+            used, self.score = self.compression.used(held_out, treated)
+            worst = max(used, self.compression.budget.used(chosen_by))
+            if worst <= 1 or at == 0:
+                return at, chosen_by, held_out, used
+            last = self.steps[at - 1].new
+            self.breach = f"on all calls {worst:.2f} of the budget would be used; taken back: {last.module}"
+            at = min(at - 1, self._reached(sum(step.error for step in self.steps[:at]) / worst**2))
+
+    def _predicted(self, share: float) -> int:
+        """How many steps the errors of single rewrites predict, where the budget is one of errors."""
+        budget = self.compression.budget
+        limits = [budget.relative_error or 0.0, 10 ** (-budget.sqnr_db / 20) if budget.sqnr_db else 0.0]
+        known = [limit for limit in limits if limit]
+        return self._reached((share * min(known)) ** 2) if known else len(self.steps)
+
+    def _reached(self, limit: float) -> int:
+        total = 0.0
+        for at, step in enumerate(self.steps):
+            total += step.error
+            if total > limit:
+                return at
+        return len(self.steps)
+
+    def points(self, candidates: Sequence[Candidate]) -> tuple[Point, ...]:
+        """The path, from exact on."""
+        before: dict[Place, float] = {}
+        for each in candidates:
+            before.setdefault(each.place, each.before)
+        seconds, error = sum(before.values()), 0.0
+        points = [Point(0, seconds, 0.0, self.measured.get(0))]
+        for at, step in enumerate(self.steps, 1):
+            seconds, error = seconds - step.seconds, error + step.error
+            points.append(Point(at, seconds, error**0.5, self.measured.get(at)))
+        return tuple(points)
+
+    def stopped(self, at: int) -> str:
+        """Why it went no further."""
+        if self.clock.cut:
+            return f"the time limit of {self.compression.budget.seconds:g} s, in {self.clock.cut}"
+        if self.breach:
+            return self.breach
+        if not self.steps:
+            return "no lossy rewrite is faster here"
+        return "" if at == len(self.steps) else "the budget: the next step would break it"
+
+
+def _spent(steps: Sequence[Step]) -> tuple[Spent, ...]:
+    state = state_after(steps)
+    total = sum(each.error for each in state.values())
+    return tuple(
+        Spent(
+            each.module,
+            each.each.label,
+            each.before,
+            each.after,
+            each.error**0.5,
+            each.error / total if total else 0.0,
+        )
+        for each in state.values()
+    )
+
+
+def compression_of(model: nn.Module, pipeline: Pipeline, options: CompileOptions) -> Compression | None:
+    """What spends the budget that was asked for, if there is one: on the pipeline's lossy passes, or on all there are."""
+    if options.budget is None or options.calibration is None:
+        return None
+    exact, own = for_every_call(pipeline.exact), pipeline.lossy
+    return Compression(
+        model, options.calibration, options.budget, own or lossy_methods(), bool(own), exact, options.verify
+    )

@@ -1,0 +1,170 @@
+"""The model as one exact graph, with the calls of a calibration that it takes, and their true results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.fx import Node
+from torch.utils import _pytree as pytree
+
+from txgraph.capture import CallSignature, InputGuard, capture
+from txgraph.capture.shapes import next_shapes
+from txgraph.errors import GuardFailed
+from txgraph.ir import Graph, interpret
+from txgraph.ir.padding import with_zeros
+from txgraph.lossy.calibration import Calibration
+from txgraph.lossy.distance import Distance
+from txgraph.lossy.observe import observe
+from txgraph.options import VerifyLevel
+from txgraph.pipeline import Pipeline
+from txgraph.progress import track
+from txgraph.rewrite import Observed, PassContext
+from txgraph.verify import Verifier
+from txgraph.verify.oracle import Float64
+
+Tensors = Sequence[torch.Tensor]
+FEW_ELEMENTS = 1 << 14  # of the inputs of those calls that single rewrites are judged by
+
+
+@dataclass
+class Subject:
+    """What a search tries its rewrites on.
+
+    Attributes:
+        graph: exact: as the model, after all exact passes that are right for every call.
+        chosen_by, held_out: tensors of the calls. truth: of each call the outputs in float64, by its number.
+        notes: what of the calibration is not used.
+    """
+
+    model: nn.Module
+    signature: CallSignature
+    graph: Graph
+    context: PassContext
+    guard: InputGuard
+    structure: tuple[Any, ...]
+    out_spec: pytree.TreeSpec
+    chosen_by: list[Tensors]
+    held_out: list[Tensors]
+    notes: tuple[str, ...]
+    _before: Graph
+    _truth: dict[int, list[object]] = field(default_factory=dict)
+    _observed: dict[str, Observed] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        calibration: Calibration,
+        seed: int,
+        pipeline: Pipeline,
+        context: PassContext,
+        level: VerifyLevel,
+    ) -> Subject:
+        """Capture the model for the calls of a calibration, and run the exact passes.
+
+        Raises:
+            ValueError: the calls are not of one form. CaptureFailed, PassFailed, VerificationFailed: as in optimize().
+            TypeError: they do not fit the model's ``forward``.
+        """
+        signature = CallSignature.of(model)
+        flat = [signature.flatten(call.args, call.kwargs) for call in calibration.calls]
+        for at, each in enumerate(flat):
+            if each.structure != flat[0].structure:
+                raise ValueError(f"batch {at} of the calibration is made otherwise than batch 0")
+        largest = max(range(len(flat)), key=lambda at: sum(t.numel() for t in flat[at].tensors))
+        call = calibration.calls[largest]
+        args, kwargs = signature.normalise(call.args, call.kwargs)
+        seen = [(each.structure, [t.shape for t in each.tensors]) for each in flat]
+        captured = capture(model, args, kwargs, next_shapes(signature, args, kwargs, flat[largest], seen))
+        verifier = Verifier(level, model, args, kwargs, flat[largest].tensors)
+        verifier.check_capture(captured.graph)
+        graph, _ = pipeline.run(captured.graph, context, verifier.between_passes)
+        guard = InputGuard.of(captured.graph)
+        halves = [
+            [taken for each in half if guard.accepts(taken := _contiguous(signature.flatten(each.args, each.kwargs)[0]))]
+            for half in calibration.split(seed)
+        ]
+        fitting = sum(map(len, halves))
+        if not all(halves):
+            raise ValueError(
+                f"{fitting} of the {len(flat)} batches of the calibration have sizes that one graph takes, and both "
+                f"halves need some: give batches of equal sizes, or whose sizes vary above 1"
+            )
+        left = len(flat) - fitting
+        notes = (f"{left} of the {len(flat)} batches of the calibration have sizes of their own: not used",) * bool(left)
+        return cls(
+            model, signature, graph, context, guard, flat[0].structure, captured.out_spec, *halves, notes, captured.graph
+        )
+
+    @property
+    def few(self) -> list[Tensors]:
+        """So many of the calls that chose as are needed to compare rewrites; no others than these fitted them, if can be."""
+        taken: list[Tensors] = []
+        for tensors in self.chosen_by[1::2] or self.chosen_by:
+            taken.append(tensors)
+            if sum(t.numel() for each in taken for t in each) >= FEW_ELEMENTS:
+                break
+        return taken
+
+    def distance(self, graph: Graph, calls: Sequence[Tensors], what: str = "") -> Distance:
+        """How far a graph's outputs are from the model's own in float64, on some of the calls."""
+        distance = Distance()
+        for tensors in track(calls, "compress", lambda _: what):
+            distance = distance.plus(interpret(graph, tensors), self.truth(tensors))
+        return distance
+
+    def truth(self, tensors: Tensors) -> list[object]:
+        """What the model gives for a call in float64, with zeros where the caller wants them."""
+        if id(tensors) not in self._truth:
+            with Float64():
+                values = interpret(self._before, [t.double() if t.is_floating_point() else t for t in tensors])
+            masks = dict(zip((str(n.target) for n in self.graph.inputs), tensors, strict=True))
+            self._truth[id(tensors)] = with_zeros(values, self.graph.zeroed, masks)
+        return self._truth[id(tensors)]
+
+    def observe(self, graph: Graph, nodes: Sequence[Node]) -> Iterator[Mapping[str, Observed]]:
+        """What flows into some linears of the exact graph, or of a copy: see :func:`txgraph.lossy.observe.observe`."""
+        if all(node.name in self._observed for node in nodes):
+            yield {node.name: self._observed[node.name] for node in nodes}
+            return
+        groups = observe(self.graph, nodes, self.chosen_by[::2])
+        first = next(groups, {})
+        if len(first) == len(nodes):  # all of them fit: other passes will ask for the same
+            self._observed = dict(first)
+        yield first
+        yield from groups
+
+    def as_model(self, graph: Graph) -> nn.Module:
+        """A graph as a module that is called as the model is."""
+        return _GraphModel(self, graph)
+
+
+class _GraphModel(nn.Module):
+    def __init__(self, subject: Subject, graph: Graph) -> None:
+        super().__init__()
+        self.training = subject.model.training
+        vars(self)["_subject"], vars(self)["_graph"] = subject, graph
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        subject: Subject = vars(self)["_subject"]
+        graph: Graph = vars(self)["_graph"]
+        call = subject.signature.flatten(args, kwargs)
+        tensors = _contiguous(call.tensors)
+        if call.structure != subject.structure or not subject.guard.accepts(tensors):
+            raise GuardFailed("the budget's metric calls the model in a form that no batch of the calibration has")
+        outputs = interpret(graph, tensors)[len(graph.mutations) :]
+        return outputs[0] if subject.out_spec.is_leaf() else pytree.tree_unflatten(outputs, subject.out_spec)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(vars(self)["_subject"].model, name)
+
+
+def _contiguous(tensors: Tensors) -> list[torch.Tensor]:
+    return [t.detach().contiguous() for t in tensors]

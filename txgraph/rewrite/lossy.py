@@ -1,0 +1,185 @@
+"""Passes that change numbers on purpose, each place within a budget: the classes that they derive from.
+
+A lossy pass runs after all exact ones, on what they made. What it puts in the place of a weight is prepared once, from
+the weight's values and what flowed into it over the calibration, and used in every graph of the model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+from txgraph.ir import Graph, GraphBuilder, provenance_of
+from txgraph.ir.linears import Linears, names_of, results_of
+from txgraph.ir.node import GETITEM
+from txgraph.rewrite.base import Pass, PassContext, Rewrite, replace
+
+Prepared = Mapping[str, torch.Tensor]
+Place = tuple[str, ...]  # where a pass rewrites, in any graph of a model: digests of the weights
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What flowed into linears over the calibration.
+
+    Attributes:
+        rows: how many vectors. largest: of each channel the largest magnitude, ``[K]``.
+        moments: the mean of ``x x^T``, ``[K, K]`` float32.
+    """
+
+    rows: int
+    largest: torch.Tensor
+    moments: torch.Tensor
+
+
+Observe = Callable[[Graph, Sequence[Node]], Iterable[Mapping[str, Observed]]]
+
+
+@dataclass(frozen=True)
+class LossyContext:
+    """What lossy passes share over all graphs of a model.
+
+    Attributes:
+        observe: by the names of some nodes, what flows into them, a few at a time; none where there is no calibration.
+        prepared: what passes have put in the places of weights, or why they cannot.
+        chosen: the passes with their places that may be rewritten; ``None``: all.
+    """
+
+    observe: Observe | None = None
+    prepared: MutableMapping[tuple[Pass, Place], Prepared | str] = field(default_factory=dict)
+    chosen: Collection[tuple[Pass, Place]] | None = None
+    _digests: dict[tuple[Any, ...], str] = field(default_factory=dict, repr=False)
+
+    def place(self, weights: Sequence[torch.Tensor]) -> Place:
+        """Weights as they are known in every graph: by their values."""
+        return tuple(map(self._digest, weights))
+
+    def permits(self, each: Pass, place: Place) -> bool:
+        """Whether that pass may rewrite there."""
+        return self.chosen is None or (each, place) in self.chosen
+
+    def _digest(self, weight: torch.Tensor) -> str:
+        key = (weight.data_ptr(), tuple(weight.shape), weight.stride(), weight._version)
+        if key not in self._digests:
+            values = weight.detach().cpu().contiguous().view(-1).view(torch.uint8)
+            self._digests[key] = f"{hashlib.sha256(values.numpy()).hexdigest()}:{weight.dtype}{[*weight.shape]}"
+        return self._digests[key]
+
+
+class LossyPass(Pass):
+    """A pass whose results differ from the model's: applied under a budget only.
+
+    Its rewrites name the values that they replace, and each can be made without the others.
+    """
+
+    @property
+    def label(self) -> str:
+        """Name and settings in short, for reports."""
+        return self.name
+
+    @abstractmethod
+    def place_of(self, graph: Graph, root: Node, lossy: LossyContext) -> Place | None:
+        """Where in the model a rewrite at ``root`` would be; ``None``: it is nothing for this pass."""
+
+    def module_of(self, root: Node) -> str:
+        """Where that is, for people."""
+        return provenance_of(root).module
+
+
+@dataclass(frozen=True)
+class LinearPass(LossyPass):
+    """A lossy pass that gives float32 linears, each by itself, another form.
+
+    Attributes:
+        modules: only linears of modules whose names are like this, as in ``"*.intermediate.*"``.
+    """
+
+    modules: str = "*"
+
+    @abstractmethod
+    def prepare(self, weights: Sequence[torch.Tensor], observed: Observed | None) -> Prepared | str:
+        """New constants for linears of one input, or why there are none.
+
+        Args:
+            weights: each ``[N, K]``. observed: what flows into them, where there is a calibration.
+        """
+
+    @abstractmethod
+    def put(self, linears: Linears, constants: Mapping[str, Node], g: GraphBuilder) -> Sequence[Node]:
+        """Nodes that compute the linears from these constants: one ``[..., N]`` for each weight."""
+
+    def place_of(self, graph: Graph, root: Node, lossy: LossyContext) -> Place | None:
+        weights = self._weights(graph, _computing(root))
+        return None if weights is None else lossy.place(weights)
+
+    def module_of(self, root: Node) -> str:
+        linears = Linears.of(_computing(root))
+        if linears is None:
+            return super().module_of(root)
+        first, *others = (name.rpartition(".")[0] for name in names_of(linears.weights))
+        return ", ".join((first, *(other.rpartition(".")[2] for other in others)))
+
+    def run(self, graph: Graph, context: PassContext) -> list[Rewrite]:
+        lossy = context.lossy or LossyContext()
+        places = {}
+        for node in graph.calls():
+            weights = self._weights(graph, node)
+            if weights is not None and lossy.permits(self, place := lossy.place(weights)):
+                if any(context.permits(self, result) for _, result in results_of(node)[:1]):
+                    places[node] = place
+        missing = [node for node, place in places.items() if (self, place) not in lossy.prepared]
+        nothing: list[Mapping[str, Observed | None]] = [dict.fromkeys(node.name for node in missing)]
+        for observed in nothing if lossy.observe is None else lossy.observe(graph, missing):
+            for node in (node for node in missing if node.name in observed):
+                weights = self._weights(graph, node)
+                assert weights is not None, "as above"
+                lossy.prepared[self, places[node]] = self.prepare(weights, observed[node.name])
+        rewrites = []
+        for node, place in places.items():
+            prepared = lossy.prepared[self, place]
+            if isinstance(prepared, str):
+                context.decline(self, node, prepared)
+            else:
+                rewrites.append(self._rewrite(graph, node, prepared))
+        return rewrites
+
+    def _weights(self, graph: Graph, node: Node) -> list[torch.Tensor] | None:
+        linears = Linears.of(node)
+        if linears is None:
+            return None
+        weights = linears.frozen_weights(graph)
+        if weights is None or any(weight.dtype is not torch.float32 for weight in weights):
+            return None
+        return weights if _is_among(graph, node, linears, self.modules) else None
+
+    def _rewrite(self, graph: Graph, node: Node, prepared: Prepared) -> Rewrite:
+        linears = Linears.of(node)
+        assert linears is not None, "found by it"
+        g = GraphBuilder(graph, node, made_by=self.name)
+        names = names_of(linears.weights)
+        constants = {key: g.constant(f"{names[0]}_{key}", tensor, names) for key, tensor in prepared.items()}
+        values = self.put(linears, constants, g)
+        results = results_of(node)
+        if results == [(0, node)]:
+            return replace(self.name, {node: values[0]}, g.made)
+        return replace(self.name, {piece: values[at] for at, piece in results}, g.made, [node])
+
+
+def _computing(root: Node) -> Node:
+    """The node that computes linears, of one of the values that it gives."""
+    source = root.args[0] if root.target is GETITEM else root
+    assert isinstance(source, Node), "items are of nodes"
+    return source
+
+
+def _is_among(graph: Graph, node: Node, linears: Linears, modules: str) -> bool:
+    """Whether the node, or one of its weights, is of such a module."""
+    names = {provenance_of(node).module, *(name.rpartition(".")[0] for name in names_of(linears.weights))}
+    return any(fnmatchcase(name, modules) for name in names)
