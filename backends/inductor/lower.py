@@ -26,6 +26,7 @@ from txgraph.backends.inductor.linears import join_linears
 from txgraph.backends.inductor.mutations import write_in_place, written_in_place
 from txgraph.backends.inductor.pieces import layers
 from txgraph.backends.inductor.program import Plan, Program, constant_nodes
+from txgraph.backends.inductor.quantized import is_quantized, lower_quantized, unsupported_quantized
 from txgraph.backends.inductor.softcap import inline_softcap, softcap_to_flex
 from txgraph.backends.kernels.build import start, wait
 from txgraph.errors import BackendFailed
@@ -51,7 +52,7 @@ class InductorBackend:
         return settings()
 
     def unsupported(self, graph: Graph, target: Target) -> list[str]:
-        """Tensors that are not on the target's device, and layouts Inductor does not know."""
+        """Tensors that are not on the target's device, layouts Inductor does not know, quantized linears without a kernel."""
         reasons = []
         gpu = absent_gpu(target)
         kind = target.kind if gpu is None else "cpu"
@@ -64,6 +65,8 @@ class InductorBackend:
             value = node.meta.get("val")
             if isinstance(value, torch.Tensor) and value.layout is not torch.strided:
                 reasons.append(f"{describe(node)}: has layout {value.layout}")
+            without_kernel = unsupported_quantized(node, target)
+            reasons += [without_kernel] if without_kernel else []
         return reasons
 
     def obstacle(self, target: Target) -> str:
@@ -82,11 +85,14 @@ class InductorBackend:
     def lower(self, graph: Graph, target: Target, options: BackendOptions) -> Compiled:
         """Compile; the weights are handed over at each call, not copied."""
         say("lower", "kernels of our own, compiled once a machine")
+        if is_quantized(graph):
+            start("quantized")
         wait()
         lowered = graph.copy()
         compute_themselves(lowered)
         head = cut_head(lowered)
         choices = _choose(lowered, options.cache) if target.kind == "cpu" else {}
+        lower_quantized(lowered)
         gpu = absent_gpu(target)
         if gpu is not None:
             choose_cuda_attention(lowered, gpu)

@@ -4,7 +4,7 @@
 // it, then softmax, then the sum of values. Both products are one micro-kernel: broadcast numbers against NV
 // vectors, summed in registers; a panel of the right operand stays in the first-level cache for all rows of the task.
 
-#include "vectors.h"
+#include "product.h"
 
 #include <limits>
 #include <vector>
@@ -122,7 +122,8 @@ extern "C" void attention(
 
       const float* keys = key + k.at(block.batch, block.start, key_head);
       float* transposed = scratch.keys.of(depth * line);
-      turn(keys, k.token, seen, depth, transposed, line, columns / LANES, scale);
+      turn(keys, k.token, seen, depth, transposed, line, columns / LANES,
+           [=](auto x) { return x * scale; });
 
       const float* values = value + v.at(block.batch, block.start, key_head);
       int64_t value_line = v.token;

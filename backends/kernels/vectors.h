@@ -1,4 +1,4 @@
-// Vectors of this machine's width, and the product that all kernels share. Written for GCC and Clang.
+// Vectors of this machine's width. Written for GCC and Clang.
 
 #pragma once
 
@@ -30,9 +30,20 @@ inline Vec load(const float* at) {
   return value;
 }
 
-inline void store(float* at, Vec value) { std::memcpy(at, &value, sizeof(value)); }
+inline IntVec load(const int32_t* at) {
+  IntVec value;
+  std::memcpy(&value, at, sizeof(value));
+  return value;
+}
+
+template <typename T, typename V>
+inline void store(T* at, V value) {
+  static_assert(sizeof(T) == sizeof(value[0]));
+  std::memcpy(at, &value, sizeof(value));
+}
 
 inline Vec all(float value) { return value - Vec{}; }
+inline IntVec all(int32_t value) { return value - IntVec{}; }
 
 inline Vec fma(Vec a, Vec b, Vec c) {
 #if defined(__AVX512F__)
@@ -64,9 +75,10 @@ inline Vec exp_of_negative(Vec x) {
 }
 
 // Two vectors by indices: those of the second follow those of the first.
-inline Vec shuffle(Vec a, Vec b, IntVec index) {
+template <typename V>
+inline V shuffle(V a, V b, IntVec index) {
 #if defined(__clang__)
-  Vec result;
+  V result;
   for (int j = 0; j < LANES; ++j) result[j] = index[j] < LANES ? a[index[j]] : b[index[j] - LANES];
   return result;
 #else
@@ -75,53 +87,20 @@ inline Vec shuffle(Vec a, Vec b, IntVec index) {
 }
 
 // All numbers of a vector by a function of two vectors, halves against halves.
-template <int STEP = LANES / 2, typename Function>
-inline float reduce(Vec x, Function function) {
+template <int STEP = LANES / 2, typename V, typename Function>
+inline auto reduce(V x, Function function) {
   IntVec other;
   for (int j = 0; j < LANES; ++j) other[j] = j ^ STEP;
   x = function(x, shuffle(x, x, other));
-  if constexpr (STEP > 1) return reduce<STEP / 2>(x, function);
-  return x[0];
-}
-
-// C[R, V * LANES] = A[R, depth] B[depth, V * LANES], or += if `add`. Meanwhile as much of A from `ahead` on, if any, is
-// fetched: it comes next, and memory is slower than the sums. If A is TURNED, it lies as [depth, R].
-template <int R, int V, bool TURNED = false>
-inline void product(
-    const float* a, int64_t lda, const float* b, int64_t ldb, int64_t depth, float* c, int64_t ldc, bool add = false,
-    const float* ahead = nullptr) {
-  constexpr int64_t LINE = 16; // numbers in a line of the cache
-  Vec sum[R][V] = {};
-  for (int64_t line = 0; line < depth; line += LINE) {
-    if (ahead && !TURNED)
-#pragma GCC unroll 32
-      for (int r = 0; r < R; ++r) __builtin_prefetch(ahead + r * lda + line);
-    const int64_t stop = std::min(line + LINE, depth);
-    for (int64_t k = line; k < stop; ++k) {
-      if (ahead && TURNED) __builtin_prefetch(ahead + k * lda);
-      Vec right[V];
-#pragma GCC unroll 32
-      for (int v = 0; v < V; ++v) right[v] = load(b + k * ldb + v * LANES);
-#pragma GCC unroll 32
-      for (int r = 0; r < R; ++r) {
-        Vec left = all(TURNED ? a[k * lda + r] : a[r * lda + k]);
-#pragma GCC unroll 32
-        for (int v = 0; v < V; ++v) sum[r][v] = fma(left, right[v], sum[r][v]);
-      }
-    }
-  }
-#pragma GCC unroll 32
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 32
-    for (int v = 0; v < V; ++v) {
-      float* at = c + r * ldc + v * LANES;
-      store(at, add ? load(at) + sum[r][v] : sum[r][v]);
-    }
+  if constexpr (STEP > 1)
+    return reduce<STEP / 2>(x, function);
+  else
+    return x[0] + 0;
 }
 
 // Turns LANES vectors around, by exchanges between pairs.
-template <int STEP = 1>
-inline void transpose(Vec* rows) {
+template <int STEP = 1, typename V>
+inline void transpose(V* rows) {
   if constexpr (STEP < LANES) {
     IntVec low, high;
     for (int j = 0; j < LANES; ++j) {
@@ -131,76 +110,11 @@ inline void transpose(Vec* rows) {
 #pragma GCC unroll 32
     for (int i = 0; i < LANES; ++i) {
       if (i & STEP) continue;
-      const Vec a = rows[i], b = rows[i + STEP];
+      const V a = rows[i], b = rows[i + STEP];
       rows[i] = shuffle(a, b, low);
       rows[i + STEP] = shuffle(a, b, high);
     }
     transpose<STEP * 2>(rows);
-  }
-}
-
-// Columns [0, count) of rows of which the first `rows` are given, times a factor, as rows of `vectors` vectors; what is
-// not given counts as 0.
-inline void turn(
-    const float* from, int64_t from_line, int64_t rows, int64_t count, float* to, int64_t to_line, int64_t vectors,
-    float factor = 1.f) {
-  for (int64_t v = 0; v < vectors; ++v) {
-    const float* tall = from + v * LANES * from_line;
-    const int64_t given = std::min<int64_t>(LANES, rows - v * LANES);
-    int64_t at = 0;
-    for (; at + LANES <= count; at += LANES) {
-      Vec tile[LANES];
-#pragma GCC unroll 32
-      for (int i = 0; i < LANES; ++i) tile[i] = i < given ? load(tall + i * from_line + at) * factor : Vec{};
-      transpose(tile);
-#pragma GCC unroll 32
-      for (int i = 0; i < LANES; ++i) store(to + (at + i) * to_line + v * LANES, tile[i]);
-    }
-    for (; at < count; ++at)
-      for (int64_t i = 0; i < LANES; ++i)
-        to[at * to_line + v * LANES + i] = i < given ? tall[i * from_line + at] * factor : 0.f;
-  }
-}
-
-// Vectors of a row in panels of about equal width, of which a product takes one at a time.
-struct Panels {
-  int64_t vectors, count;
-
-  explicit Panels(int64_t size) : vectors((size + LANES - 1) / LANES), count((vectors + NV - 1) / NV) {}
-  int64_t first(int64_t panel) const { return panel * vectors / count; }
-  int64_t width(int64_t panel) const { return first(panel + 1) - first(panel); }
-};
-
-// product for any number of rows, R at a time. With `ahead` the next rows are fetched meanwhile; behind the last ones, the
-// first of the next block of depth.
-template <int R, int V, bool TURNED>
-inline void multiply_rows(
-    int64_t rows, const float* a, int64_t lda, const float* b, int64_t ldb, int64_t depth, float* c, int64_t ldc,
-    bool add, bool ahead) {
-  const int64_t line = TURNED ? 1 : lda, block = TURNED ? depth * lda : depth;
-  int64_t r = 0;
-  for (; r + R <= rows; r += R) {
-    const float* next = r + 2 * R <= rows ? a + (r + R) * line : a + block;
-    if (TURNED && r + 3 * R <= rows) next += R; // what lies beside the next ones is mostly fetched with them
-    product<R, V, TURNED>(a + r * line, lda, b, ldb, depth, c + r * ldc, ldc, add, ahead ? next : nullptr);
-  }
-  if constexpr (R > 1)
-    if (r < rows)
-      multiply_rows<TURNED ? 1 : R / 2, V, TURNED>(rows - r, a + r * line, lda, b, ldb, depth, c + r * ldc, ldc, add, false);
-}
-
-// C[rows, width * LANES] = or += A[rows, depth] B[depth, width * LANES]: with as many sums as there are registers.
-template <bool TURNED = false>
-inline void multiply(
-    int64_t width, int64_t rows, const float* a, int64_t lda, const float* b, int64_t ldb, int64_t depth, float* c,
-    int64_t ldc, bool add = false, bool ahead = false) {
-  switch (width) {
-    case 1: return multiply_rows<8, 1, TURNED>(rows, a, lda, b, ldb, depth, c, ldc, add, ahead);
-    case 2: return multiply_rows<NV == 4 ? 8 : 6, 2, TURNED>(rows, a, lda, b, ldb, depth, c, ldc, add, ahead);
-#if defined(__AVX512F__)
-    case 3: return multiply_rows<8, 3, TURNED>(rows, a, lda, b, ldb, depth, c, ldc, add, ahead);
-    case 4: return multiply_rows<6, 4, TURNED>(rows, a, lda, b, ldb, depth, c, ldc, add, ahead);
-#endif
   }
 }
 

@@ -7,6 +7,7 @@ operators of :mod:`txgraph.ir.ops`. Every graph between two passes runs in eager
 
 from txgraph.ir import ops as _ops  # noqa: F401  (defines the txgraph:: operators)
 from txgraph.ir import packed as _packed  # noqa: F401  (those on packed tokens)
+from txgraph.ir import quantized as _quantized  # noqa: F401  (those with quantized weights)
 from txgraph.ir.builder import GraphBuilder
 from txgraph.ir.constants import ConstantStore
 from txgraph.ir.graph import Graph, Mutation

@@ -1,0 +1,67 @@
+"""Linears with quantized weights become calls of our kernels, on a CPU.
+
+before:  txgraph::quantize_rows(x, d), txgraph::int8_linears(...), txgraph::weight_only_linears(...)
+after:   txgraph::quantize_rows_native(x, d), txgraph::int8_linears_native(...), ... and what activation they lack
+why:     there is nothing to choose: neither torch nor oneDNN computes these in one call, with weights as they are
+"""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+from torch.fx import Node
+
+from txgraph.backends.inductor.gemm import activate
+from txgraph.backends.inductor.linears import put
+from txgraph.backends.kernels.linear import ACTIVATIONS
+from txgraph.backends.kernels.quantized import DEEPEST
+from txgraph.ir import Graph, GraphBuilder, arguments, describe, op_name, type_of
+from txgraph.options import Target
+
+_NATIVE = {
+    torch.ops.txgraph.quantize_rows.default: torch.ops.txgraph.quantize_rows_native.default,
+    torch.ops.txgraph.int8_linears.default: torch.ops.txgraph.int8_linears_native.default,
+    torch.ops.txgraph.weight_only_linears.default: torch.ops.txgraph.weight_only_linears_native.default,
+}
+
+
+def is_quantized(graph: Graph) -> bool:
+    """Whether the kernels for quantized weights are needed."""
+    return any(node.target in _NATIVE for node in graph.calls())
+
+
+def unsupported_quantized(node: Node, target: Target) -> str:
+    """Why a node cannot be lowered by :func:`lower_quantized`; empty if it can, or is none of these operators."""
+    if node.target not in _NATIVE:
+        return ""
+    if target.kind != "cpu":
+        return f"{describe(node)}: {op_name(node)} has kernels for CPUs only, the target is {target}"
+    floats = (each for each in (node, *node.all_input_nodes) if each.op != "output")
+    for each in floats:
+        tensor_type = type_of(each)
+        if tensor_type is not None and tensor_type.dtype not in (torch.float32, torch.int8, torch.uint8):
+            return (
+                f"{describe(node)}: {op_name(node)} has kernels for float32 only, %{each.name} is {tensor_type.dtype}"
+            )
+    values = arguments(node).get("values")
+    if values is not None and int(values.meta["val"].shape[-1]) > DEEPEST:
+        return f"{describe(node)}: {op_name(node)} sums at most {DEEPEST} products"
+    return ""
+
+
+def lower_quantized(graph: Graph) -> None:
+    """Rewrite each of these operators in ``graph``, which :func:`unsupported_quantized` has found nothing against."""
+    for node in graph.calls():
+        if node.target not in _NATIVE:
+            continue
+        named, g = arguments(node), GraphBuilder(graph, node)
+        wanted = named.get("activation", "")
+        inside = wanted if wanted in ACTIVATIONS else ""
+        if "activation" in named:
+            named["activation"] = inside
+        results = g.call(_NATIVE[node.target], *named.values())
+        count = len(node.meta["val"])
+        values = [g.call(operator.getitem, results, at) for at in range(count)]
+        put(graph, node, values if inside == wanted else [activate(g, value, wanted) for value in values])
+    graph.eliminate_dead_code()

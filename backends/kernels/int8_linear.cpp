@@ -1,0 +1,229 @@
+// Linears in int8: rows of x are quantized, then activation((values @ weight.T) * scales * weight_scales + bias) for each
+// of some weights [N, K] as they are. The sums are exact: int32.
+
+#include "linear.h"
+
+namespace {
+
+using Bytes = Operands<int8_t, int8_t>;
+
+constexpr int64_t BLOCK = 48; // rows of a weight whose sums stay in the first-level cache until they are finished
+
+inline Vec to_floats(IntVec x) {
+#if defined(__AVX512F__)
+  return (Vec)_mm512_cvtepi32_ps((__m512i)x);
+#elif defined(__AVX2__)
+  return (Vec)_mm256_cvtepi32_ps((__m256i)x);
+#else
+  return __builtin_convertvector(x, Vec);
+#endif
+}
+
+// The lowest bytes.
+inline void store_bytes(int8_t* to, IntVec x) {
+#if defined(__AVX512F__)
+  _mm_storeu_si128((__m128i*)to, _mm512_cvtepi32_epi8((__m512i)x));
+#else
+  for (int j = 0; j < LANES; ++j) to[j] = static_cast<int8_t>(x[j]);
+#endif
+}
+
+inline IntVec larger(IntVec a, IntVec b) { return a > b ? a : b; }
+
+// A row of x / divisor as values = round(x * 127 / max |x|), and the scale that undoes it. Rows that are 0 or almost get
+// 0; others whose largest number is not finite get values 0, too, and a scale that is not finite.
+float quantize_row(const float* x, const float* divisor, int64_t K, int8_t* values) {
+  const float round = 12582912.f; // 1.5 * 2^23: adding it rounds to an integer, in the lowest bits
+  const auto numbers = [&](int64_t k) {
+    const int64_t count = std::min<int64_t>(LANES, K - k);
+    Vec value{}, by = all(1.f);
+    if (count == LANES) {
+      value = load(x + k);
+      return divisor ? value / load(divisor + k) : value;
+    }
+    std::memcpy(&value, x + k, count * sizeof(float));
+    if (divisor) std::memcpy(&by, divisor + k, count * sizeof(float));
+    return value / by;
+  };
+  IntVec most{}; // bits of positive numbers are ordered as these are, then infinity, then NaN
+  for (int64_t k = 0; k < K; k += LANES) most = larger(most, (IntVec)numbers(k) & 0x7fffffff);
+  const int32_t bits = reduce(most, larger);
+  float largest;
+  std::memcpy(&largest, &bits, sizeof(largest));
+  const float factor = 127.f / largest;
+  if (!(factor > 0.f && factor <= std::numeric_limits<float>::max())) {
+    std::fill_n(values, K, 0);
+    return largest < 1.f ? 0.f : largest;
+  }
+  for (int64_t k = 0; k < K; k += LANES) {
+    const Vec scaled = numbers(k) * factor;
+    const IntVec rounded = (IntVec)(scaled + round);
+    if (k + LANES <= K)
+      store_bytes(values + k, rounded);
+    else
+      for (int64_t j = 0; k + j < K; ++j) values[k + j] = static_cast<int8_t>(rounded[j]);
+  }
+  return largest / 127.f;
+}
+
+// Sums of a row of units, which the shift of x adds to each of its products.
+inline int32_t shift_of(const int32_t* row, int64_t units) {
+  if (!SHIFT) return 0;
+  const IntVec ones = all((int32_t)0x01010101);
+  IntVec sum{};
+  int64_t u = 0;
+  for (; u + LANES <= units; u += LANES) sum = accumulate(load(row + u), ones, sum);
+  if (u < units) {
+    IntVec rest{};
+    std::memcpy(&rest, row + u, (units - u) * sizeof(int32_t));
+    sum = accumulate(rest, ones, sum);
+  }
+  return SHIFT * reduce(sum, [](IntVec a, IntVec b) { return a + b; });
+}
+
+// Panels of x in units, as the right operand.
+void turn_units(const Bytes& o, const Panels& panels, int64_t depth, int32_t* packed) {
+#pragma omp for schedule(static)
+  for (int64_t v = 0; v < panels.vectors; ++v) {
+    int64_t p = 0;
+    while (panels.first(p + 1) <= v) ++p;
+    const int64_t width = panels.width(p), given = std::min<int64_t>(LANES, o.M - v * LANES);
+    int32_t* rows = scratch<0, int32_t>(LANES * depth);
+    for (int64_t i = 0; i < given; ++i) to_units(o.x + (v * LANES + i) * o.line, o.K, rows + i * depth, shifted);
+    turn(rows, depth, given, depth, packed + (panels.first(p) * depth + v - panels.first(p)) * LANES, width * LANES, 1);
+  }
+}
+
+void compute(const Bytes& o, const float* scales) {
+  const Panels panels(o.M);
+  const int64_t line = panels.vectors * LANES, depth = vectors_of(o.K) * LANES;
+  int32_t* packed = scratch<1, int32_t>(line * depth);
+  float* row_scales = scratch<2, float>(line);
+  std::copy_n(scales, o.M, row_scales);
+  std::fill(row_scales + o.M, row_scales + line, 0.f);
+  const int64_t size = o.share_size();
+  const auto shares = shares_of(o, size, o.K);
+  const bool in_place = SHIFT && o.K % NUMBERS == 0;
+#pragma omp parallel num_threads(o.threads)
+  {
+    turn_units(o, panels, depth, packed);
+    int32_t* sums = scratch<3, int32_t>(BLOCK * NV * LANES);
+    int32_t* shifts = scratch<4, int32_t>(size);
+    int32_t* copy = in_place ? nullptr : scratch<5, int32_t>(size * depth);
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t b = 0; b < static_cast<int64_t>(shares.size()); ++b) {
+      const Share<int8_t>& share = shares[b];
+      for (int64_t n = 0; n < share.rows && copy; ++n)
+        to_units(share.weight + n * o.K, o.K, copy + n * depth, [](IntVec x) { return x; });
+      const int32_t* weight = copy ? copy : reinterpret_cast<const int32_t*>(share.weight);
+      const int64_t step = copy ? depth : o.K / NUMBERS, used = copy ? depth : step;
+      for (int64_t n = 0; n < share.rows; ++n) shifts[n] = shift_of(weight + n * step, used);
+      for (int64_t p = 0; p < panels.count; ++p) {
+        const int64_t first = panels.first(p), width = panels.width(p), at = width * LANES;
+        for (int64_t block = 0; block < share.rows; block += BLOCK) {
+          const int64_t rows = std::min(BLOCK, share.rows - block);
+          multiply(width, rows, weight + block * step, step, packed + first * depth * LANES, at, used, sums, at, false,
+                   true);
+          for (int64_t v = 0; v < width; ++v) {
+            const int64_t m = (first + v) * LANES;
+            const Vec of_rows = load(row_scales + m);
+            for (int64_t n = 0; n < rows; n += LANES)
+              finish(share, o.M, o.activation, m, block + n, [&](int64_t i) {
+                const IntVec sum = load(sums + (n + i) * at + v * LANES) - shifts[block + n + i];
+                return to_floats(sum) * of_rows * share.scales[block + n + i];
+              });
+          }
+        }
+      }
+    }
+  }
+}
+
+// R rows of a weight by M rows of x in units, whole vectors of them.
+template <int R, int M>
+inline void dots(const int8_t* weight, int64_t K, const int32_t* x, int64_t depth, float* result, int64_t N) {
+  IntVec sum[R][M] = {}, shift[R] = {};
+  const IntVec ones = all((int32_t)0x01010101);
+  const auto add = [&](int64_t u, const IntVec* left) {
+#pragma GCC unroll 32
+    for (int m = 0; m < M; ++m) {
+      const IntVec right = load(x + m * depth + u);
+#pragma GCC unroll 32
+      for (int r = 0; r < R; ++r) sum[r][m] = accumulate(left[r], right, sum[r][m]);
+    }
+    if (SHIFT)
+#pragma GCC unroll 32
+      for (int r = 0; r < R; ++r) shift[r] = accumulate(left[r], ones, shift[r]);
+  };
+  IntVec left[R];
+  int64_t k = 0;
+  for (; k + NUMBERS * LANES <= K; k += NUMBERS * LANES) {
+#pragma GCC unroll 32
+    for (int r = 0; r < R; ++r) left[r] = units(weight + r * K + k);
+    add(k / NUMBERS, left);
+  }
+  if (k < K) {
+    for (int r = 0; r < R; ++r) left[r] = units(weight + r * K + k, K - k);
+    add(k / NUMBERS, left);
+  }
+  for (int r = 0; r < R; ++r)
+    for (int m = 0; m < M; ++m)
+      result[m * N + r] = reduce(sum[r][m] - SHIFT * shift[r], [](IntVec a, IntVec b) { return a + b; });
+}
+
+// Few rows of x: the weight is read once, in the order of its memory.
+template <int M>
+void few(const Bytes& o, const float* scales) {
+  constexpr int R = M <= 2 ? 4 : 2;
+  const int64_t depth = vectors_of(o.K) * LANES;
+  int32_t* x = scratch<1, int32_t>(M * depth);
+  for (int m = 0; m < M; ++m) to_units(o.x + m * o.line, o.K, x + m * depth, shifted);
+  const auto shares = shares_of(o, 96, o.K);
+#pragma omp parallel for schedule(dynamic, 1) num_threads(o.threads)
+  for (int64_t b = 0; b < static_cast<int64_t>(shares.size()); ++b) {
+    const Share<int8_t>& share = shares[b];
+    int64_t n = 0;
+    for (; n + R <= share.rows; n += R)
+      dots<R, M>(share.weight + n * o.K, o.K, x, depth, share.result + n, share.N);
+    for (; n < share.rows; ++n) dots<1, M>(share.weight + n * o.K, o.K, x, depth, share.result + n, share.N);
+    for (int m = 0; m < M; ++m) {
+      float* row = share.result + m * share.N;
+      for (int64_t i = 0; i < share.rows; ++i) row[i] = row[i] * scales[m] * share.scales[i];
+      finish_row(row, share.bias, share.rows, o.activation);
+    }
+  }
+}
+
+} // namespace
+
+// divisor: null for none. sizes: M, K, and from one row of x to the next.
+extern "C" void quantize_rows(
+    const float* x, const float* divisor, int8_t* values, float* scales, const int64_t* sizes, int32_t threads) {
+  const int64_t M = sizes[0], K = sizes[1], line = sizes[2];
+#pragma omp parallel for schedule(static) num_threads(threads) if (M * K > 16384)
+  for (int64_t m = 0; m < M; ++m) scales[m] = quantize_row(x + m * line, divisor, K, values + m * K);
+}
+
+// Of each linear its weight, scales, bias (null: none), result and N; sizes: M, K, line, and how many linears there are.
+extern "C" void int8_linears(
+    const int8_t* values, const float* scales, const int8_t* const* weights, const float* const* weight_scales,
+    const float* const* biases, float* const* results, const int64_t* N, const int64_t* sizes, int32_t activation,
+    int32_t threads) {
+  const int64_t K = sizes[1], line = sizes[2], count = sizes[3];
+  in_pieces(sizes[0], [&](int64_t first, int64_t M) {
+    Bytes o{values + first * line, {}, line, M, K, activation, threads};
+    for (int64_t at = 0; at < count; ++at)
+      o.linears.push_back({weights[at], weight_scales[at], biases[at], results[at] + first * N[at], N[at]});
+    switch (M) {
+      case 1: return few<1>(o, scales + first);
+      case 2: return few<2>(o, scales + first);
+      case 3: return few<3>(o, scales + first);
+      case 4: return few<4>(o, scales + first);
+      case 5: return few<5>(o, scales + first);
+      case 6: return few<6>(o, scales + first);
+      case 7: return few<7>(o, scales + first);
+      case 8: return few<8>(o, scales + first);
+      default: return compute(o, scales + first);
+    }
+  });
+}

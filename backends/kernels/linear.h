@@ -1,0 +1,154 @@
+// What all kernels for linears share: who computes which columns of the result, and what is done to finished sums.
+//
+// The roles of the operands are swapped: rows of the weight are broadcast, number by number, against vectors of rows of
+// x. So only x is rearranged, once for all threads, and a block of the transposed result is turned around when it is
+// done.
+
+#pragma once
+
+#include "activations.h"
+#include "product.h"
+
+#include <vector>
+
+namespace {
+
+constexpr int64_t MOST_ROWS = 512; // of x at a time
+constexpr int64_t DEPTH = 192;     // of a block of K
+
+// scales: of a quantized weight.
+template <typename T>
+struct Linear {
+  const T* weight;
+  const float *scales, *bias;
+  float* result;
+  int64_t N;
+};
+
+// x: M rows of K numbers, which are `line` apart.
+template <typename X, typename T>
+struct Operands {
+  const X* x;
+  std::vector<Linear<T>> linears;
+  int64_t line, M, K;
+  int activation, threads;
+
+  int64_t columns() const {
+    int64_t sum = 0;
+    for (const auto& each : linears) sum += each.N;
+    return sum;
+  }
+
+  // Rows of a weight that a thread takes at a time; a multiple of 24, as products take 6 or 8.
+  int64_t share_size() const { return std::clamp<int64_t>(columns() / (threads * 2) / 24 * 24, 24, 192); }
+};
+
+// Rows of a weight that a thread takes at a time: as many columns of the result, whose rows are N apart.
+template <typename T>
+struct Share {
+  const T* weight;
+  const float *scales, *bias;
+  float* result;
+  int64_t rows, N;
+};
+
+// Rows of a weight are `step` numbers apart, those of its scales `scale_step`.
+template <typename X, typename T>
+std::vector<Share<T>> shares_of(const Operands<X, T>& o, int64_t size, int64_t step, int64_t scale_step = 1) {
+  std::vector<Share<T>> shares;
+  for (const auto& each : o.linears)
+    for (int64_t n = 0; n < each.N; n += size)
+      shares.push_back({each.weight + n * step, each.scales ? each.scales + n * scale_step : nullptr,
+                        each.bias ? each.bias + n : nullptr, each.result + n, std::min(size, each.N - n), each.N});
+  return shares;
+}
+
+// Memory of a thread, which it keeps; of one size for each USE.
+template <int USE, typename T>
+T* scratch(int64_t size) {
+  static thread_local std::vector<T> memory;
+  if (static_cast<int64_t>(memory.size()) < size) memory.resize(size);
+  return memory.data();
+}
+
+// Turns a tile of sums around, up to LANES columns of the result for up to LANES of M rows. column(i): sums of a column.
+template <typename T, typename Column>
+inline void finish(const Share<T>& share, int64_t M, int activation, int64_t m0, int64_t n0, Column column) {
+  Vec tile[LANES];
+  const int64_t rows = std::min<int64_t>(LANES, M - m0), columns = std::min<int64_t>(LANES, share.rows - n0);
+#pragma GCC unroll 32
+  for (int i = 0; i < LANES; ++i) {
+    tile[i] = i < columns ? column(i) : Vec{};
+    if (share.bias && i < columns) tile[i] += share.bias[n0 + i];
+  }
+  if (activation != NONE)
+    for (int i = 0; i < LANES; ++i) tile[i] = activate(activation, tile[i]);
+  transpose(tile);
+  float* to = share.result + m0 * share.N + n0;
+  if (rows == LANES && columns == LANES)
+#pragma GCC unroll 32
+    for (int i = 0; i < LANES; ++i) store(to + i * share.N, tile[i]);
+  else
+    for (int i = 0; i < rows; ++i) std::memcpy(to + i * share.N, &tile[i], columns * sizeof(float));
+}
+
+// Bias and activation of a part of a row of the result.
+__attribute__((noinline)) void finish_row(float* row, const float* bias, int64_t count, int activation) {
+  for (int64_t n = 0; n < count; n += LANES) {
+    const int64_t columns = std::min<int64_t>(LANES, count - n);
+    Vec value{}, shift{};
+    std::memcpy(&value, row + n, columns * sizeof(float));
+    if (bias) std::memcpy(&shift, bias + n, columns * sizeof(float));
+    value = activate(activation, bias ? value + shift : value);
+    std::memcpy(row + n, &value, columns * sizeof(float));
+  }
+}
+
+// All linears in float32. Blocks of K keep the vectors in the first-level cache.
+// rows_of(share, k, depth): numbers [k, k + depth) of the rows of a weight, and how far apart the rows are; of a weight
+// that is TURNED, how far apart the columns are.
+template <bool TURNED, typename T, typename Rows>
+void compute(const Operands<float, T>& o, const std::vector<Share<T>>& shares, int64_t size, Rows rows_of) {
+  const Panels panels(o.M);
+  const int64_t line = panels.vectors * LANES;
+  float* packed = scratch<0, float>(line * o.K);
+#pragma omp parallel num_threads(o.threads)
+  {
+    float* sums = scratch<1, float>(size * line);
+#pragma omp for schedule(static) collapse(2)
+    for (int64_t p = 0; p < panels.count; ++p)
+      for (int64_t k = 0; k < o.K; k += DEPTH)
+        turn(o.x + panels.first(p) * LANES * o.line + k, o.line, o.M - panels.first(p) * LANES, std::min(DEPTH, o.K - k),
+             packed + (panels.first(p) * o.K + k * panels.width(p)) * LANES, panels.width(p) * LANES, panels.width(p));
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t b = 0; b < static_cast<int64_t>(shares.size()); ++b) {
+      const Share<T>& share = shares[b];
+      if (!o.K) std::fill_n(sums, share.rows * line, 0.f);
+      for (int64_t k = 0; k < o.K; k += DEPTH) {
+        const int64_t depth = std::min(DEPTH, o.K - k);
+        const auto [rows, step] = rows_of(share, k, depth);
+        for (int64_t p = 0; p < panels.count; ++p) {
+          const int64_t first = panels.first(p) * LANES, width = panels.width(p);
+          multiply<TURNED>(width, share.rows, rows, step, packed + first * o.K + k * width * LANES, width * LANES, depth,
+                           sums + first, line, k > 0, true);
+        }
+      }
+      for (int64_t v = 0; v < panels.vectors; ++v)
+        for (int64_t n = 0; n < share.rows; n += LANES)
+          finish(share, o.M, o.activation, v * LANES, n,
+                 [&](int64_t i) { return load(sums + (n + i) * line + v * LANES); });
+    }
+  }
+}
+
+// Calls a function for at most MOST_ROWS of M rows at a time: with the first of them, and how many.
+template <typename Function>
+void in_pieces(int64_t M, Function function) {
+  const int64_t pieces = (M + MOST_ROWS - 1) / MOST_ROWS;
+  for (int64_t piece = 0; piece < pieces; ++piece) {
+    const int64_t first = M * piece / pieces;
+    function(first, M * (piece + 1) / pieces - first);
+  }
+}
+
+} // namespace
