@@ -34,6 +34,8 @@ from txgraph.passes.layout.reassociate_matmuls import ReassociateMatmuls
 from txgraph.passes.low_rank.low_rank import LowRank
 from txgraph.passes.padding.remove_padding import RemovePadding
 from txgraph.passes.padding.zero_padding import ZeroPadding
+from txgraph.passes.precision.int8 import Int8
+from txgraph.passes.precision.weight_only import WeightOnly
 from txgraph.pipeline import Pipeline
 from txgraph.rewrite import LossyPass
 
@@ -90,7 +92,15 @@ def default_pipeline() -> Pipeline:
 
 def lossy_methods() -> tuple[LossyPass, ...]:
     """What a budget is spent on: the passes that a search tries at each place, with their settings."""
-    return tuple(LowRank(error=error) for error in (0.02, 0.05, 0.1))
+    return (
+        WeightOnly(bits=8),
+        WeightOnly(bits=4, group=32),
+        Int8(migration=0.5),
+        Int8(migration=0.75),
+        LowRank(error=0.02),
+        LowRank(error=0.05),
+        LowRank(error=0.1),
+    )
 
 
 def for_every_call(pipeline: Pipeline) -> Pipeline:

@@ -19,7 +19,7 @@ from txgraph.capture.shapes import next_shapes, shapes_by_name
 from txgraph.capture.weights import check_weights
 from txgraph.compile import compile_call
 from txgraph.compiled_call import CompiledCall, ExampleCall
-from txgraph.compression import Compression
+from txgraph.compression import Compression, compression_of
 from txgraph.errors import BackendFailed, CaptureFailed, GuardFailed, TxgraphError, UnsupportedOp
 from txgraph.explain import Explanation
 from txgraph.ir import Graph, Kernel

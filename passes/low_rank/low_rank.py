@@ -18,6 +18,7 @@ from torch.fx import Node
 
 from txgraph.ir import GraphBuilder
 from txgraph.ir.linears import Linears
+from txgraph.passes.moments import shrunk_moments
 from txgraph.rewrite import LinearPass, Observed, Prepared
 
 MULTIPLE = 16  # of which ranks are, where they are chosen: kernels like it
@@ -51,7 +52,7 @@ class LowRank(LinearPass):
     def prepare(self, weights: Sequence[torch.Tensor], observed: Observed | None) -> Prepared | str:
         weight = torch.cat([each.detach() for each in weights]).double()
         rows, columns = weight.shape
-        values, factors = _factors(weight, _moments(observed, columns))
+        values, factors = _factors(weight, shrunk_moments(observed, columns))
         rank = min(self.rank or _rank(values, self.error or 0.0), len(values))
         if rank * (rows + columns) > (1 - FEWEST_SAVED) * rows * columns:
             return f"rank {rank} of [{rows}, {columns}] saves less than {FEWEST_SAVED:.0%} of its numbers"
@@ -70,21 +71,6 @@ class LowRank(LinearPass):
 
 
 Factors = Callable[[int], tuple[torch.Tensor, torch.Tensor]]
-
-
-def _moments(observed: Observed | None, columns: int) -> torch.Tensor:
-    """C; without a calibration all directions count alike.
-
-    Fewer rows than columns say nothing of some directions, and little of others: C is drawn to its diagonal, as in
-    Ledoit and Wolf 2004, here by the share of the columns in rows and columns together.
-    """
-    if observed is None:
-        return torch.eye(columns, dtype=torch.float64)
-    moments = observed.moments.double()
-    diagonal = moments.diagonal()
-    drawn = columns / (columns + observed.rows)
-    floor = 1e-6 * float(diagonal.mean())  # a channel that was never active may be
-    return (1 - drawn) * moments + torch.diag(drawn * diagonal + floor)
 
 
 def _factors(weight: torch.Tensor, moments: torch.Tensor) -> tuple[torch.Tensor, Factors]:

@@ -186,9 +186,14 @@ def quantize_weight_grouped(weight: torch.Tensor, bits: int = 4, group: int = 32
     most = groups.gather(2, groups.abs().argmax(2, keepdim=True))
     scales = most / -8
     values = torch.where(scales != 0, groups / scales, 0).round().clamp(-8, 7)
-    low, high = values.to(torch.int8).reshape(len(weight), -1, 2, HALF_BLOCK).unbind(2)
+    return pack_halves(values.flatten(1)), scales[..., 0]
+
+
+def pack_halves(values: torch.Tensor) -> torch.Tensor:
+    """Whole numbers from -8 to 7, ``[N, K]``, two to a byte as in :func:`quantize_weight_grouped`: uint8 ``[N, K / 2]``."""
+    low, high = values.to(torch.int8).reshape(len(values), -1, 2, HALF_BLOCK).unbind(2)
     packed = low.bitwise_and(15).bitwise_or(high.bitwise_left_shift(4))
-    return packed.flatten(1).view(torch.uint8), scales[..., 0]
+    return packed.flatten(1).view(torch.uint8)
 
 
 def dequantize_weight_grouped(values: torch.Tensor, scales: torch.Tensor, bits: int, group: int) -> torch.Tensor:

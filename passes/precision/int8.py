@@ -1,0 +1,82 @@
+"""Linears in int8: weights by output channel, inputs by row, at each call.
+
+before:  activation(linear(x, W, b))            x: [..., K]  W: [N, K]
+after:   q, s = txgraph::quantize_rows(x, d);  txgraph::int8_linears(q, s, [Q], [t], [b], activation)
+legal:   lossy: under a budget only
+pays:    a quarter of the weight's bytes, and 8-bit products; quantizing costs 1 read of x and 1 write of a quarter.
+         ``d`` takes scale from channels of x that are larger than others into the weight, where it costs less
+source:  Xiao et al. 2023 (SmoothQuant), eq. 4, for d; :mod:`txgraph.passes.precision.rounding` for Q and t
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.fx import Node
+
+from txgraph.ir import GraphBuilder
+from txgraph.ir.linears import Linears
+from txgraph.ir.quantized import LARGEST
+from txgraph.passes.moments import shrunk_moments
+from txgraph.passes.precision.rounding import clipped_scales, round_weight
+from txgraph.rewrite import LinearPass, Observed, Prepared
+
+
+@dataclass(frozen=True, kw_only=True)
+class Int8(LinearPass):
+    """Dynamic quantization of linears to 8 bits.
+
+    Attributes:
+        migration: how much of a channel's scale moves from the inputs to the weight, 0 to 1; needs a calibration.
+
+    Raises:
+        ValueError: ``migration`` is not between 0 and 1.
+    """
+
+    migration: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.migration <= 1:
+            raise ValueError(f"Int8: migration={self.migration!r}, expected 0 to 1")
+
+    @property
+    def label(self) -> str:
+        return "int8" + (f", migration {self.migration:g}" if self.migration else "")
+
+    def prepare(self, weights: Sequence[torch.Tensor], observed: Observed | None) -> Prepared | str:
+        columns = weights[0].shape[1]
+        whole = torch.cat([weight.detach() for weight in weights])
+        if not whole.numel():
+            return "it has no weights"
+        if not bool(whole.isfinite().all()):
+            return "a weight is not finite"
+        prepared = {}
+        moments = shrunk_moments(observed, columns)
+        if observed is not None and self.migration:
+            divisor = _divisor(observed.largest, whole.abs().amax(0), self.migration)
+            prepared["divisor"] = divisor
+            moments = moments / divisor.double() / divisor.double()[:, None]
+            weights = [weight * divisor for weight in weights]
+        for at, weight in enumerate(weights):
+            scales = clipped_scales(weight, LARGEST, moments.diagonal())
+            values = round_weight(weight, scales[:, None], -LARGEST, LARGEST, moments)
+            prepared |= {f"int8_{at}": values.to(torch.int8), f"scales_{at}": scales}
+        return prepared
+
+    def put(self, linears: Linears, constants: Mapping[str, Node], g: GraphBuilder) -> Sequence[Node]:
+        quantized = g.txgraph.quantize_rows(linears.input, constants.get("divisor"))
+        values, scales = (g.call(operator.getitem, quantized, at) for at in range(2))
+        places = range(len(linears.weights))
+        weights, weight_scales = ([constants[f"{name}_{at}"] for at in places] for name in ("int8", "scales"))
+        results = g.txgraph.int8_linears(values, scales, weights, weight_scales, linears.biases, linears.activation)
+        return [g.call(operator.getitem, results, at) for at in places]
+
+
+def _divisor(inputs: torch.Tensor, weights: torch.Tensor, migration: float) -> torch.Tensor:
+    """Of each channel, from the largest magnitudes of inputs and weights ``[K]``; 1 where one of them is nothing."""
+    usable = (inputs > 0) & (weights > 0)
+    divisor = torch.where(usable, inputs.pow(migration) / weights.pow(1 - migration), 1.0)
+    return divisor / divisor.log().mean().exp()  # about 1: scales stay far from the ends of float32
