@@ -62,19 +62,24 @@ float quantize_row(const float* x, const float* divisor, int64_t K, int8_t* valu
   return largest / 127.f;
 }
 
-// Sums of a row of units, which the shift of x adds to each of its products.
-inline int32_t shift_of(const int32_t* row, int64_t units) {
-  if (!SHIFT) return 0;
+// What the shift of x adds to the sums of rows of units.
+void shifts_of(const int32_t* weight, int64_t step, int64_t units, int64_t rows, int32_t* shifts) {
   const IntVec ones = all((int32_t)0x01010101);
-  IntVec sum{};
-  int64_t u = 0;
-  for (; u + LANES <= units; u += LANES) sum = accumulate(load(row + u), ones, sum);
-  if (u < units) {
-    IntVec rest{};
-    std::memcpy(&rest, row + u, (units - u) * sizeof(int32_t));
-    sum = accumulate(rest, ones, sum);
+  for (int64_t n = 0; n < rows; n += LANES) {
+    const int64_t given = std::min<int64_t>(LANES, rows - n);
+    IntVec sum[LANES] = {};
+    for (int64_t i = 0; i < given && SHIFT; ++i) {
+      const int32_t* row = weight + (n + i) * step;
+      int64_t u = 0;
+      for (; u + LANES <= units; u += LANES) sum[i] = accumulate(load(row + u), ones, sum[i]);
+      if (u < units) {
+        IntVec rest{};
+        std::memcpy(&rest, row + u, (units - u) * sizeof(int32_t));
+        sum[i] = accumulate(rest, ones, sum[i]);
+      }
+    }
+    store(shifts + n, SHIFT * sums_of(sum));
   }
-  return SHIFT * reduce(sum, [](IntVec a, IntVec b) { return a + b; });
 }
 
 // Panels of x in units, as the right operand.
@@ -104,7 +109,7 @@ void compute(const Bytes& o, const float* scales) {
   {
     turn_units(o, panels, depth, packed);
     int32_t* sums = scratch<3, int32_t>(BLOCK * NV * LANES);
-    int32_t* shifts = scratch<4, int32_t>(size);
+    int32_t* shifts = scratch<4, int32_t>(size + LANES);
     int32_t* copy = in_place ? nullptr : scratch<5, int32_t>(size * depth);
 #pragma omp for schedule(dynamic, 1)
     for (int64_t b = 0; b < static_cast<int64_t>(shares.size()); ++b) {
@@ -113,21 +118,24 @@ void compute(const Bytes& o, const float* scales) {
         to_units(share.weight + n * o.K, o.K, copy + n * depth, [](IntVec x) { return x; });
       const int32_t* weight = copy ? copy : reinterpret_cast<const int32_t*>(share.weight);
       const int64_t step = copy ? depth : o.K / NUMBERS, used = copy ? depth : step;
-      for (int64_t n = 0; n < share.rows; ++n) shifts[n] = shift_of(weight + n * step, used);
       for (int64_t p = 0; p < panels.count; ++p) {
         const int64_t first = panels.first(p), width = panels.width(p), at = width * LANES;
         for (int64_t block = 0; block < share.rows; block += BLOCK) {
           const int64_t rows = std::min(BLOCK, share.rows - block);
           multiply(width, rows, weight + block * step, step, packed + first * depth * LANES, at, used, sums, at, false,
                    true);
+          if (p == 0) shifts_of(weight + block * step, step, used, rows, shifts + block); // the cache has them now
           for (int64_t v = 0; v < width; ++v) {
             const int64_t m = (first + v) * LANES;
             const Vec of_rows = load(row_scales + m);
-            for (int64_t n = 0; n < rows; n += LANES)
+            for (int64_t n = 0; n < rows; n += LANES) {
+              for (int64_t i = 0; i < LANES; ++i) // what will be written next time
+                __builtin_prefetch(share.result + (m + i) * share.N + block + n + BLOCK, 1);
               finish(share, o.M, o.activation, m, block + n, [&](int64_t i) {
                 const IntVec sum = load(sums + (n + i) * at + v * LANES) - shifts[block + n + i];
                 return to_floats(sum) * of_rows * share.scales[block + n + i];
               });
+            }
           }
         }
       }
@@ -165,7 +173,10 @@ inline void dots(const int8_t* weight, int64_t given, int64_t K, const int32_t* 
   int64_t k = 0;
   for (; k + STEP <= K; k += STEP) {
 #pragma GCC unroll 32
-    for (int r = 0; r < R; ++r) left[r] = units(row[r] + k);
+    for (int r = 0; r < R; ++r) {
+      left[r] = units(row[r] + k);
+      __builtin_prefetch(row[r] + R * K + k);
+    }
     add(k / NUMBERS, left);
   }
   if (k < K) {

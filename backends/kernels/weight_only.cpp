@@ -67,7 +67,9 @@ inline void dots(
 #pragma GCC unroll 32
       for (int r = 0; r < R; ++r) {
         Vec left[V];
-        unpack<BITS>(weight + r * format.bytes + k * BITS / 8, left);
+        const uint8_t* at = weight + r * format.bytes + k * BITS / 8;
+        unpack<BITS>(at, left);
+        __builtin_prefetch(at + R * format.bytes);
 #pragma GCC unroll 32
         for (int m = 0; m < M; ++m)
 #pragma GCC unroll 32
