@@ -34,16 +34,12 @@ inline IntVec larger(IntVec a, IntVec b) { return a > b ? a : b; }
 // 0; others whose largest number is not finite get values 0, too, and a scale that is not finite.
 float quantize_row(const float* x, const float* divisor, int64_t K, int8_t* values) {
   const float round = 12582912.f; // 1.5 * 2^23: adding it rounds to an integer, in the lowest bits
+  Vec tail = all(1.f);            // of the divisor
+  if (divisor && K % LANES) std::memcpy(&tail, divisor + K / LANES * LANES, K % LANES * sizeof(float));
   const auto numbers = [&](int64_t k) {
     const int64_t count = std::min<int64_t>(LANES, K - k);
-    Vec value{}, by = all(1.f);
-    if (count == LANES) {
-      value = load(x + k);
-      return divisor ? value / load(divisor + k) : value;
-    }
-    std::memcpy(&value, x + k, count * sizeof(float));
-    if (divisor) std::memcpy(&by, divisor + k, count * sizeof(float));
-    return value / by;
+    const Vec value = load(x + k, count);
+    return divisor ? value / (count == LANES ? load(divisor + k) : tail) : value;
   };
   IntVec most{}; // bits of positive numbers are ordered as these are, then infinity, then NaN
   for (int64_t k = 0; k < K; k += LANES) most = larger(most, (IntVec)numbers(k) & 0x7fffffff);
@@ -66,19 +62,24 @@ float quantize_row(const float* x, const float* divisor, int64_t K, int8_t* valu
   return largest / 127.f;
 }
 
-// Sums of a row of units, which the shift of x adds to each of its products.
-inline int32_t shift_of(const int32_t* row, int64_t units) {
-  if (!SHIFT) return 0;
+// What the shift of x adds to the sums of rows of units.
+void shifts_of(const int32_t* weight, int64_t step, int64_t units, int64_t rows, int32_t* shifts) {
   const IntVec ones = all((int32_t)0x01010101);
-  IntVec sum{};
-  int64_t u = 0;
-  for (; u + LANES <= units; u += LANES) sum = accumulate(load(row + u), ones, sum);
-  if (u < units) {
-    IntVec rest{};
-    std::memcpy(&rest, row + u, (units - u) * sizeof(int32_t));
-    sum = accumulate(rest, ones, sum);
+  for (int64_t n = 0; n < rows; n += LANES) {
+    const int64_t given = std::min<int64_t>(LANES, rows - n);
+    IntVec sum[LANES] = {};
+    for (int64_t i = 0; i < given && SHIFT; ++i) {
+      const int32_t* row = weight + (n + i) * step;
+      int64_t u = 0;
+      for (; u + LANES <= units; u += LANES) sum[i] = accumulate(load(row + u), ones, sum[i]);
+      if (u < units) {
+        IntVec rest{};
+        std::memcpy(&rest, row + u, (units - u) * sizeof(int32_t));
+        sum[i] = accumulate(rest, ones, sum[i]);
+      }
+    }
+    store(shifts + n, SHIFT * sums_of(sum));
   }
-  return SHIFT * reduce(sum, [](IntVec a, IntVec b) { return a + b; });
 }
 
 // Panels of x in units, as the right operand.
@@ -108,7 +109,7 @@ void compute(const Bytes& o, const float* scales) {
   {
     turn_units(o, panels, depth, packed);
     int32_t* sums = scratch<3, int32_t>(BLOCK * NV * LANES);
-    int32_t* shifts = scratch<4, int32_t>(size);
+    int32_t* shifts = scratch<4, int32_t>(size + LANES);
     int32_t* copy = in_place ? nullptr : scratch<5, int32_t>(size * depth);
 #pragma omp for schedule(dynamic, 1)
     for (int64_t b = 0; b < static_cast<int64_t>(shares.size()); ++b) {
@@ -117,21 +118,24 @@ void compute(const Bytes& o, const float* scales) {
         to_units(share.weight + n * o.K, o.K, copy + n * depth, [](IntVec x) { return x; });
       const int32_t* weight = copy ? copy : reinterpret_cast<const int32_t*>(share.weight);
       const int64_t step = copy ? depth : o.K / NUMBERS, used = copy ? depth : step;
-      for (int64_t n = 0; n < share.rows; ++n) shifts[n] = shift_of(weight + n * step, used);
       for (int64_t p = 0; p < panels.count; ++p) {
         const int64_t first = panels.first(p), width = panels.width(p), at = width * LANES;
         for (int64_t block = 0; block < share.rows; block += BLOCK) {
           const int64_t rows = std::min(BLOCK, share.rows - block);
           multiply(width, rows, weight + block * step, step, packed + first * depth * LANES, at, used, sums, at, false,
                    true);
+          if (p == 0) shifts_of(weight + block * step, step, used, rows, shifts + block); // the cache has them now
           for (int64_t v = 0; v < width; ++v) {
             const int64_t m = (first + v) * LANES;
             const Vec of_rows = load(row_scales + m);
-            for (int64_t n = 0; n < rows; n += LANES)
+            for (int64_t n = 0; n < rows; n += LANES) {
+              for (int64_t i = 0; i < LANES; ++i) // what will be written next time
+                __builtin_prefetch(share.result + (m + i) * share.N + block + n + BLOCK, 1);
               finish(share, o.M, o.activation, m, block + n, [&](int64_t i) {
                 const IntVec sum = load(sums + (n + i) * at + v * LANES) - shifts[block + n + i];
                 return to_floats(sum) * of_rows * share.scales[block + n + i];
               });
+            }
           }
         }
       }
@@ -139,42 +143,58 @@ void compute(const Bytes& o, const float* scales) {
   }
 }
 
-// R rows of a weight by M rows of x in units, whole vectors of them.
+// Rows of a weight that are multiplied at a time by M rows of x: their sums are as many as a vector has lanes, or half.
+constexpr int rows_for(int M) {
+  int rows = LANES;
+  while (rows * M > LANES || rows > 8) rows /= 2;
+  return rows;
+}
+
+// R rows of a weight by M rows of x in units, whole vectors of them. The first `given` of R rows are there.
 template <int R, int M>
-inline void dots(const int8_t* weight, int64_t K, const int32_t* x, int64_t depth, float* result, int64_t N) {
-  IntVec sum[R][M] = {}, shift[R] = {};
+inline void dots(const int8_t* weight, int64_t given, int64_t K, const int32_t* x, int64_t depth, float* result, int64_t N) {
+  constexpr int64_t STEP = NUMBERS * LANES;
+  IntVec sum[LANES] = {}, shift[R] = {}; // of row r and row m of x: at m * R + r
   const IntVec ones = all((int32_t)0x01010101);
   const auto add = [&](int64_t u, const IntVec* left) {
 #pragma GCC unroll 32
     for (int m = 0; m < M; ++m) {
       const IntVec right = load(x + m * depth + u);
 #pragma GCC unroll 32
-      for (int r = 0; r < R; ++r) sum[r][m] = accumulate(left[r], right, sum[r][m]);
+      for (int r = 0; r < R; ++r) sum[m * R + r] = accumulate(left[r], right, sum[m * R + r]);
     }
     if (SHIFT)
 #pragma GCC unroll 32
       for (int r = 0; r < R; ++r) shift[r] = accumulate(left[r], ones, shift[r]);
   };
+  const int8_t* row[R];
+  for (int r = 0; r < R; ++r) row[r] = weight + std::min<int64_t>(r, given - 1) * K;
   IntVec left[R];
   int64_t k = 0;
-  for (; k + NUMBERS * LANES <= K; k += NUMBERS * LANES) {
+  for (; k + STEP <= K; k += STEP) {
 #pragma GCC unroll 32
-    for (int r = 0; r < R; ++r) left[r] = units(weight + r * K + k);
+    for (int r = 0; r < R; ++r) {
+      left[r] = units(row[r] + k);
+      __builtin_prefetch(row[r] + R * K + k);
+    }
     add(k / NUMBERS, left);
   }
   if (k < K) {
-    for (int r = 0; r < R; ++r) left[r] = units(weight + r * K + k, K - k);
+    for (int r = 0; r < R; ++r) left[r] = units(row[r] + k, K - k);
     add(k / NUMBERS, left);
   }
-  for (int r = 0; r < R; ++r)
-    for (int m = 0; m < M; ++m)
-      result[m * N + r] = reduce(sum[r][m] - SHIFT * shift[r], [](IntVec a, IntVec b) { return a + b; });
+  if (SHIFT)
+#pragma GCC unroll 32
+    for (int i = 0; i < M * R; ++i) sum[i] -= SHIFT * shift[i % R];
+  float sums[LANES];
+  store(sums, to_floats(sums_of(sum)));
+  for (int m = 0; m < M; ++m) std::memcpy(result + m * N, sums + m * R, given * sizeof(float));
 }
 
 // Few rows of x: the weight is read once, in the order of its memory.
 template <int M>
 void few(const Bytes& o, const float* scales) {
-  constexpr int R = M <= 2 ? 4 : 2;
+  constexpr int R = rows_for(M);
   const int64_t depth = vectors_of(o.K) * LANES;
   int32_t* x = scratch<1, int32_t>(M * depth);
   for (int m = 0; m < M; ++m) to_units(o.x + m * o.line, o.K, x + m * depth, shifted);
@@ -182,39 +202,27 @@ void few(const Bytes& o, const float* scales) {
 #pragma omp parallel for schedule(dynamic, 1) num_threads(o.threads)
   for (int64_t b = 0; b < static_cast<int64_t>(shares.size()); ++b) {
     const Share<int8_t>& share = shares[b];
-    int64_t n = 0;
-    for (; n + R <= share.rows; n += R)
-      dots<R, M>(share.weight + n * o.K, o.K, x, depth, share.result + n, share.N);
-    for (; n < share.rows; ++n) dots<1, M>(share.weight + n * o.K, o.K, x, depth, share.result + n, share.N);
+    for (int64_t n = 0; n < share.rows; n += R)
+      dots<R, M>(share.weight + n * o.K, std::min<int64_t>(R, share.rows - n), o.K, x, depth, share.result + n, share.N);
     for (int m = 0; m < M; ++m) {
-      float* row = share.result + m * share.N;
-      for (int64_t i = 0; i < share.rows; ++i) row[i] = row[i] * scales[m] * share.scales[i];
-      finish_row(row, share.bias, share.rows, o.activation);
+      const Vec of_row = all(scales[m]);
+      finish_row(share.result + m * share.N, share, o.activation, [&](Vec sum, int64_t n, int64_t count) {
+        return sum * of_row * load(share.scales + n, count);
+      });
     }
   }
 }
 
-} // namespace
-
-// divisor: null for none. sizes: M, K, and from one row of x to the next.
-extern "C" void quantize_rows(
-    const float* x, const float* divisor, int8_t* values, float* scales, const int64_t* sizes, int32_t threads) {
-  const int64_t M = sizes[0], K = sizes[1], line = sizes[2];
+void quantize(
+    const float* x, const float* divisor, int64_t M, int64_t K, int64_t line, int64_t threads, int8_t* values,
+    float* scales) {
 #pragma omp parallel for schedule(static) num_threads(threads) if (M * K > 16384)
   for (int64_t m = 0; m < M; ++m) scales[m] = quantize_row(x + m * line, divisor, K, values + m * K);
 }
 
-// Of each linear its weight, scales, bias (null: none), result and N; sizes: M, K, line, and how many linears there are.
-extern "C" void int8_linears(
-    const int8_t* values, const float* scales, const int8_t* const* weights, const float* const* weight_scales,
-    const float* const* biases, float* const* results, const int64_t* N, const int64_t* sizes, int32_t activation,
-    int32_t threads) {
-  const int64_t K = sizes[1], line = sizes[2], count = sizes[3];
-  in_pieces(sizes[0], [&](int64_t first, int64_t M) {
-    Bytes o{values + first * line, {}, line, M, K, activation, threads};
-    for (int64_t at = 0; at < count; ++at)
-      o.linears.push_back({weights[at], weight_scales[at], biases[at], results[at] + first * N[at], N[at]});
-    switch (M) {
+void multiply(const Bytes& whole, const float* scales) {
+  whole.in_pieces([&](const Bytes& o, int64_t first) {
+    switch (o.M) {
       case 1: return few<1>(o, scales + first);
       case 2: return few<2>(o, scales + first);
       case 3: return few<3>(o, scales + first);
@@ -226,4 +234,35 @@ extern "C" void int8_linears(
       default: return compute(o, scales + first);
     }
   });
+}
+
+} // namespace
+
+
+extern "C" void quantize_rows(const int64_t* numbers) {
+  Call call{numbers};
+  const auto x = call.next<const float*>(), divisor = call.next<const float*>();
+  const auto M = call.next(), K = call.next(), line = call.next(), threads = call.next();
+  const auto values = call.next<int8_t*>();
+  quantize(x, divisor, M, K, line, threads, values, call.next<float*>());
+}
+
+extern "C" void int8_linears(const int64_t* numbers) {
+  Call call{numbers};
+  const auto values = call.next<const int8_t*>();
+  const auto scales = call.next<const float*>();
+  multiply(Bytes(call, values), scales);
+}
+
+// The same of x / divisor, which is quantized on the way.
+extern "C" void quantized_linears(const int64_t* numbers) {
+  Call call{numbers};
+  const auto x = call.next<const float*>(), divisor = call.next<const float*>();
+  Bytes o(call, nullptr);
+  int8_t* values = scratch<6, int8_t>(o.M * o.K);
+  float* scales = scratch<7, float>(o.M);
+  quantize(x, divisor, o.M, o.K, o.line, o.threads, values, scales);
+  o.x = values;
+  o.line = o.K;
+  multiply(o, scales);
 }

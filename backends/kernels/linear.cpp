@@ -62,7 +62,7 @@ void few_by_rows(const Floats& o) {
     const Share<float>& share = shares[b];
     for (int64_t n = 0; n < share.rows; ++n)
       dots<M>(share.weight + n * o.K, o.x, o.line, o.K, share.result + n, share.N);
-    for (int m = 0; m < M; ++m) finish_row(share.result + m * share.N, share.bias, share.rows, o.activation);
+    for (int m = 0; m < M; ++m) finish_row(share.result + m * share.N, share, o.activation);
   }
 }
 
@@ -100,7 +100,7 @@ void few_by_columns(const Floats& o) {
           const float* sums = sums_of_all + first[b] + (c * M + m) * share.rows;
           for (int64_t n = 0; n < share.rows; ++n) row[n] += sums[n];
         }
-        finish_row(row, share.bias, share.rows, o.activation);
+        finish_row(row, share, o.activation);
       }
   }
 }
@@ -123,17 +123,12 @@ void few(const Floats& o, bool columns) {
 
 } // namespace
 
-// Of each linear its weight, bias (null: none), result and N; sizes: M, K, line, whether the weights lie by columns, and
-// how many linears there are.
-extern "C" void linears(
-    const float* x, const float* const* weights, const float* const* biases, float* const* results, const int64_t* N,
-    const int64_t* sizes, int32_t activation, int32_t threads) {
-  const int64_t K = sizes[1], line = sizes[2], columns = sizes[3], count = sizes[4];
-  in_pieces(sizes[0], [&](int64_t first, int64_t M) {
-    Floats o{x + first * line, {}, line, M, K, activation, threads};
-    for (int64_t at = 0; at < count; ++at)
-      o.linears.push_back({weights[at], nullptr, biases[at], results[at] + first * N[at], N[at]});
-    switch (M) {
+extern "C" void linears(const int64_t* numbers) {
+  Call call{numbers};
+  const auto x = call.next<const float*>();
+  const bool columns = call.next();
+  Floats(call, x).in_pieces([&](const Floats& o, int64_t) {
+    switch (o.M) {
       case 1: return few<1>(o, columns);
       case 2: return few<2>(o, columns);
       case 4: return few<4>(o, columns);

@@ -16,7 +16,18 @@ namespace {
 constexpr int64_t MOST_ROWS = 512; // of x at a time
 constexpr int64_t DEPTH = 192;     // of a block of K
 
-// scales: of a quantized weight.
+// What is called from Python takes one array: addresses (null: there is none), sizes and other numbers, in the order in
+// which they are read. That is the cheapest call that Python can make.
+struct Call {
+  const int64_t* numbers;
+
+  template <typename T = int64_t>
+  T next() {
+    return (T)*numbers++;
+  }
+};
+
+// scales: of a quantized weight. bias: null for none.
 template <typename T>
 struct Linear {
   const T* weight;
@@ -29,9 +40,20 @@ struct Linear {
 template <typename X, typename T>
 struct Operands {
   const X* x;
+  int64_t M, K, line, threads, activation;
   std::vector<Linear<T>> linears;
-  int64_t line, M, K;
-  int activation, threads;
+
+  Operands(Call& call, const X* x)
+      : x(x), M(call.next()), K(call.next()), line(call.next()), threads(call.next()), activation(call.next()) {
+    for (int64_t rest = call.next(); rest > 0; --rest) {
+      Linear<T>& each = linears.emplace_back();
+      each.weight = call.next<const T*>();
+      each.scales = call.next<const float*>();
+      each.bias = call.next<const float*>();
+      each.result = call.next<float*>();
+      each.N = call.next();
+    }
+  }
 
   int64_t columns() const {
     int64_t sum = 0;
@@ -41,6 +63,20 @@ struct Operands {
 
   // Rows of a weight that a thread takes at a time; a multiple of 24, as products take 6 or 8.
   int64_t share_size() const { return std::clamp<int64_t>(columns() / (threads * 2) / 24 * 24, 24, 192); }
+
+  // Calls a function for at most MOST_ROWS of x at a time: with the operands of these rows, and which is the first.
+  template <typename Function>
+  void in_pieces(Function function) const {
+    const int64_t pieces = (M + MOST_ROWS - 1) / MOST_ROWS;
+    for (int64_t piece = 0; piece < pieces; ++piece) {
+      const int64_t first = M * piece / pieces;
+      Operands part = *this;
+      part.x += first * line;
+      part.M = M * (piece + 1) / pieces - first;
+      for (auto& each : part.linears) each.result += first * each.N;
+      function(part, first);
+    }
+  }
 };
 
 // Rows of a weight that a thread takes at a time: as many columns of the result, whose rows are N apart.
@@ -92,16 +128,35 @@ inline void finish(const Share<T>& share, int64_t M, int activation, int64_t m0,
     for (int i = 0; i < rows; ++i) std::memcpy(to + i * share.N, &tile[i], columns * sizeof(float));
 }
 
-// Bias and activation of a part of a row of the result.
-__attribute__((noinline)) void finish_row(float* row, const float* bias, int64_t count, int activation) {
-  for (int64_t n = 0; n < count; n += LANES) {
-    const int64_t columns = std::min<int64_t>(LANES, count - n);
-    Vec value{}, shift{};
-    std::memcpy(&value, row + n, columns * sizeof(float));
-    if (bias) std::memcpy(&shift, bias + n, columns * sizeof(float));
-    value = activate(activation, bias ? value + shift : value);
-    std::memcpy(row + n, &value, columns * sizeof(float));
+// `count` numbers, the others are 0.
+inline Vec load(const float* at, int64_t count) {
+  if (count == LANES) return load(at);
+  Vec value{};
+  std::memcpy(&value, at, count * sizeof(float));
+  return value;
+}
+
+inline void store(float* at, Vec value, int64_t count) {
+  if (count == LANES)
+    store(at, value);
+  else
+    std::memcpy(at, &value, count * sizeof(float));
+}
+
+// Bias and activation of a part of a row of sums, which scaled(sums, n, count) scales before: of columns n on.
+template <typename T, typename Scaled>
+__attribute__((noinline)) void finish_row(float* row, const Share<T>& share, int activation, Scaled scaled) {
+  for (int64_t n = 0; n < share.rows; n += LANES) {
+    const int64_t columns = std::min<int64_t>(LANES, share.rows - n);
+    Vec value = scaled(load(row + n, columns), n, columns);
+    if (share.bias) value += load(share.bias + n, columns);
+    store(row + n, activate(activation, value), columns);
   }
+}
+
+template <typename T>
+void finish_row(float* row, const Share<T>& share, int activation) {
+  finish_row(row, share, activation, [](Vec sum, int64_t, int64_t) { return sum; });
 }
 
 // All linears in float32. Blocks of K keep the vectors in the first-level cache.
@@ -138,16 +193,6 @@ void compute(const Operands<float, T>& o, const std::vector<Share<T>>& shares, i
           finish(share, o.M, o.activation, v * LANES, n,
                  [&](int64_t i) { return load(sums + (n + i) * line + v * LANES); });
     }
-  }
-}
-
-// Calls a function for at most MOST_ROWS of M rows at a time: with the first of them, and how many.
-template <typename Function>
-void in_pieces(int64_t M, Function function) {
-  const int64_t pieces = (M + MOST_ROWS - 1) / MOST_ROWS;
-  for (int64_t piece = 0; piece < pieces; ++piece) {
-    const int64_t first = M * piece / pieces;
-    function(first, M * (piece + 1) / pieces - first);
   }
 }
 

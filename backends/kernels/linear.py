@@ -10,16 +10,13 @@ source: Goto and van de Geijn 2008 (Anatomy of high-performance matrix multiplic
 
 from __future__ import annotations
 
-import ctypes
-import math
 from collections.abc import Sequence
 
 import torch
 
-from txgraph.backends.kernels.build import load, pointer
+from txgraph.backends.kernels.calls import ACTIVATIONS as ACTIVATIONS
+from txgraph.backends.kernels.calls import call_linears, empty_results, whole
 from txgraph.ir.ops import define
-
-ACTIVATIONS = ("", "relu", "gelu", "gelu_tanh", "quick_gelu", "silu", "sigmoid")  # in the order of linear.cpp's enum
 
 
 def linears_native(
@@ -35,33 +32,16 @@ def linears_native(
     Returns:
         for each weight ``[..., N]``, contiguous.
     """
-    results = _empty(input, weights)
-    rows = input.reshape(math.prod(input.shape[:-1]), input.shape[-1])
-    rows = rows if rows.stride(1) == 1 else rows.contiguous()
+    results = empty_results(input, weights)
     columns = not all(w.is_contiguous() for w in weights) and all(w.t().is_contiguous() for w in weights)
-    weights = weights if columns else [weight.contiguous() for weight in weights]
-    biases = [None if bias is None else bias.contiguous() for bias in biases]
-    pointers = ctypes.c_void_p * len(weights)
-    load("kernels").linears(
-        pointer(rows),
-        pointers(*map(pointer, weights)),
-        pointers(*map(pointer, biases)),
-        pointers(*map(pointer, results)),
-        (ctypes.c_int64 * len(weights))(*(weight.shape[0] for weight in weights)),
-        (ctypes.c_int64 * 5)(*rows.shape, rows.stride(0), columns, len(weights)),
-        ACTIVATIONS.index(activation),
-        torch.get_num_threads(),
-    )
+    weights = weights if columns else whole(weights)
+    call_linears("kernels", "linears", input, (columns,), weights, None, biases, activation, results)
     return results
-
-
-def _empty(input: torch.Tensor, weights: Sequence[torch.Tensor], *_: object) -> list[torch.Tensor]:
-    return [input.new_empty((*input.shape[:-1], weight.shape[0])) for weight in weights]
 
 
 define(
     "linears_native(Tensor input, Tensor[] weights, Tensor?[] biases, str activation) -> Tensor[]",
     linears_native,
-    _empty,
+    lambda input, weights, *_: empty_results(input, weights),
     key="CPU",
 )

@@ -7,14 +7,11 @@ numbers of a weight become float32 in registers (few rows) or in blocks in the c
 
 from __future__ import annotations
 
-import ctypes
-import math
 from collections.abc import Sequence
 
 import torch
 
-from txgraph.backends.kernels.build import load, pointer
-from txgraph.backends.kernels.linear import ACTIVATIONS
+from txgraph.backends.kernels.calls import call, call_linears, empty_results, rows_of, whole
 from txgraph.ir.ops import define
 
 DEEPEST = 1 << 16  # K: so many products, of which one operand was shifted by 128, have room in 32 bits
@@ -22,16 +19,11 @@ DEEPEST = 1 << 16  # K: so many products, of which one operand was shifted by 12
 
 def quantize_rows_native(input: torch.Tensor, divisor: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
     """:func:`txgraph.ir.quantized.quantize_rows` of float32 on a CPU."""
-    values, scales = _quantized(input, divisor)
-    rows, divisor = _rows(input), None if divisor is None else divisor.contiguous()
-    load("quantized").quantize_rows(
-        pointer(rows),
-        pointer(divisor),
-        pointer(values),
-        pointer(scales),
-        (ctypes.c_int64 * 3)(*rows.shape, rows.stride(0)),
-        torch.get_num_threads(),
-    )
+    values, scales = _quantized(input)
+    (rows, sizes), divisor = rows_of(input), None if divisor is None else divisor.contiguous()
+    beside = 0 if divisor is None else divisor.data_ptr()
+    threads = torch.get_num_threads()
+    call("quantized", "quantize_rows", rows.data_ptr(), beside, *sizes, threads, values.data_ptr(), scales.data_ptr())
     return values, scales
 
 
@@ -60,16 +52,10 @@ def int8_linears_native(
     Args:
         values: ``K`` is at most :data:`DEEPEST`. activation: one of :data:`ACTIVATIONS` of the float32 kernel.
     """
-    results = _of_rows(scales, weights)
-    rows, scales = _rows(values), scales.contiguous()
-    load("quantized").int8_linears(
-        pointer(rows),
-        pointer(scales),
-        *_operands(weights, weight_scales, biases, results),
-        (ctypes.c_int64 * 4)(*rows.shape, rows.stride(0), len(weights)),
-        ACTIVATIONS.index(activation),
-        torch.get_num_threads(),
-    )
+    results, scales = empty_results(scales, weights), scales.contiguous()
+    weights, weight_scales = whole(weights), whole(weight_scales)
+    beside = (scales.data_ptr(),)
+    call_linears("quantized", "int8_linears", values, beside, weights, weight_scales, biases, activation, results)
     return results
 
 
@@ -77,7 +63,32 @@ define(
     "int8_linears_native(Tensor values, Tensor scales, Tensor[] weights, Tensor[] weight_scales, Tensor?[] biases, "
     "str activation) -> Tensor[]",
     int8_linears_native,
-    lambda values, scales, weights, *_: _of_rows(scales, weights),
+    lambda values, scales, weights, *_: empty_results(scales, weights),
+    key="CPU",
+)
+
+
+def quantized_linears_native(
+    input: torch.Tensor,
+    divisor: torch.Tensor | None,
+    weights: Sequence[torch.Tensor],
+    weight_scales: Sequence[torch.Tensor],
+    biases: Sequence[torch.Tensor | None],
+    activation: str,
+) -> list[torch.Tensor]:
+    """:func:`int8_linears_native` of :func:`quantize_rows_native`, in one call."""
+    results, divisor = empty_results(input, weights), None if divisor is None else divisor.contiguous()
+    weights, weight_scales = whole(weights), whole(weight_scales)
+    beside = (0 if divisor is None else divisor.data_ptr(),)
+    call_linears("quantized", "quantized_linears", input, beside, weights, weight_scales, biases, activation, results)
+    return results
+
+
+define(
+    "quantized_linears_native(Tensor input, Tensor? divisor, Tensor[] weights, Tensor[] weight_scales, "
+    "Tensor?[] biases, str activation) -> Tensor[]",
+    quantized_linears_native,
+    lambda input, _, weights, *__: empty_results(input, weights),
     key="CPU",
 )
 
@@ -96,15 +107,9 @@ def weight_only_linears_native(
     Args:
         activation: one of :data:`ACTIVATIONS` of the float32 kernel.
     """
-    results = _of_rows(input, weights)
-    rows = _rows(input)
-    load("quantized").weight_only_linears(
-        pointer(rows),
-        *_operands(weights, weight_scales, biases, results),
-        (ctypes.c_int64 * 6)(*rows.shape, rows.stride(0), len(weights), bits, group),
-        ACTIVATIONS.index(activation),
-        torch.get_num_threads(),
-    )
+    results = empty_results(input, weights)
+    weights, weight_scales, beside = whole(weights), whole(weight_scales), (bits, group)
+    call_linears("quantized", "weight_only_linears", input, beside, weights, weight_scales, biases, activation, results)
     return results
 
 
@@ -112,29 +117,6 @@ define(
     "weight_only_linears_native(Tensor input, Tensor[] weights, Tensor[] weight_scales, Tensor?[] biases, "
     "str activation, int bits, int group) -> Tensor[]",
     weight_only_linears_native,
-    lambda input, weights, *_: _of_rows(input, weights),
+    lambda input, weights, *_: empty_results(input, weights),
     key="CPU",
 )
-
-
-def _rows(input: torch.Tensor) -> torch.Tensor:
-    rows = input.reshape(math.prod(input.shape[:-1]), input.shape[-1])
-    return rows if rows.stride(1) == 1 else rows.contiguous()
-
-
-def _of_rows(rows: torch.Tensor, weights: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    return [rows.new_empty((*rows.shape[:-1], weight.shape[0])) for weight in weights]
-
-
-class _Pointers:
-    """Pointers to tensors, for a call into a library: copies that are made of views live as long."""
-
-    def __init__(self, tensors: Sequence[torch.Tensor | None]) -> None:
-        self.tensors = [None if t is None else t.contiguous() for t in tensors]
-        self._as_parameter_ = (ctypes.c_void_p * len(tensors))(*map(pointer, self.tensors))
-
-
-def _operands(*of_each: Sequence[torch.Tensor | None]) -> tuple[object, ...]:
-    """The arguments of a call for each weight: pointers, and the numbers of rows."""
-    counts = [weight.shape[0] for weight in of_each[0] if weight is not None]
-    return *map(_Pointers, of_each), (ctypes.c_int64 * len(counts))(*counts)

@@ -98,15 +98,36 @@ inline auto reduce(V x, Function function) {
     return x[0] + 0;
 }
 
+// What two vectors exchange: the first gives its numbers whose place has not the bit STEP, or those that have.
+template <int STEP>
+inline void exchanges(IntVec& low, IntVec& high) {
+  for (int j = 0; j < LANES; ++j) {
+    low[j] = j & STEP ? LANES + j - STEP : j;
+    high[j] = j & STEP ? LANES + j : j + STEP;
+  }
+}
+
+// The sums of LANES vectors, as one: it is added up while it is turned around.
+template <int STEP = 1, typename V>
+inline V sums_of(V* rows) {
+  if constexpr (STEP == LANES)
+    return rows[0];
+  else {
+    IntVec low, high;
+    exchanges<STEP>(low, high);
+#pragma GCC unroll 32
+    for (int i = 0; i < LANES; i += 2 * STEP)
+      rows[i] = shuffle(rows[i], rows[i + STEP], low) + shuffle(rows[i], rows[i + STEP], high);
+    return sums_of<2 * STEP>(rows);
+  }
+}
+
 // Turns LANES vectors around, by exchanges between pairs.
 template <int STEP = 1, typename V>
 inline void transpose(V* rows) {
   if constexpr (STEP < LANES) {
     IntVec low, high;
-    for (int j = 0; j < LANES; ++j) {
-      low[j] = j & STEP ? LANES + j - STEP : j;
-      high[j] = j & STEP ? LANES + j : j + STEP;
-    }
+    exchanges<STEP>(low, high);
 #pragma GCC unroll 32
     for (int i = 0; i < LANES; ++i) {
       if (i & STEP) continue;

@@ -67,7 +67,9 @@ inline void dots(
 #pragma GCC unroll 32
       for (int r = 0; r < R; ++r) {
         Vec left[V];
-        unpack<BITS>(weight + r * format.bytes + k * BITS / 8, left);
+        const uint8_t* at = weight + r * format.bytes + k * BITS / 8;
+        unpack<BITS>(at, left);
+        __builtin_prefetch(at + R * format.bytes);
 #pragma GCC unroll 32
         for (int m = 0; m < M; ++m)
 #pragma GCC unroll 32
@@ -101,7 +103,7 @@ void few(const Packed& o, const Format& format) {
     int64_t n = 0;
     for (; n + R <= share.rows; n += R) at(std::integral_constant<int, R>(), n);
     for (; n < share.rows; ++n) at(std::integral_constant<int, 1>(), n);
-    for (int m = 0; m < M; ++m) finish_row(share.result + m * share.N, share.bias, share.rows, o.activation);
+    for (int m = 0; m < M; ++m) finish_row(share.result + m * share.N, share, o.activation);
   }
 }
 
@@ -144,17 +146,12 @@ void choose(const Packed& o, const Format& format) {
 
 } // namespace
 
-// Of each linear its weight, scales, bias (null: none), result and N; sizes: M, K, line, how many linears there are, bits,
-// and numbers of a group in 4 bits.
-extern "C" void weight_only_linears(
-    const float* x, const uint8_t* const* weights, const float* const* scales, const float* const* biases,
-    float* const* results, const int64_t* N, const int64_t* sizes, int32_t activation, int32_t threads) {
-  const int64_t K = sizes[1], line = sizes[2], count = sizes[3], bits = sizes[4], group = sizes[5];
+extern "C" void weight_only_linears(const int64_t* numbers) {
+  Call call{numbers};
+  const auto x = call.next<const float*>();
+  const auto bits = call.next(), group = call.next();
+  const Packed whole(call, x);
+  const int64_t K = whole.K;
   const Format format = bits == 8 ? Format{K, std::max<int64_t>(K, 1), 1} : Format{K / 2, group, K / group};
-  in_pieces(sizes[0], [&](int64_t first, int64_t M) {
-    Packed o{x + first * line, {}, line, M, K, activation, threads};
-    for (int64_t at = 0; at < count; ++at)
-      o.linears.push_back({weights[at], scales[at], biases[at], results[at] + first * N[at], N[at]});
-    bits == 8 ? choose<8>(o, format) : choose<4>(o, format);
-  });
+  whole.in_pieces([&](const Packed& o, int64_t) { bits == 8 ? choose<8>(o, format) : choose<4>(o, format); });
 }

@@ -67,9 +67,8 @@ def test_they_are_computed_by_our_kernels(kind: QuantizeLinears, layers: bool) -
     (ours,), (expected,) = compiled.run([x]), interpret(graph, [x])
     assert_near(ours, expected)
     names = [kernel.name for kernel in compiled.kernels if kernel.name.startswith("txgraph.")]
-    linear = "int8" if kind.bits is None else "weight_only"
-    assert names.count(f"txgraph.{linear}_linears_native") == 9
-    assert names.count("txgraph.quantize_rows_native") == (9 if kind.bits is None else 0)
+    linear = "quantized" if kind.bits is None else "weight_only"
+    assert names == [f"txgraph.{linear}_linears_native"] * 9
     assert {kernel.kind for kernel in compiled.kernels} == {"generated", "txgraph"}
     (reference,) = ReferenceBackend().lower(graph, CPU, BackendOptions()).run([x])
     assert torch.equal(reference, expected)
@@ -112,3 +111,21 @@ def test_what_has_no_kernel_is_said() -> None:
     values = torch.ones(1, DEEPEST + 1, dtype=torch.int8)
     (line,) = InductorBackend().unsupported(traced(deep, values, torch.ones(1, 1), values, torch.ones(1)), CPU)
     assert line.endswith(f"txgraph::int8_linears sums at most {DEEPEST} products")
+
+
+def test_rows_that_are_quantized_once_for_two() -> None:
+    """They are not quantized on the way."""
+
+    def function(x: torch.Tensor, w: torch.Tensor, s: torch.Tensor, d: torch.Tensor) -> Any:
+        values, scales = torch.ops.txgraph.quantize_rows(x, d)
+        first = torch.ops.txgraph.int8_linears(values, scales, [w], [s], [None], "")
+        second = torch.ops.txgraph.int8_linears(values, scales, [w[:2]], [s[:2]], [None], "relu")
+        return *first, *second, *torch.ops.txgraph.quantize_rows(x, None)
+
+    w, scales = quantize_weight(normal(6, 8))
+    graph = traced(function, normal(4, 8), w=w, s=scales, d=normal(8).exp())
+    compiled = InductorBackend().lower(graph, CPU, BackendOptions())
+    for ours, expected in zip(compiled.run([normal(4, 8)]), interpret(graph, [normal(4, 8)]), strict=True):
+        torch.testing.assert_close(ours, expected)
+    names = [kernel.name for kernel in compiled.kernels]
+    assert names.count("txgraph.quantize_rows_native") == names.count("txgraph.int8_linears_native") == 2
