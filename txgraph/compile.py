@@ -143,7 +143,9 @@ class _Compilation:
                 if broken:
                     after, records = before, [_rolled_back(r, broken) for r in records]
             with clock("compress"):
-                after, spent, spending = self.compression.spend(after, context, backend, target, options.backend_options)
+                after, spent, spending = self.compression.spend(
+                    after, context, backend, target, options.backend_options
+                )
             records = [*records, *spent]
             with clock("verify", "what it is compared with"):
                 verifier.rebase(after)

@@ -80,9 +80,7 @@ class Compression:
         if self._subject is None:
             say("compress", "capture for the calibration")
             plain = replace(context, inputs={}, vetoes={}, near_misses=None, advice=[])
-            self._subject = Subject.of(
-                self.model, self.calibration, self.budget.seed, self.pipeline, plain, self.level
-            )
+            self._subject = Subject.of(self.model, self.calibration, self.budget.seed, self.pipeline, plain, self.level)
             self._lossy = LossyContext(observe=self._subject.observe)
         subject = self._subject
         self._check_reachable(subject)
@@ -170,9 +168,7 @@ class Compression:
                 if clock.is_over("errors of single rewrites"):
                     return
 
-    def _candidates(
-        self, graph: Graph, context: PassContext, timer: RewriteTimer, clock: _Clock
-    ) -> list[Candidate]:
+    def _candidates(self, graph: Graph, context: PassContext, timer: RewriteTimer, clock: _Clock) -> list[Candidate]:
         """What could be done to a graph, with error and seconds."""
         found: dict[tuple[LossyPass, Place], Candidate] = {}
         nodes = {node.name: node for node in graph.nodes}
@@ -205,9 +201,7 @@ class Compression:
         check_spec(after, graph)
         return PassResult(method, graph, after, tuple(rewrites), context)
 
-    def _apply(
-        self, graph: Graph, context: PassContext, steps: Sequence[Step]
-    ) -> tuple[Graph, list[PassRecord]]:
+    def _apply(self, graph: Graph, context: PassContext, steps: Sequence[Step]) -> tuple[Graph, list[PassRecord]]:
         """The graph after these steps, by one run of each method."""
         state = state_after(steps)
         records = []
@@ -219,7 +213,7 @@ class Compression:
             result = self._run(method, graph, context, chosen)
             graph = result.after
             records.append(
-                PassRecord(method.name, "applied", result.rewrites, time.perf_counter() - started, method.label)
+                PassRecord(method.name, "applied", result.rewrites, time.perf_counter() - started, lossy=method.label)
             )
         return graph, records
 

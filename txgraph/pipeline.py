@@ -26,6 +26,7 @@ class PassRecord:
         seconds: time in the pass itself; the hook's time is its own.
         reason: why it was rolled back.
         vetoed: rewrites that the hook took out, by their roots, with the reasons.
+        lossy: what a lossy pass did, with its settings; it is judged by the budget, not by the hook.
     """
 
     name: str
@@ -34,6 +35,7 @@ class PassRecord:
     seconds: float = 0.0
     reason: str = ""
     vetoed: Mapping[str, str] = field(default_factory=dict)
+    lossy: str = ""
 
 
 @dataclass(frozen=True)

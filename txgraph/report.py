@@ -189,7 +189,7 @@ def _print_graph(console: Console, at: int, graph: GraphReport) -> None:
     if graph.verification:
         table.add_row("capture", "", "", "", _gates(next(checked)))
     for record in (r for r in graph.passes if r.status != "unchanged"):
-        gates = _gates(next(checked) if per_pass else None)
+        gates = f"under the budget: {record.lossy}" if record.lossy else _gates(next(checked) if per_pass else None)
         table.add_row(record.name, record.status, str(len(record.rewrites)), f"{record.seconds:.3f}", gates)
     lower = f"{graph.seconds.get('lower', 0):.3f}"
     stages: list[StageRecord | None] = [*checked]

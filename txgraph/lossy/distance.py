@@ -73,9 +73,7 @@ class Distance:
 
     def to_dict(self) -> dict[str, float]:
         """The measures by their names."""
-        return {
-            name: getattr(self, name) for name in ("relative_error", "sqnr_db", "top1_agreement", "cosine")
-        }
+        return {name: getattr(self, name) for name in ("relative_error", "sqnr_db", "top1_agreement", "cosine")}
 
     def __str__(self) -> str:
         return (

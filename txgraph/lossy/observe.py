@@ -15,7 +15,9 @@ from txgraph.rewrite import Observed
 MOST_BYTES = 512 << 20  # of moments that are held at a time; else the calls run again
 
 
-def observe(graph: Graph, nodes: Sequence[Node], calls: Sequence[Sequence[torch.Tensor]]) -> Iterator[Mapping[str, Observed]]:
+def observe(
+    graph: Graph, nodes: Sequence[Node], calls: Sequence[Sequence[torch.Tensor]]
+) -> Iterator[Mapping[str, Observed]]:
     """The inputs of some linears, group by group: each as large as memory should hold.
 
     Args:

@@ -85,7 +85,11 @@ class Subject:
         graph, _ = pipeline.run(captured.graph, context, verifier.between_passes)
         guard = InputGuard.of(captured.graph)
         halves = [
-            [taken for each in half if guard.accepts(taken := _contiguous(signature.flatten(each.args, each.kwargs)[0]))]
+            [
+                taken
+                for each in half
+                if guard.accepts(taken := _contiguous(signature.flatten(each.args, each.kwargs)[0]))
+            ]
             for half in calibration.split(seed)
         ]
         fitting = sum(map(len, halves))
@@ -95,9 +99,20 @@ class Subject:
                 f"halves need some: give batches of equal sizes, or whose sizes vary above 1"
             )
         left = len(flat) - fitting
-        notes = (f"{left} of the {len(flat)} batches of the calibration have sizes of their own: not used",) * bool(left)
+        notes = (f"{left} of the {len(flat)} batches of the calibration have sizes of their own: not used",) * bool(
+            left
+        )
         return cls(
-            model, signature, graph, context, guard, flat[0].structure, captured.out_spec, *halves, notes, captured.graph
+            model,
+            signature,
+            graph,
+            context,
+            guard,
+            flat[0].structure,
+            captured.out_spec,
+            *halves,
+            notes,
+            captured.graph,
         )
 
     @property
