@@ -89,6 +89,8 @@ class _Compilation:
                 continue
             with self.clock("verify", "what was kept"):
                 verifier.refer(kept.before)
+                if kept.report.spending is not None:
+                    verifier.rebase(kept.after)
                 broken = verifier.check_backend(compiled.run, kept.after.zeroed, "cache")
             if broken:
                 self.report.notes.append(
@@ -135,24 +137,34 @@ class _Compilation:
             after, records = self.pipeline.run(before, context, between_passes)
         vetoes = {(record.name, root): reason for record in records for root, reason in record.vetoed.items()}
         context = replace(context, vetoes=vetoes)
-        spending = None
-        if self.compression is not None:
-            if options.verify == "final":  # what is lossy must stand on what is exact
-                with clock("verify", "passes"):
-                    broken = verifier.check_graph("passes", after)
-                if broken:
-                    after, records = before, [_rolled_back(r, broken) for r in records]
-            with clock("compress"):
-                after, spent, spending = self.compression.spend(
-                    after, context, backend, target, options.backend_options
-                )
-            records = [*records, *spent]
-            with clock("verify", "what it is compared with"):
-                verifier.rebase(after)
-        with clock("lower"):
-            compiled = _lower(backend, after, target, options)
-        with clock("verify", f"backend {backend.name}"):
-            broken = verifier.check_backend(compiled.run, after.zeroed)
+        if self.compression is not None and options.verify == "final":  # what is lossy must stand on what is exact
+            with clock("verify", "passes"):
+                broken = verifier.check_graph("passes", after)
+            if broken:
+                after, records = before, [_rolled_back(r, broken) for r in records]
+        exact, spending, most = (after, records), None, None
+        while True:
+            if self.compression is not None:
+                with clock("compress"):
+                    after, spent, spending = self.compression.spend(
+                        exact[0], context, backend, target, options.backend_options, most
+                    )
+                records = [*exact[1], *spent]
+                after.constants.observe(before.constants)  # the budget was kept with these values
+                with clock("verify", "what it is compared with"):
+                    verifier.rebase(after)
+            with clock("lower"):
+                compiled = _lower(backend, after, target, options)
+            with clock("verify", f"backend {backend.name}"):
+                broken = verifier.check_backend(compiled.run, after.zeroed)
+            guard = InputGuard.of(before, after.assumptions)
+            if self.compression is None or spending is None:
+                break
+            with clock("compress", "the compiled graph on calls held out"):
+                spending, kept = self.compression.confirm(spending, compiled.run, guard.accepts)
+            if kept or not spending.at:
+                break
+            most = spending.at - 1
         if broken:
             self.report.fallbacks.append(
                 Fallback(f"backend {backend.name}", f"its result broke a gate, the graph is interpreted: {broken}")
@@ -183,9 +195,9 @@ class _Compilation:
             clock.seconds(),
             spending=spending,
         )
-        notes = tuple(dict.fromkeys((*verifier.doubts(after), *context.advice)))
+        doubts = verifier.doubts(after) if spending is None else ()  # of rounding to few bits little is to be said
+        notes = tuple(dict.fromkeys((*doubts, *context.advice)))
         _tell(self.report, graph_report, notes)
-        guard = InputGuard.of(before, after.assumptions)
         state = ModelState(call.model, frozen_tensors(before, after, compiled))
         return CompiledCall(
             call.structure, guard, state, before, after, context, compiled, captured.out_spec, graph_report, notes

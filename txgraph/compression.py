@@ -12,17 +12,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
+import torch
 from torch import nn
 
-from txgraph.backends import Backend
+from txgraph.backends import Backend, Compiled
 from txgraph.errors import TxgraphError
 from txgraph.ir import Graph, check_spec
 from txgraph.lossy.budget import Budget
 from txgraph.lossy.calibration import Calibration
 from txgraph.lossy.distance import Distance
+from txgraph.lossy.parts import parts_of
 from txgraph.lossy.path import Candidate, Step, path_of, state_after
 from txgraph.lossy.sensitivity import probes, squared_errors
 from txgraph.lossy.spending import Point, Spending, Spent
@@ -32,10 +36,11 @@ from txgraph.options import BackendOptions, CompileOptions, Target, VerifyLevel
 from txgraph.passes import for_every_call, lossy_methods
 from txgraph.pipeline import PassRecord, PassResult, Pipeline
 from txgraph.progress import say
-from txgraph.rewrite import LossyContext, LossyPass, PassContext, Place, Rewrite
+from txgraph.rewrite import LossyContext, LossyPass, PassContext, Place
 
 log = logging.getLogger(__name__)
 
+Run = Callable[[Sequence[torch.Tensor]], Sequence[Any]]
 AIM = 0.9  # of the budget, on the calls that choose: others differ
 
 
@@ -67,9 +72,18 @@ class Compression:
         self._errors.clear()
 
     def spend(
-        self, graph: Graph, context: PassContext, backend: Backend, target: Target, options: BackendOptions
+        self,
+        graph: Graph,
+        context: PassContext,
+        backend: Backend,
+        target: Target,
+        options: BackendOptions,
+        most: int | None = None,
     ) -> tuple[Graph, list[PassRecord], Spending]:
         """What becomes of an exact graph under the budget; the graph itself is not changed.
+
+        Args:
+            most: so many steps along the path, no more.
 
         Raises:
             ValueError: the budget cannot be kept even by the exact graph, or the calibration does not fit.
@@ -85,11 +99,18 @@ class Compression:
         subject = self._subject
         self._check_reachable(subject)
         self._measure_errors(subject, clock)
+        notes = list(subject.notes)
         candidates = self._candidates(graph, context, RewriteTimer(backend, target, options), clock)
-        steps = path_of(candidates, self.forced)
-        search = _Search(self, subject, steps, clock)
-        at = search.farthest()
-        at, chosen_by, held_out, used = search.accepted(at)
+        lower = partial(backend.lower, target=target, options=options)
+        while True:
+            steps = path_of(candidates, self.forced)[:most]
+            search = _Search(self, subject, steps, clock)
+            at, chosen_by, held_out, used = search.accepted(search.farthest())
+            wrong = self._wrong_parts(subject, steps[:at], lower)
+            if not wrong:
+                break
+            candidates = [each for each in candidates if (each.each, each.place) not in wrong]
+            notes += wrong.values()
         applied, records = self._apply(graph, context, steps[:at])
         spending = Spending(
             self.budget,
@@ -104,9 +125,63 @@ class Compression:
             self._score,
             search.stopped(at),
             time.perf_counter() - started,
-            subject.notes,
+            tuple(dict.fromkeys(notes)),
         )
         return applied, records, spending
+
+    def confirm(
+        self, spending: Spending, run: Run, accepts: Callable[[Sequence[torch.Tensor]], bool]
+    ) -> tuple[Spending, bool]:
+        """What was compiled, on those held-out calls that it takes: whether it keeps the budget, and a note of it.
+
+        Args:
+            run: gives all outputs of the compiled graph. accepts: whether it takes a call.
+        """
+        assert self._subject is not None, "spend comes first"
+        calls = [tensors for tensors in self._subject.held_out if accepts(tensors)]
+        distance = Distance()
+        for tensors in calls:
+            distance = distance.plus(run(tensors), self._subject.truth(tensors))
+        note = f"compiled, on {len(calls)} of the {len(self._subject.held_out)} calls held out: {distance}"
+        if not calls:
+            note = "no call that was held out has the sizes that were compiled for: judged by the interpreted graph"
+        return replace(spending, notes=(*spending.notes, note)), self.budget.used(distance) <= 1
+
+    def _wrong_parts(
+        self, subject: Subject, steps: Sequence[Step], lower: Callable[[Graph], Compiled]
+    ) -> dict[tuple[LossyPass, Place], str]:
+        """The rewrites whose compiled form is not what they say, each by itself on what flows into it; and why.
+
+        The outputs of the whole say little of that: where values are rounded to few bits, a last bit of a float decides
+        now and then which of two neighbours it is, and layer upon layer that adds up.
+        """
+        if self.level == "off":
+            return {}
+        wrong: dict[tuple[LossyPass, Place], str] = {}
+        graph = subject.graph
+        verdicts: dict[str, str] = {}
+        for method, chosen in self._by_method(steps):
+            result = self._run(method, graph, subject.context, chosen)
+            nodes = {node.name: node for node in graph.nodes}
+            for part in parts_of(result, subject.few[0]):
+                if part.kind not in verdicts:
+                    say("compress", f"check {method.label}: {part.rewrite.module or part.rewrite.root}")
+                    verdicts[part.kind] = part.reason(lower(part.graph).run)
+                if verdicts[part.kind]:
+                    place = method.place_of(graph, nodes[part.rewrite.root], self._lossy)
+                    assert place is not None, "it was rewritten there"
+                    text = f"{method.label} is left out of {method.module_of(nodes[part.rewrite.root])}"
+                    wrong[method, place] = f"{text}: as compiled it breaks a gate, {verdicts[part.kind]}"
+            graph = result.after
+        return wrong
+
+    def _by_method(self, steps: Sequence[Step]) -> Iterator[tuple[LossyPass, set[tuple[LossyPass, Place]]]]:
+        """The methods in their order, each with what of it these steps choose."""
+        state = state_after(steps)
+        for method in self.methods:
+            chosen = {(each.each, place) for place, each in state.items() if each.each == method}
+            if chosen:
+                yield method, chosen
 
     def used(self, distance: Distance, treated: Graph | None = None) -> tuple[float, float | None]:
         """The share of the budget that a graph at this distance uses, and its score where there is a metric."""
@@ -203,12 +278,8 @@ class Compression:
 
     def _apply(self, graph: Graph, context: PassContext, steps: Sequence[Step]) -> tuple[Graph, list[PassRecord]]:
         """The graph after these steps, by one run of each method."""
-        state = state_after(steps)
         records = []
-        for method in self.methods:
-            chosen = {(each.each, place) for place, each in state.items() if each.each == method}
-            if not chosen:
-                continue
+        for method, chosen in self._by_method(steps):
             started = time.perf_counter()
             result = self._run(method, graph, context, chosen)
             graph = result.after
@@ -330,7 +401,7 @@ def _spent(steps: Sequence[Step]) -> tuple[Spent, ...]:
 
 
 def compression_of(model: nn.Module, pipeline: Pipeline, options: CompileOptions) -> Compression | None:
-    """What spends the budget that was asked for, if there is one: on the pipeline's lossy passes, or on all there are."""
+    """What spends the budget that was asked for, if one was: on the pipeline's lossy passes, or on all there are."""
     if options.budget is None or options.calibration is None:
         return None
     exact, own = for_every_call(pipeline.exact), pipeline.lossy

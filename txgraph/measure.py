@@ -7,7 +7,6 @@ values of the types that the model has there. Rewrites that are equal but for th
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from functools import partial
@@ -18,6 +17,7 @@ from txgraph.backends import Backend
 from txgraph.cost import CostModel, Measurement, best_seconds, size_hint
 from txgraph.errors import BackendFailed
 from txgraph.ir import Graph, extract
+from txgraph.ir.subgraph import kind_of
 from txgraph.options import BackendOptions, Target
 from txgraph.pipeline import PassResult
 from txgraph.progress import say
@@ -59,7 +59,7 @@ class RewriteTimer:
         if not {node.name for node in before.nodes}.issuperset(rewrite.removed):
             return Measurement(rewrite.rule, rewrite.root, problem="it rewrites what the same pass has made")
         old, new = _gone(before, rewrite.removed, stay), _operators(after, rewrite.made)
-        key = f"{rewrite.rule}\n{_kind(before, old)}\n{_kind(after, new)}"
+        key = f"{rewrite.rule}\n{kind_of(before, old)}\n{kind_of(after, new)}"
         known = self._measured.get(key)
         if known is None:
             self._measured[key] = measured = self._time(rewrite, result.context.cost, (before, old), (after, new))
@@ -110,13 +110,6 @@ def _gone(before: Graph, removed: Collection[str], stay: Collection[str]) -> lis
         if node.name not in stay and node.users and all(user.name in gone for user in node.users):
             gone.add(node.name)
     return _operators(before, gone)
-
-
-def _kind(graph: Graph, names: Collection[str]) -> str:
-    """Equal for parts that are equal but for the names of inputs and the values of constants."""
-    nodes = {node.name: node for node in graph.nodes}
-    taken = dict.fromkeys(s.name for name in names for s in nodes[name].all_input_nodes if s.name not in names)
-    return re.sub(r"= input .*", "= input", str(extract(graph, names, inputs=list(taken))))
 
 
 def _nothing() -> None:

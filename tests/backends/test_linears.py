@@ -13,6 +13,7 @@ from tests.small import bits, find, module, traced
 from txgraph.backends.inductor import linears
 from txgraph.backends.inductor.linears import join_linears
 from txgraph.ir import Graph, GraphBuilder, arguments, check_spec, interpret
+from txgraph.ir.linears import Linears
 
 Tensor = torch.Tensor
 X = normal(2, 3, 8)

@@ -37,7 +37,7 @@ class Linears:
         return None
 
     def frozen_weights(self, graph: Graph) -> list[torch.Tensor] | None:
-        """The weights ``[N, K]``, views where the model stores ``[K, N]``; ``None`` if one is no constant of its own."""
+        """The weights ``[N, K]``, views where the model stores ``[K, N]``; ``None`` if one is no frozen constant."""
         found = [frozen_weight(graph, weight) for weight in self.weights]
         return None if any(weight is None for weight in found) else [w for w in found if w is not None]
 

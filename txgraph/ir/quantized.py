@@ -190,7 +190,7 @@ def quantize_weight_grouped(weight: torch.Tensor, bits: int = 4, group: int = 32
 
 
 def pack_halves(values: torch.Tensor) -> torch.Tensor:
-    """Whole numbers from -8 to 7, ``[N, K]``, two to a byte as in :func:`quantize_weight_grouped`: uint8 ``[N, K / 2]``."""
+    """Whole numbers from -8 to 7, ``[N, K]``, two to a byte as in :func:`quantize_weight_grouped`."""
     low, high = values.to(torch.int8).reshape(len(values), -1, 2, HALF_BLOCK).unbind(2)
     packed = low.bitwise_and(15).bitwise_or(high.bitwise_left_shift(4))
     return packed.flatten(1).view(torch.uint8)

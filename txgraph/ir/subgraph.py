@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 
 import torch
@@ -42,3 +43,10 @@ def extract(
     part = Graph(fx, graph.constants.copy(), symbols=graph.symbols, ranges=graph.ranges)
     part.eliminate_dead_code()  # constants that it does not name
     return part
+
+
+def kind_of(graph: Graph, names: Collection[str]) -> str:
+    """Equal for parts that are equal but for the names of inputs and the values of constants."""
+    nodes = {node.name: node for node in graph.nodes}
+    taken = dict.fromkeys(s.name for name in names for s in nodes[name].all_input_nodes if s.name not in names)
+    return re.sub(r"= input .*", "= input", str(extract(graph, names, inputs=list(taken))))

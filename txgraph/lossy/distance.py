@@ -23,6 +23,7 @@ class LeafDistance:
 
     @property
     def relative_error(self) -> float:
+        """Root of error over size; infinite where something is not finite that should be."""
         if math.isnan(self.error):
             return math.inf
         return math.sqrt(self.error / self.size) if self.size else math.inf if self.error else 0.0

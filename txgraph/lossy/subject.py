@@ -117,7 +117,7 @@ class Subject:
 
     @property
     def few(self) -> list[Tensors]:
-        """So many of the calls that chose as are needed to compare rewrites; no others than these fitted them, if can be."""
+        """So many of the calls that choose as it takes to compare rewrites; not those observed, if there are others."""
         taken: list[Tensors] = []
         for tensors in self.chosen_by[1::2] or self.chosen_by:
             taken.append(tensors)

@@ -69,7 +69,7 @@ class LossyContext:
         key = (weight.data_ptr(), tuple(weight.shape), weight.stride(), weight._version)
         if key not in self._digests:
             values = weight.detach().cpu().contiguous().view(-1).view(torch.uint8)
-            self._digests[key] = f"{hashlib.sha256(values.numpy()).hexdigest()}:{weight.dtype}{[*weight.shape]}"
+            self._digests[key] = f"{hashlib.sha256(memoryview(values.numpy())).hexdigest()}:{weight.dtype}{[*weight.shape]}"
         return self._digests[key]
 
 
@@ -116,10 +116,12 @@ class LinearPass(LossyPass):
         """Nodes that compute the linears from these constants: one ``[..., N]`` for each weight."""
 
     def place_of(self, graph: Graph, root: Node, lossy: LossyContext) -> Place | None:
+        """The weights of the linears at ``root``."""
         weights = self._weights(graph, _computing(root))
         return None if weights is None else lossy.place(weights)
 
     def module_of(self, root: Node) -> str:
+        """The modules whose weights these are."""
         linears = Linears.of(_computing(root))
         if linears is None:
             return super().module_of(root)
@@ -127,13 +129,15 @@ class LinearPass(LossyPass):
         return ", ".join((first, *(other.rpartition(".")[2] for other in others)))
 
     def run(self, graph: Graph, context: PassContext) -> list[Rewrite]:
+        """Rewrite all linears that are chosen; what is not prepared yet is prepared now."""
         lossy = context.lossy or LossyContext()
         places = {}
         for node in graph.calls():
             weights = self._weights(graph, node)
-            if weights is not None and lossy.permits(self, place := lossy.place(weights)):
-                if any(context.permits(self, result) for _, result in results_of(node)[:1]):
-                    places[node] = place
+            place = None if weights is None else lossy.place(weights)
+            results = results_of(node) if place is not None and lossy.permits(self, place) else []
+            if place is not None and results and context.permits(self, results[0][1]):
+                places[node] = place
         missing = [node for node, place in places.items() if (self, place) not in lossy.prepared]
         nothing: list[Mapping[str, Observed | None]] = [dict.fromkeys(node.name for node in missing)]
         for observed in nothing if lossy.observe is None else lossy.observe(graph, missing):
