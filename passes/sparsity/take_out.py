@@ -1,0 +1,226 @@
+"""Take units out of a graph: smaller weights, and smaller values between them."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+from txgraph.ir import Graph, GraphBuilder, arguments, type_of
+from txgraph.passes.sparsity.flow import UnitFlow
+from txgraph.passes.sparsity.linears import Weight, linear_of, results_of, weights_of
+from txgraph.passes.sparsity.rules import ATTENTION, PIECES, RESHAPES, head_axis, offset_of, shape_of
+from txgraph.passes.sparsity.units import Units
+from txgraph.rewrite import Rewrite, replace
+
+_aten = torch.ops.aten
+
+
+def take_out(
+    graph: Graph,
+    flow: UnitFlow,
+    kept: torch.Tensor,
+    rule: str,
+    constants: torch.Tensor | None = None,
+    weights: Mapping[str, torch.Tensor] | None = None,
+    exact: bool = True,
+) -> Rewrite:
+    """Rewrite a graph so that only some units are computed.
+
+    Args:
+        kept: bool ``[flow.count]``.
+        rule: name of the pass.
+        constants: float64 ``[flow.count]``: what a unit that goes is taken to be everywhere; its share goes into the
+            biases of the readers. By default 0.
+        weights: new columns of the kept units, ``[N, places that stay]``, by the name of the weight.
+        exact: whether the readers give what they gave before, up to rounding.
+    """
+    work = _Work(graph, flow, kept, rule, constants, weights or {})
+    for node in graph.calls():
+        work.visit(node)
+    values = {n: work.values[n] for n in (*(n for n in flow.readers if n in work.values), *work.values)}
+    inner = [node for node in reversed(work.new) if node.op == "call_function" and node not in values]
+    tensors = {old: new for old, new in values.items() if type_of(old) is not None}
+    return replace(rule, values, work.made, inner, equal=tensors if exact else {})
+
+
+def share_of(graph: Graph, weight: Weight, units: Units, kept: torch.Tensor, constants: torch.Tensor) -> torch.Tensor:
+    """What the units that go add to each output of a reader, if they are ``constants``: float64 ``[N]``."""
+    values = weight.values(graph)
+    gone = _tiled(~units.kept(kept), values.shape[1]).nonzero().flatten()
+    labels = _tiled(units.labels, values.shape[1])
+    return values[:, gone].double() @ constants[labels[gone]].to(values.device)
+
+
+@dataclass
+class _Work:
+    """One rewrite: what was made in place of what."""
+
+    graph: Graph
+    flow: UnitFlow
+    kept: torch.Tensor
+    rule: str
+    constants: torch.Tensor | None
+    weights: Mapping[str, torch.Tensor]
+    new: dict[Node, Node] = field(default_factory=dict)
+    values: dict[Node, Node] = field(default_factory=dict)  # at the border: others use them
+    made: list[Node] = field(default_factory=list)
+
+    def visit(self, node: Node) -> None:
+        """Make a node again if it holds units, or reads what does."""
+        units = self.flow.units
+        if node.target is operator.getitem:
+            if node.args[0] not in self.new:
+                return
+        elif node not in units and not self._touches(node):
+            return
+        g = GraphBuilder(self.graph, node, made_by=self.rule)
+        self.new[node] = self._again(node, g)
+        self.made += g.made
+        if node not in units and not isinstance(node.meta["val"], list | tuple):
+            self.values[node] = self.new[node]
+
+    def _touches(self, node: Node) -> bool:
+        """Whether a node reads units, or gives them as one of several results."""
+        units = self.flow.units
+        if node.target is torch.ops.txgraph.linears.default and any(result in units for result in node.users):
+            return True
+        return any(source in units and source.op != "get_attr" for source in node.all_input_nodes)
+
+    def _again(self, node: Node, g: GraphBuilder) -> Node:
+        if linear_of(node) is node or node.target is torch.ops.txgraph.linears.default:
+            return self._linear(node, g)
+        if node.target in PIECES:
+            return self._pieces(node, g)
+        target: Any = node.target
+        if node.target is operator.getitem:
+            return g.call(target, self.new[node.args[0]], node.args[1])  # type: ignore[index]  # made before
+        args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda n: self._operand(n, g))
+        if node.target in (*RESHAPES, _aten.expand.default):
+            units = self.flow.units[node]
+            sizes = list(args[1])
+            sizes[units.axis] = self._size(sizes[units.axis], shape_of(node)[units.axis], units)
+            args = (args[0], sizes, *args[2:])
+        elif node.target in (_aten.slice.Tensor, _aten.narrow.default):
+            args = self._slice(node, args)
+        elif node.target in ATTENTION:
+            args, kwargs = self._with_mask(node, args, kwargs, g)
+        return g.call(target, *args, **kwargs)
+
+    def _operand(self, operand: Node, g: GraphBuilder) -> Node:
+        units = self.flow.units.get(operand)
+        if operand.op != "get_attr" or units is None:
+            return self.new.get(operand, operand)
+        if operand not in self.new:
+            self.new[operand] = self._selected(operand, {units.axis: units}, g)
+        return self.new[operand]
+
+    def _linear(self, node: Node, g: GraphBuilder) -> Node:
+        named = dict(arguments(node))
+        source = named["input"]
+        columns = self.flow.units.get(source)
+        columns = columns if (source, node) in self.flow.read else None
+        made = {weight_at(value): self.flow.units[value] for value in results_of(node) if value in self.flow.made}
+        pairs = [self._weight(each, made.get(each.at), columns, g) for each in weights_of(node)]
+        single = "weight" in named
+        held = dict(zip(("weight", "bias"), pairs[0], strict=True)) if single else {}
+        if not single:
+            held = {"weights": [weight for weight, _ in pairs], "biases": [bias for _, bias in pairs]}  # type: ignore[dict-item]
+        named |= {"input": self.new.get(source, source), **held}
+        return g.call(node.target, *named.values())  # type: ignore[arg-type]  # an operator
+
+    def _weight(self, weight: Weight, rows: Units | None, columns: Units | None, g: GraphBuilder) -> tuple[Any, Any]:
+        """The new weight as the linear reads it, and the new bias."""
+        along = {0: rows, 1: columns}
+        if weight.transposed:
+            along = {1: rows, 0: columns}
+        held = self._selected(weight.constant, along, g, weight.transposed)
+        if weight.transposed:
+            held = g.aten.transpose.int(held, 0, 1)
+        bias = weight.bias
+        if bias is not None and rows is not None:
+            bias = self._selected(bias, {0: rows}, g)
+        if columns is None or self.constants is None:
+            return held, bias
+        share = share_of(self.graph, weight, columns, self.kept, self.constants)
+        if not bool(share.any()):
+            return held, bias
+        assert rows is None, "units that are constant are not read to make units of the same kind"
+        old = weight.bias_values(self.graph)
+        values = weight.values(self.graph)
+        total = share if old is None else old.double() + share
+        names = [str(n.target) for n in (weight.bias, weight.constant) if n is not None]
+        return held, g.constant(f"{names[0]}_shifted", total.to(values.dtype), names)
+
+    def _selected(
+        self, constant: Node, along: Mapping[int, Units | None], g: GraphBuilder, transposed: bool = False
+    ) -> Node:
+        """A constant without the places that go, along some axes."""
+        name = str(constant.target)
+        values = self.graph.constants[name].detach()
+        for axis, units in along.items():
+            if units is not None:
+                places = _tiled(units.kept(self.kept), values.shape[axis]).nonzero().flatten()
+                values = values.index_select(axis, places.to(values.device))
+        if name in self.weights:
+            values = (self.weights[name].t() if transposed else self.weights[name]).to(values.dtype).contiguous()
+        if all(units is None for units in along.values()):
+            return constant
+        return g.constant(f"{name}_kept", values, [name])
+
+    def _pieces(self, node: Node, g: GraphBuilder) -> Node:
+        source, axis = arguments(node)["self"], arguments(node)["dim"]
+        new, units = self.new[source], self.flow.units[source]
+        if node.target is _aten.unbind.int or axis % len(shape_of(source)) != units.axis:
+            return g.call(node.target, new, *node.args[1:], **node.kwargs)  # type: ignore[arg-type]  # an operator
+        stays = units.kept(self.kept)
+        sizes = [int(piece.shape[units.axis]) for piece in node.meta["val"]]
+        counts = [int(stays_of.sum()) for stays_of in stays.split(sizes)]
+        return g.aten.split_with_sizes.default(new, counts, units.axis)
+
+    def _slice(self, node: Node, args: Sequence[Any]) -> tuple[Any, ...]:
+        source, axis, first, count = offset_of(node)
+        units = self.flow.units[source]
+        if axis != units.axis:
+            return tuple(args)
+        stays = units.kept(self.kept)
+        start, length = int(stays[:first].sum()), int(stays[first : first + count].sum())
+        return (args[0], axis, start, start + length if node.target is _aten.slice.Tensor else length)
+
+    def _with_mask(self, node: Node, args: Any, kwargs: Any, g: GraphBuilder) -> tuple[Any, Any]:
+        """The mask of the heads that stay, where heads have masks of their own."""
+        mask = arguments(node)["attn_mask"]
+        shape = () if mask is None else shape_of(mask)
+        if len(shape) < 3 or shape[-3] == 1:
+            return args, kwargs
+        query = arguments(node)["query"]
+        units = self.flow.units[query]
+        places = units.kept(self.kept).nonzero().flatten()
+        assert units.axis == head_axis(node, query), "heads"
+        if mask.op == "get_attr" and self.graph.frozen(mask) is not None:
+            selected = self._selected(mask, {len(shape) - 3: units}, g)
+        else:
+            selected = g.aten.index_select.default(mask, len(shape) - 3, g.constant("kept_heads", places.to(mask.meta["val"].device), []))
+        return torch.fx.map_arg((args, kwargs), lambda n: selected if n is mask else n)  # type: ignore[return-value]
+
+    def _size(self, given: Any, size: int | torch.SymInt, units: Units) -> Any:
+        """The argument of a reshape for the axis of the units."""
+        if not isinstance(given, int) or given == -1 or not isinstance(size, int):
+            return -1
+        return size // len(units.labels) * int(units.kept(self.kept).sum())
+
+
+def weight_at(value: Node) -> int:
+    """Which of the weights of its linear a result was computed with."""
+    return int(value.args[1]) if value.target is operator.getitem else 0  # type: ignore[arg-type]
+
+
+def _tiled(places: torch.Tensor, size: int) -> torch.Tensor:
+    """What is said of the places of an axis of ``size``, of which each block of ``len(places)`` is alike."""
+    return places.repeat(size // len(places))
+
+
