@@ -33,6 +33,8 @@ from txgraph.passes.layout.move_selections_up import MoveSelectionsUp
 from txgraph.passes.layout.reassociate_matmuls import ReassociateMatmuls
 from txgraph.passes.padding.remove_padding import RemovePadding
 from txgraph.passes.padding.zero_padding import ZeroPadding
+from txgraph.passes.sparsity.remove_dead_channels import RemoveDeadChannels
+from txgraph.passes.sparsity.remove_dead_heads import RemoveDeadHeads
 from txgraph.pipeline import Pipeline
 
 
@@ -72,6 +74,10 @@ def default_pipeline() -> Pipeline:
             FoldBatchNorm(),
             FoldScaleIntoLinear(),
             CombineConstantTerms(),
+            # Folded scales and fused activations first: they say what is zero. Before linears are joined, which takes
+            # weights of other widths, and before what follows is measured.
+            RemoveDeadHeads(),
+            RemoveDeadChannels(),
             # After CSE: linears that share an input are then seen to do so.
             FuseSharedInputLinears(),
             FuseLinearActivation(),

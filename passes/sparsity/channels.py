@@ -18,7 +18,7 @@ from txgraph.ir import Graph, provenance_of
 from txgraph.passes.sparsity.flow import UnitFlow, find_units
 from txgraph.passes.sparsity.linears import is_linear, linear_of
 from txgraph.passes.sparsity.rules import shape_of
-from txgraph.passes.sparsity.take_out import take_out
+from txgraph.passes.sparsity.take_out import without_units
 from txgraph.passes.sparsity.units import Units
 from txgraph.rewrite import Reject, Rewrite
 
@@ -76,7 +76,7 @@ def keep_channels(
     block: HiddenChannels,
     kept: torch.Tensor,
     rule: str,
-    constants: torch.Tensor | None = None,
+    constants: Mapping[str, torch.Tensor] | None = None,
     weights: Mapping[str, torch.Tensor] | None = None,
     exact: bool = True,
 ) -> Rewrite:
@@ -88,12 +88,12 @@ def keep_channels(
         block: found in this graph.
         kept: the channels that stay: their numbers, in any order; not empty.
         rule: name of the pass, for the record.
-        constants: float64 ``[F]``: the value that a channel which goes is taken to have everywhere, such as its mean;
-            its share goes into the bias of what reads it. By default 0.
+        constants: float64 ``[F]`` by the name of the value that is read, such as ``{block.hidden: means}``: what a
+            channel that goes is taken to be everywhere; its share goes into the bias of what reads it. By default 0.
         weights: new weights ``[N, len(kept)]`` of ``after``, columns in rising order of the channels, by the names of
             the constants that they replace; others keep the columns that they have.
         exact: whether the results are the same up to rounding; if not, the record claims no equal values.
     """
     stays = torch.zeros(block.width, dtype=torch.bool)
     stays[kept] = True
-    return take_out(graph, block.flow, stays, rule, constants, weights, exact)
+    return without_units(graph, block.flow, stays, rule, constants, weights).apply(rule, exact)

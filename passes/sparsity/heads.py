@@ -17,7 +17,7 @@ from txgraph.ir import Graph, provenance_of
 from txgraph.passes.sparsity.flow import UnitFlow, find_units
 from txgraph.passes.sparsity.linears import linear_of
 from txgraph.passes.sparsity.rules import ATTENTION, head_axis, shape_of
-from txgraph.passes.sparsity.take_out import take_out
+from txgraph.passes.sparsity.take_out import without_units
 from txgraph.passes.sparsity.units import Units
 from txgraph.rewrite import Reject, Rewrite
 
@@ -90,7 +90,7 @@ def keep_heads(graph: Graph, block: AttentionHeads, kept: torch.Tensor, rule: st
     """
     stays = torch.zeros(block.count, dtype=torch.bool)
     stays[kept] = True
-    return take_out(graph, block.flow, stays, rule, exact=exact)
+    return without_units(graph, block.flow, stays, rule).apply(rule, exact)
 
 
 def _found(attention: Node, heads: int, flow: UnitFlow) -> AttentionHeads:

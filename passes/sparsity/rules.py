@@ -21,6 +21,9 @@ Rule = Callable[[Node, Node, Units, bool], Answer]
 
 PIECES = (_aten.split.Tensor, _aten.split_with_sizes.default, _aten.chunk.default, _aten.unbind.int)
 RESHAPES = (_aten.reshape.default, _aten.view.default, _aten._unsafe_view.default)
+_VIEWS = {*RESHAPES, _aten.permute.default, _aten.transpose.int, _aten.unsqueeze.default, _aten.expand.default}
+_VIEWS |= {_aten.squeeze.default, _aten.squeeze.dim, _aten.squeeze.dims, _aten.select.int, _aten.slice.Tensor}
+_VIEWS |= {_aten.narrow.default, _aten.clone.default, _aten.alias.default, _aten._to_copy.default}
 ATTENTION = (_sdpa, _txgraph.softcap_attention.default, _txgraph.ragged_attention.default)
 
 
@@ -43,6 +46,15 @@ def shape_of(value: Node) -> tuple[Size, ...]:
     tensor_type = type_of(value)
     assert tensor_type is not None, "a value with units is a tensor"
     return tensor_type.shape
+
+
+def viewed(value: Node) -> Node | None:
+    """What a value shows in another shape, or a part of; ``None`` if it is computed."""
+    if value.target is operator.getitem:
+        pieces = value.args[0]
+        assert isinstance(pieces, Node), "schema: a list"
+        return pieces.args[0] if pieces.target in PIECES else None  # type: ignore[return-value]  # schema: a tensor
+    return value.args[0] if value.target in _VIEWS else None  # type: ignore[return-value]
 
 
 def head_axis(attention: Node, operand: Node) -> int:

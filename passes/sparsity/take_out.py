@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from txgraph.cost import CostModel
 from txgraph.ir import Graph, GraphBuilder, arguments, type_of
 from txgraph.passes.sparsity.flow import UnitFlow
 from txgraph.passes.sparsity.linears import Weight, linear_of, results_of, weights_of
@@ -20,40 +21,65 @@ from txgraph.rewrite import Rewrite, replace
 _aten = torch.ops.aten
 
 
-def take_out(
+@dataclass(frozen=True)
+class Smaller:
+    """What stands beside a graph's nodes, ready to take their place.
+
+    Attributes:
+        values: the new value of each node that is used by others.
+        inner: further nodes that go, each before what it uses.
+        made: the nodes that were made.
+    """
+
+    values: Mapping[Node, Node]
+    inner: tuple[Node, ...]
+    made: tuple[Node, ...]
+
+    def seconds_saved(self, cost: CostModel) -> float:
+        """Predicted seconds of what goes less those of what comes."""
+        return cost.seconds((*self.values, *self.inner)) - cost.seconds(self.made)
+
+    def apply(self, rule: str, exact: bool = True) -> Rewrite:
+        """Put it in its place; ``exact``: the values are the same as before, up to rounding."""
+        tensors = {old: new for old, new in self.values.items() if type_of(old) is not None}
+        return replace(rule, self.values, self.made, self.inner, equal=tensors if exact else {})
+
+    def discard(self) -> None:
+        """Remove it again."""
+        for node in reversed(self.made):
+            node.graph.erase_node(node)
+
+
+def without_units(
     graph: Graph,
     flow: UnitFlow,
     kept: torch.Tensor,
     rule: str,
-    constants: torch.Tensor | None = None,
+    constants: Mapping[str, torch.Tensor] | None = None,
     weights: Mapping[str, torch.Tensor] | None = None,
-    exact: bool = True,
-) -> Rewrite:
-    """Rewrite a graph so that only some units are computed.
+) -> Smaller:
+    """Make the part of a graph that holds units again, with fewer of them.
 
     Args:
         kept: bool ``[flow.count]``.
         rule: name of the pass.
-        constants: float64 ``[flow.count]``: what a unit that goes is taken to be everywhere; its share goes into the
-            biases of the readers. By default 0.
-        weights: new columns of the kept units, ``[N, places that stay]``, by the name of the weight.
-        exact: whether the readers give what they gave before, up to rounding.
+        constants: by the name of a value that is read: float64, for each of its places what a unit that goes is
+            taken to be everywhere; its share goes into the bias of the reader. By default 0.
+        weights: new weights of the readers, ``[N, places that stay]``, by the name of the constant.
     """
-    work = _Work(graph, flow, kept, rule, constants, weights or {})
+    work = _Work(graph, flow, kept, rule, constants or {}, weights or {})
     for node in graph.calls():
         work.visit(node)
-    values = {n: work.values[n] for n in (*(n for n in flow.readers if n in work.values), *work.values)}
+    readers = [node for node in flow.readers if node in work.values]  # first: by these the rewrite is known
+    values = {node: work.values[node] for node in (*readers, *work.values)}
     inner = [node for node in reversed(work.new) if node.op == "call_function" and node not in values]
-    tensors = {old: new for old, new in values.items() if type_of(old) is not None}
-    return replace(rule, values, work.made, inner, equal=tensors if exact else {})
+    return Smaller(values, tuple(inner), tuple(work.made))
 
 
-def share_of(graph: Graph, weight: Weight, units: Units, kept: torch.Tensor, constants: torch.Tensor) -> torch.Tensor:
-    """What the units that go add to each output of a reader, if they are ``constants``: float64 ``[N]``."""
-    values = weight.values(graph)
-    gone = _tiled(~units.kept(kept), values.shape[1]).nonzero().flatten()
-    labels = _tiled(units.labels, values.shape[1])
-    return values[:, gone].double() @ constants[labels[gone]].to(values.device)
+def share_of(weight: torch.Tensor, units: Units, kept: torch.Tensor, constants: torch.Tensor) -> torch.Tensor:
+    """What the units that go add to each output of a weight ``[N, K]``, if they are ``constants``: float64 ``[N]``."""
+    gone = _tiled(~units.kept(kept), weight.shape[1]).nonzero().flatten().to(weight.device)
+    return weight[:, gone].double() @ constants.to(weight.device)[gone]
 
 
 @dataclass
@@ -64,7 +90,7 @@ class _Work:
     flow: UnitFlow
     kept: torch.Tensor
     rule: str
-    constants: torch.Tensor | None
+    constants: Mapping[str, torch.Tensor]
     weights: Mapping[str, torch.Tensor]
     new: dict[Node, Node] = field(default_factory=dict)
     values: dict[Node, Node] = field(default_factory=dict)  # at the border: others use them
@@ -125,7 +151,7 @@ class _Work:
         columns = self.flow.units.get(source)
         columns = columns if (source, node) in self.flow.read else None
         made = {weight_at(value): self.flow.units[value] for value in results_of(node) if value in self.flow.made}
-        pairs = [self._weight(each, made.get(each.at), columns, g) for each in weights_of(node)]
+        pairs = [self._weight(each, source, made.get(each.at), columns, g) for each in weights_of(node)]
         single = "weight" in named
         held = dict(zip(("weight", "bias"), pairs[0], strict=True)) if single else {}
         if not single:
@@ -133,7 +159,9 @@ class _Work:
         named |= {"input": self.new.get(source, source), **held}
         return g.call(node.target, *named.values())  # type: ignore[arg-type]  # an operator
 
-    def _weight(self, weight: Weight, rows: Units | None, columns: Units | None, g: GraphBuilder) -> tuple[Any, Any]:
+    def _weight(
+        self, weight: Weight, source: Node, rows: Units | None, columns: Units | None, g: GraphBuilder
+    ) -> tuple[Any, Any]:
         """The new weight as the linear reads it, and the new bias."""
         along = {0: rows, 1: columns}
         if weight.transposed:
@@ -144,17 +172,18 @@ class _Work:
         bias = weight.bias
         if bias is not None and rows is not None:
             bias = self._selected(bias, {0: rows}, g)
-        if columns is None or self.constants is None:
+        constants = self.constants.get(source.name)
+        if columns is None or constants is None:
             return held, bias
-        share = share_of(self.graph, weight, columns, self.kept, self.constants)
+        share = share_of(weight.values(self.graph), columns, self.kept, constants)
         if not bool(share.any()):
             return held, bias
-        assert rows is None, "units that are constant are not read to make units of the same kind"
-        old = weight.bias_values(self.graph)
-        values = weight.values(self.graph)
-        total = share if old is None else old.double() + share
+        old = bias if bias is None else self.graph.constants[str(bias.target)].detach().double()
+        if rows is not None:
+            share = share[_tiled(rows.kept(self.kept), len(share))]
         names = [str(n.target) for n in (weight.bias, weight.constant) if n is not None]
-        return held, g.constant(f"{names[0]}_shifted", total.to(values.dtype), names)
+        total = (share if old is None else old + share).to(weight.values(self.graph).dtype)
+        return held, g.constant(f"{names[0]}_shifted", total, names)
 
     def _selected(
         self, constant: Node, along: Mapping[int, Units | None], g: GraphBuilder, transposed: bool = False
