@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch.fx import Node
 
 from txgraph.ir import Graph, op_name, type_of
-from txgraph.passes.sparsity.linears import linear_of, is_linear, why_not_cut
+from txgraph.passes.sparsity.linears import is_linear, linear_of, why_not_cut
 from txgraph.passes.sparsity.rules import PIECES, RESHAPES, across, shape_of
 from txgraph.passes.sparsity.units import Units
 from txgraph.rewrite import Reject

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,8 +12,8 @@ from torch.fx import Node
 from txgraph.ir import Graph, arguments, type_of
 from txgraph.ir.ops import ACTIVATIONS
 from txgraph.passes.sparsity.flow import UnitFlow
-from txgraph.passes.sparsity.linears import linear_of, weight_of
-from txgraph.passes.sparsity.rules import PIECES, offset_of, shape_of
+from txgraph.passes.sparsity.linears import linear_of, weight_of, zero_lines
+from txgraph.passes.sparsity.rules import offset_of, shape_of, split_of
 
 _aten = torch.ops.aten
 _CASTS = (_aten._to_copy.default, _aten.clone.default, _aten.dropout.default, _aten.alias.default)
@@ -49,7 +48,7 @@ def _value(graph: Graph, node: Node, known: Mapping[Node, Known], flow: UnitFlow
         return held.double().flatten().cpu() if held.numel() == size else None
     if node in flow.made:
         return _made(graph, node)
-    if node.target is operator.getitem and node.args[0].target in PIECES:  # type: ignore[union-attr]  # schema: a list
+    if split_of(node) is not None:
         source, axis, first, count = offset_of(node)
         along = axis == len(shape_of(source)) - 1
         return known[source][first : first + count] if along and source in known else None
@@ -64,10 +63,8 @@ def _made(graph: Graph, value: Node) -> Known:
     """The result of a linear: its bias, where all of a row is zero."""
     weight, linear = weight_of(value), linear_of(value)
     assert linear is not None, "a result of a linear"
-    bias = weight.bias_values(graph)
-    rows = weight.values(graph)
-    result = rows.new_zeros(len(rows), dtype=torch.float64) if bias is None else bias.double()
-    result = torch.where(rows.any(1), torch.nan, result).cpu()
+    zero, bias = zero_lines(weight.values(graph), 1), weight.bias_values(graph)
+    result = torch.where(zero, 0.0 if bias is None else bias.double().cpu(), torch.tensor(torch.nan).double())
     activation = arguments(linear).get("activation")
     return ACTIVATIONS[activation](result) if activation else result
 
@@ -83,7 +80,9 @@ def _pointwise(graph: Graph, node: Node, known: Mapping[Node, Known], size: int)
         return held.detach().double().cpu().view(1) if single else torch.tensor([torch.nan])  # type: ignore[union-attr]
 
     types = [type_of(source) for source in node.all_input_nodes]
-    if not all(t is not None and t.dtype.is_floating_point for t in types) or known.keys().isdisjoint(node.all_input_nodes):
+    if not all(t is not None and t.dtype.is_floating_point for t in types) or known.keys().isdisjoint(
+        node.all_input_nodes
+    ):
         return None
     operands: Any = {source: operand(source) for source in node.all_input_nodes}
     args, kwargs = torch.fx.map_arg((node.args, node.kwargs), operands.__getitem__)

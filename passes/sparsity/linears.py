@@ -13,6 +13,7 @@ from txgraph.ir import Graph, arguments, type_of
 from txgraph.passes.fold.new_weights import why_not_replaced
 
 _aten, _txgraph = torch.ops.aten, torch.ops.txgraph
+_FIRST = 8  # values of a row or column that are looked at first
 _SINGLE = (_aten.linear.default, _txgraph.linear_activation.default)
 
 
@@ -33,12 +34,12 @@ class Weight:
     bias: Node | None
 
     def values(self, graph: Graph) -> torch.Tensor:
-        """``[N, K]``"""
+        """The weight as ``[N, K]``."""
         held = graph.constants[str(self.constant.target)].detach()
         return held.t() if self.transposed else held
 
     def bias_values(self, graph: Graph) -> torch.Tensor | None:
-        """``[N]``, if there is a bias."""
+        """The bias ``[N]``, if there is one."""
         return None if self.bias is None else graph.constants[str(self.bias.target)].detach()
 
 
@@ -72,6 +73,27 @@ def weight_of(value: Node) -> Weight:
     linear = linear_of(value)
     assert linear is not None, "a result of a linear"
     return weights_of(linear)[0 if value is linear else value.args[1]]  # type: ignore[index]  # getitem: a number
+
+
+def zero_lines(values: torch.Tensor, axis: int) -> torch.Tensor:
+    """Of which columns (``axis`` 0) or rows (1) all values are zero: bool, on the CPU.
+
+    Few values of each are looked at first: of ordinary weights no more are read.
+    """
+    zero = ~values.narrow(axis, 0, min(_FIRST, values.shape[axis])).any(axis)
+    if bool(zero.any()):
+        zero[zero.clone()] = ~values.index_select(1 - axis, zero.nonzero().flatten()).any(axis)
+    return zero.cpu()
+
+
+def any_zero_lines(graph: Graph) -> bool:
+    """Whether a constant weight of a graph has a row or a column of zeros."""
+    for linear in filter(is_linear, graph.calls()):
+        held = [weight.values(graph) for weight in weights_of(linear) if graph.frozen(weight.constant) is not None]
+        plain = (values for values in held if values.ndim == 2 and not values.is_meta)
+        if any(bool(zero_lines(values, axis).any()) for values in plain for axis in (0, 1)):
+            return True
+    return False
 
 
 def why_not_cut(graph: Graph, linear: Node) -> str:

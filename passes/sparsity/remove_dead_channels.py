@@ -10,8 +10,8 @@ legal:   the weights are constants that no call changes and that nothing else us
          dead channel overflows, eager's 0 * inf is NaN, and the result here may be finite
 pays:    2 K + 2 N floating-point operations for each token and channel, and the weights' bytes; the model keeps its own
          weights beside the smaller ones, so fewer than ``least_share`` of the channels are left where they are. Any
-         width is as good as another: 2145 channels took within 3 % of the time of 2144 and 2160 (768 x F x 768, float32,
-         1 to 128 rows, one thread of an x86-64 with AVX-512, torch's linear and our own)
+         width is as good as another: 2145 channels took within 3 % of the time of 2144 (768 x F x 768 in float32,
+         1 to 128 rows, one thread of an x86-64 with AVX-512; torch's linear and our own)
 source:  Hu et al. 2016 (Network trimming), section 3; the channels that training or pruning left at zero
 """
 
@@ -28,8 +28,8 @@ from txgraph.passes.fold.new_weights import rounded
 from txgraph.passes.sparsity.channels import HiddenChannels, channels_before
 from txgraph.passes.sparsity.flow import UnitFlow
 from txgraph.passes.sparsity.known_channels import known_values, names_read
-from txgraph.passes.sparsity.linears import is_linear, weights_of
-from txgraph.passes.sparsity.take_out import Smaller, share_of, without_units
+from txgraph.passes.sparsity.linears import any_zero_lines, is_linear, weights_of, zero_lines
+from txgraph.passes.sparsity.take_out import share_of, without_units
 from txgraph.passes.sparsity.units import NO_UNIT
 from txgraph.rewrite import Pass, PassContext, Reject, Rewrite
 
@@ -59,7 +59,7 @@ class RemoveDeadChannels(Pass):
     def _sweep(self, graph: Graph, context: PassContext) -> list[Rewrite]:
         rewrites: list[Rewrite] = []
         seen: set[Node] = set()
-        if not any(_has_zeros(graph, node) for node in graph.calls() if is_linear(node)):
+        if not any_zero_lines(graph):
             return rewrites
         for linear in reversed(graph.calls()):  # users first
             if linear in seen or not is_linear(linear):
@@ -92,26 +92,10 @@ class RemoveDeadChannels(Pass):
         if not context.permits(self, flow.readers[0]):
             return None
         smaller = without_units(graph, flow, ~dead, self.name, constants)
-        if not pays_off(self, smaller, linear, context):
+        if not smaller.pays_off(self, linear, context):
             return None
         graph.constants.observe(names_read(graph, flow))
         return smaller.apply(self.name)
-
-
-def pays_off(each: Pass, smaller: Smaller, root: Node, context: PassContext) -> bool:
-    """Whether time is predicted to be saved; if not, what was made is removed, and the reason noted."""
-    gain = smaller.seconds_saved(context.cost) if context.weighs else None
-    if gain is None or gain > 0:
-        return True
-    smaller.discard()
-    context.decline(each, root, f"no gain: predicted {gain * 1e6:.2f} µs on {context.cost.hardware.name}")
-    return False
-
-
-def _has_zeros(graph: Graph, linear: Node) -> bool:
-    """Whether a weight of a linear has a row or a column of zeros."""
-    values = [weight.values(graph) for weight in weights_of(linear) if graph.frozen(weight.constant) is not None]
-    return any(not bool(v.any(axis).all()) for v in values if v.ndim == 2 and not v.is_meta for axis in (0, 1))
 
 
 def _reads_zeros(graph: Graph, linear: Node) -> bool:
@@ -124,7 +108,7 @@ def _reads_zeros(graph: Graph, linear: Node) -> bool:
 
 def _unread(graph: Graph, linear: Node) -> torch.Tensor:
     """Of which columns the weights of a linear are zero."""
-    return torch.stack([~weight.values(graph).any(0) for weight in weights_of(linear)]).all(0).cpu()
+    return torch.stack([zero_lines(weight.values(graph), 0) for weight in weights_of(linear)]).all(0)
 
 
 def _dead_channels(graph: Graph, flow: UnitFlow) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:

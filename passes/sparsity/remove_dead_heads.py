@@ -20,8 +20,7 @@ from torch.fx import Node
 from txgraph.ir import Graph, arguments
 from txgraph.passes.sparsity.flow import UnitFlow
 from txgraph.passes.sparsity.heads import AttentionHeads, heads_of
-from txgraph.passes.sparsity.linears import linear_of, weight_of, weights_of
-from txgraph.passes.sparsity.remove_dead_channels import pays_off
+from txgraph.passes.sparsity.linears import any_zero_lines, linear_of, weight_of, weights_of, zero_lines
 from txgraph.passes.sparsity.rules import ATTENTION, across, viewed
 from txgraph.passes.sparsity.take_out import without_units
 from txgraph.passes.sparsity.units import NO_UNIT
@@ -37,7 +36,9 @@ class RemoveDeadHeads(Pass):
         return True
 
     def run(self, graph: Graph, context: PassContext) -> list[Rewrite]:
-        rewrites = []
+        rewrites: list[Rewrite] = []
+        if not any_zero_lines(graph):
+            return rewrites
         for attention in [node for node in graph.calls() if node.target in ATTENTION]:
             block = heads_of(graph, attention)
             if isinstance(block, Reject):
@@ -55,7 +56,7 @@ class RemoveDeadHeads(Pass):
         if not bool(dead.any()) or not context.permits(self, flow.readers[0]):
             return None
         smaller = without_units(graph, flow, ~dead, self.name)
-        return smaller.apply(self.name) if pays_off(self, smaller, attention, context) else None
+        return smaller.apply(self.name) if smaller.pays_off(self, attention, context) else None
 
 
 def _unread(graph: Graph, flow: UnitFlow) -> torch.Tensor:
@@ -63,7 +64,7 @@ def _unread(graph: Graph, flow: UnitFlow) -> torch.Tensor:
     unread = torch.ones(flow.count, dtype=torch.bool)
     for value, linear in flow.read:
         for weight in weights_of(linear):
-            columns = weight.values(graph).any(0).cpu()
+            columns = ~zero_lines(weight.values(graph), 0)
             labels = flow.units[value].labels
             labels = labels.repeat(len(columns) // len(labels))
             unread[labels[columns & (labels != NO_UNIT)]] = False
@@ -83,11 +84,10 @@ def _without_values(graph: Graph, flow: UnitFlow, attention: Node) -> torch.Tens
     weight, linear = weight_of(value), linear_of(value)
     if linear is None or "activation" in arguments(linear):
         return torch.zeros(flow.count, dtype=torch.bool)
-    rows, bias = weight.values(graph).any(1), weight.bias_values(graph)
-    alive = (rows if bias is None else rows | (bias != 0)).cpu()
+    rows, bias = ~zero_lines(weight.values(graph), 1), weight.bias_values(graph)
+    alive = rows if bias is None else rows | (bias != 0).cpu()
     labels = units.labels.repeat(len(alive) // len(units.labels))
     zero = torch.zeros(flow.count, dtype=torch.bool)
     zero[labels[labels != NO_UNIT]] = True
     zero[labels[alive & (labels != NO_UNIT)]] = False
     return zero
-

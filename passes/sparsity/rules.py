@@ -32,13 +32,19 @@ def across(node: Node, operand: Node, units: Units, forward: bool) -> Answer:
 
     Of ``getitem`` the operand is what was split into pieces.
     """
-    if node.target is operator.getitem and node.args[0].target in PIECES:  # type: ignore[union-attr]  # schema: a list
+    if split_of(node) is not None:
         return _piece(node, operand, units, forward)
     rule = _RULES.get(node.target)
     if rule is None and isinstance(node.target, OpOverload) and not is_random(node):
         tagged = torch.Tag.pointwise in node.target.tags and len(node.target._schema.returns) == 1
         rule = _aligned if tagged else None
     return f"{op_name(node)} is not known to keep units apart" if rule is None else rule(node, operand, units, forward)
+
+
+def split_of(value: Node) -> Node | None:
+    """The operator that a value is a piece of; ``None`` if it is no piece."""
+    source = value.args[0] if value.target is operator.getitem else None
+    return source if isinstance(source, Node) and source.target in PIECES else None
 
 
 def shape_of(value: Node) -> tuple[Size, ...]:
@@ -49,11 +55,12 @@ def shape_of(value: Node) -> tuple[Size, ...]:
 
 
 def viewed(value: Node) -> Node | None:
-    """What a value shows in another shape, or a part of; ``None`` if it is computed."""
-    if value.target is operator.getitem:
-        pieces = value.args[0]
-        assert isinstance(pieces, Node), "schema: a list"
-        return pieces.args[0] if pieces.target in PIECES else None  # type: ignore[return-value]  # schema: a tensor
+    """What a value shows in another shape, or a part of; ``None`` if it is computed, or none."""
+    if not value.args:
+        return None
+    split = split_of(value)
+    if split is not None:
+        return split.args[0]  # type: ignore[return-value]  # schema: a tensor
     return value.args[0] if value.target in _VIEWS else None  # type: ignore[return-value]
 
 
@@ -67,13 +74,12 @@ def offset_of(node: Node) -> tuple[Node, int, int, int]:
 
     The places are those of a fixed axis.
     """
-    if node.target is operator.getitem:
-        split, at = node.args
-        assert isinstance(split, Node), "schema: a list"
+    split = split_of(node)
+    if split is not None:
+        at: int = node.args[1]  # type: ignore[assignment]  # getitem: a number
         named, sizes = arguments(split), [piece.shape for piece in split.meta["val"]]
         axis = named["dim"] % len(sizes[0])
-        first = sum(int(shape[axis]) for shape in sizes[:at])  # type: ignore[misc]  # getitem: a number
-        return named["self"], axis, first, int(sizes[at][axis])  # type: ignore[index]
+        return named["self"], axis, sum(int(shape[axis]) for shape in sizes[:at]), int(sizes[at][axis])
     named = arguments(node)
     axis = named["dim"] % len(shape_of(named["self"]))
     size, start = int(shape_of(named["self"])[axis]), int(named["start"] or 0)
@@ -145,8 +151,8 @@ def _slice(node: Node, operand: Node, units: Units, forward: bool) -> Answer:
 
 
 def _piece(node: Node, operand: Node, units: Units, forward: bool) -> Answer:
-    split = node.args[0]
-    assert isinstance(split, Node), "schema: a list"
+    split = split_of(node)
+    assert split is not None, "checked by across"
     if split.target is _aten.unbind.int:
         rank = len(shape_of(operand))
         return _without_axes(split, units, forward, rank, {arguments(split)["dim"] % rank})
@@ -223,7 +229,9 @@ def _attention(node: Node, operand: Node, units: Units, forward: bool) -> Answer
 
 
 _RULES: dict[Any, Rule] = {
-    **dict.fromkeys((_aten._to_copy.default, _aten.dropout.default, _aten.clone.default, _aten.alias.default), _aligned),
+    **dict.fromkeys(
+        (_aten._to_copy.default, _aten.dropout.default, _aten.clone.default, _aten.alias.default), _aligned
+    ),
     **dict.fromkeys((_aten.expand.default, _aten.contiguous.default, _aten.masked_fill.Scalar), _aligned),
     **dict.fromkeys(RESHAPES, _reshape),
     **dict.fromkeys((_aten.permute.default, _aten.transpose.int), _permutation),

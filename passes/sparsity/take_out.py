@@ -14,9 +14,9 @@ from txgraph.cost import CostModel
 from txgraph.ir import Graph, GraphBuilder, arguments, type_of
 from txgraph.passes.sparsity.flow import UnitFlow
 from txgraph.passes.sparsity.linears import Weight, linear_of, results_of, weights_of
-from txgraph.passes.sparsity.rules import ATTENTION, PIECES, RESHAPES, head_axis, offset_of, shape_of
+from txgraph.passes.sparsity.rules import ATTENTION, PIECES, RESHAPES, head_axis, offset_of, shape_of, viewed
 from txgraph.passes.sparsity.units import Units
-from txgraph.rewrite import Rewrite, replace
+from txgraph.rewrite import Pass, PassContext, Rewrite, replace
 
 _aten = torch.ops.aten
 
@@ -36,8 +36,18 @@ class Smaller:
     made: tuple[Node, ...]
 
     def seconds_saved(self, cost: CostModel) -> float:
-        """Predicted seconds of what goes less those of what comes."""
-        return cost.seconds((*self.values, *self.inner)) - cost.seconds(self.made)
+        """Predicted seconds of what goes less those of what comes; views are as many as before."""
+        gone, come = ([n for n in nodes if viewed(n) is None] for nodes in ((*self.values, *self.inner), self.made))
+        return cost.seconds(gone) - cost.seconds(come)
+
+    def pays_off(self, each: Pass, root: Node, context: PassContext) -> bool:
+        """Whether time is predicted to be saved; if not, what was made is removed, and the reason noted."""
+        gain = self.seconds_saved(context.cost) if context.weighs else None
+        if gain is None or gain > 0:
+            return True
+        self.discard()
+        context.decline(each, root, f"no gain: predicted {gain * 1e6:.2f} µs on {context.cost.hardware.name}")
+        return False
 
     def apply(self, rule: str, exact: bool = True) -> Rewrite:
         """Put it in its place; ``exact``: the values are the same as before, up to rounding."""
@@ -128,7 +138,7 @@ class _Work:
         args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda n: self._operand(n, g))
         if node.target in (*RESHAPES, _aten.expand.default):
             units = self.flow.units[node]
-            sizes = list(args[1])
+            sizes: list[Any] = list(args[1])  # type: ignore[arg-type]  # schema: sizes
             sizes[units.axis] = self._size(sizes[units.axis], shape_of(node)[units.axis], units)
             args = (args[0], sizes, *args[2:])
         elif node.target in (_aten.slice.Tensor, _aten.narrow.default):
@@ -152,11 +162,9 @@ class _Work:
         columns = columns if (source, node) in self.flow.read else None
         made = {weight_at(value): self.flow.units[value] for value in results_of(node) if value in self.flow.made}
         pairs = [self._weight(each, source, made.get(each.at), columns, g) for each in weights_of(node)]
-        single = "weight" in named
-        held = dict(zip(("weight", "bias"), pairs[0], strict=True)) if single else {}
-        if not single:
-            held = {"weights": [weight for weight, _ in pairs], "biases": [bias for _, bias in pairs]}  # type: ignore[dict-item]
-        named |= {"input": self.new.get(source, source), **held}
+        held: Any = [*zip(*pairs, strict=True)]
+        names, held = (("weight", "bias"), pairs[0]) if "weight" in named else (("weights", "biases"), map(list, held))
+        named |= {"input": self.new.get(source, source), **dict(zip(names, held, strict=True))}
         return g.call(node.target, *named.values())  # type: ignore[arg-type]  # an operator
 
     def _weight(
@@ -233,8 +241,9 @@ class _Work:
         if mask.op == "get_attr" and self.graph.frozen(mask) is not None:
             selected = self._selected(mask, {len(shape) - 3: units}, g)
         else:
-            selected = g.aten.index_select.default(mask, len(shape) - 3, g.constant("kept_heads", places.to(mask.meta["val"].device), []))
-        return torch.fx.map_arg((args, kwargs), lambda n: selected if n is mask else n)  # type: ignore[return-value]
+            held = g.constant("kept_heads", places.to(mask.meta["val"].device), [])
+            selected = g.aten.index_select.default(mask, len(shape) - 3, held)
+        return torch.fx.map_arg((args, kwargs), lambda n: selected if n is mask else n)
 
     def _size(self, given: Any, size: int | torch.SymInt, units: Units) -> Any:
         """The argument of a reshape for the axis of the units."""
@@ -251,5 +260,3 @@ def weight_at(value: Node) -> int:
 def _tiled(places: torch.Tensor, size: int) -> torch.Tensor:
     """What is said of the places of an axis of ``size``, of which each block of ``len(places)`` is alike."""
     return places.repeat(size // len(places))
-
-
