@@ -89,10 +89,8 @@ class RemoveDeadChannels(Pass):
         if int(dead.sum()) < self.least_share * flow.count:
             context.decline(self, linear, f"only {int(dead.sum())} of {flow.count} channels are dead")
             return None
-        if not context.permits(self, flow.readers[0]):
-            return None
         smaller = without_units(graph, flow, ~dead, self.name, constants)
-        if not smaller.pays_off(self, linear, context):
+        if not smaller.is_wanted(self, context):
             return None
         graph.constants.observe(names_read(graph, flow))
         return smaller.apply(self.name)

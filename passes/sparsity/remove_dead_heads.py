@@ -53,10 +53,10 @@ class RemoveDeadHeads(Pass):
         dead = _unread(graph, flow) | _without_values(graph, flow, attention)
         if bool(dead.all()):
             dead[0] = False
-        if not bool(dead.any()) or not context.permits(self, flow.readers[0]):
+        if not bool(dead.any()):
             return None
         smaller = without_units(graph, flow, ~dead, self.name)
-        return smaller.apply(self.name) if smaller.pays_off(self, attention, context) else None
+        return smaller.apply(self.name) if smaller.is_wanted(self, context) else None
 
 
 def _unread(graph: Graph, flow: UnitFlow) -> torch.Tensor:

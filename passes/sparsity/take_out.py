@@ -40,13 +40,20 @@ class Smaller:
         gone, come = ([n for n in nodes if viewed(n) is None] for nodes in ((*self.values, *self.inner), self.made))
         return cost.seconds(gone) - cost.seconds(come)
 
-    def pays_off(self, each: Pass, root: Node, context: PassContext) -> bool:
-        """Whether time is predicted to be saved; if not, what was made is removed, and the reason noted."""
+    @property
+    def root(self) -> Node:
+        """The node by which the rewrite is known."""
+        return next(iter(self.values))
+
+    def is_wanted(self, each: Pass, context: PassContext) -> bool:
+        """Whether it is permitted, and predicted to save time; if not, what was made is removed, the reason noted."""
         gain = self.seconds_saved(context.cost) if context.weighs else None
-        if gain is None or gain > 0:
+        if gain is not None and gain <= 0:
+            hardware = context.cost.hardware.name
+            context.decline(each, self.root, f"no gain: predicted {gain * 1e6:.2f} µs on {hardware}")
+        elif context.permits(each, self.root):
             return True
         self.discard()
-        context.decline(each, root, f"no gain: predicted {gain * 1e6:.2f} µs on {context.cost.hardware.name}")
         return False
 
     def apply(self, rule: str, exact: bool = True) -> Rewrite:
@@ -80,8 +87,8 @@ def without_units(
     work = _Work(graph, flow, kept, rule, constants or {}, weights or {})
     for node in graph.calls():
         work.visit(node)
-    readers = [node for node in flow.readers if node in work.values]  # first: by these the rewrite is known
-    values = {node: work.values[node] for node in (*readers, *work.values)}
+    read = [result for linear in flow.readers for result in results_of(linear) if result in work.values]
+    values = {node: work.values[node] for node in (*read, *work.values)}
     inner = [node for node in reversed(work.new) if node.op == "call_function" and node not in values]
     return Smaller(values, tuple(inner), tuple(work.made))
 
