@@ -28,7 +28,7 @@ from txgraph.passes.fold.new_weights import rounded
 from txgraph.passes.sparsity.channels import HiddenChannels, channels_before
 from txgraph.passes.sparsity.flow import UnitFlow
 from txgraph.passes.sparsity.known_channels import known_values, names_read
-from txgraph.passes.sparsity.linears import any_zero_lines, is_linear, weights_of, zero_lines
+from txgraph.passes.sparsity.linears import any_zero_lines, is_linear, linear_of, weights_of, zero_lines
 from txgraph.passes.sparsity.take_out import share_of, without_units
 from txgraph.passes.sparsity.units import NO_UNIT
 from txgraph.rewrite import Pass, PassContext, Reject, Rewrite
@@ -69,9 +69,12 @@ class RemoveDeadChannels(Pass):
                 if _reads_zeros(graph, linear):
                     context.decline(self, linear, block.reason, block.node)
                 continue
-            seen.update(block.flow.units, block.flow.readers)
+            makers = [maker for value in block.flow.made if (maker := linear_of(value)) is not None]
+            seen.update(block.flow.readers)
             rewrite = self._remove(graph, block, linear, context)
-            rewrites += [] if rewrite is None else [rewrite]
+            if rewrite is not None:
+                seen.update(makers)  # they were replaced
+                rewrites.append(rewrite)
         return rewrites
 
     def _remove(self, graph: Graph, block: HiddenChannels, linear: Node, context: PassContext) -> Rewrite | None:

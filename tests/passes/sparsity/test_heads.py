@@ -41,7 +41,9 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], dict[str, Tensor]]] = {
     ),
     "GPT-2": (
         lambda: hf.GPT2Model(
-            hf.GPT2Config(vocab_size=99, n_embd=32, n_layer=1, n_head=4, use_cache=False, bos_token_id=1, eos_token_id=1)
+            hf.GPT2Config(
+                vocab_size=99, n_embd=32, n_layer=1, n_head=4, use_cache=False, bos_token_id=1, eos_token_id=1
+            )
         ),
         {"input_ids": IDS},
     ),
