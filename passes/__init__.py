@@ -36,6 +36,8 @@ from txgraph.passes.padding.remove_padding import RemovePadding
 from txgraph.passes.padding.zero_padding import ZeroPadding
 from txgraph.passes.precision.int8 import Int8
 from txgraph.passes.precision.weight_only import WeightOnly
+from txgraph.passes.sparsity.remove_dead_channels import RemoveDeadChannels
+from txgraph.passes.sparsity.remove_dead_heads import RemoveDeadHeads
 from txgraph.pipeline import Pipeline
 from txgraph.rewrite import LossyPass
 
@@ -76,6 +78,10 @@ def default_pipeline() -> Pipeline:
             FoldBatchNorm(),
             FoldScaleIntoLinear(),
             CombineConstantTerms(),
+            # Folded scales and fused activations first: they say what is zero. Before linears are joined, which takes
+            # weights of other widths, and before what follows is measured.
+            RemoveDeadHeads(),
+            RemoveDeadChannels(),
             # After CSE: linears that share an input are then seen to do so.
             FuseSharedInputLinears(),
             FuseLinearActivation(),

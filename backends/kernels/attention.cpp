@@ -3,6 +3,8 @@
 // A task is a block of queries of one head of one sequence: scores against all keys, which are scaled and transposed for
 // it, then softmax, then the sum of values. Both products are one micro-kernel: broadcast numbers against NV
 // vectors, summed in registers; a panel of the right operand stays in the first-level cache for all rows of the task.
+// Tiles of keys that a mask hides from all queries of a block are left out where all keys and values are finite, so that
+// a window costs what is in it. A hidden score that overflows, NaN with -inf added to it, then is hidden, too.
 
 #include "product.h"
 
@@ -12,6 +14,7 @@
 namespace {
 
 constexpr int64_t QUERIES = 128; // of one task
+constexpr int64_t TILE = 64;     // keys that are left out together: a multiple of LANES
 
 // C = A B for any number of vectors: a panel of B stays in the first-level cache for all rows.
 inline void multiply_panels(
@@ -29,6 +32,19 @@ struct Mask {
   int64_t row, head, query, key;
   bool boolean;
 
+  // Whether some of the keys from an offset on, of which each is `step` further, is seen.
+  bool shows(int64_t offset, int64_t step, int64_t count) const {
+    int64_t hidden = 0;
+    if (boolean) {
+      const uint8_t* values = static_cast<const uint8_t*>(data) + offset;
+      for (int64_t n = 0; n < count; ++n) hidden += !values[n * step];
+    } else {
+      const float* values = static_cast<const float*>(data) + offset;
+      for (int64_t n = 0; n < count; ++n) hidden += values[n * step] == -std::numeric_limits<float>::infinity();
+    }
+    return hidden < count;
+  }
+
   // What is added to a score.
   float at(int64_t offset) const {
     if (!boolean) return static_cast<const float*>(data)[offset];
@@ -44,7 +60,12 @@ struct Strided {
 
 // Queries `first` to `last` of a sequence that starts at a token, of a batch, and has `keys` keys.
 struct Block {
-  int64_t batch, start, first, last, keys;
+  int64_t batch, start, first, last, keys, sequence;
+};
+
+// Keys side by side that some query of a block may see.
+struct Run {
+  int64_t first, count;
 };
 
 struct Buffer {
@@ -80,6 +101,18 @@ inline float softmax(float* scores, int64_t seen, int64_t width) {
   return reduce(sums, [](Vec x, Vec y) { return x + y; });
 }
 
+// Whether all numbers of `rows` lines are finite: then a hidden key has no part in a result, not even as 0 * inf.
+inline bool finite(const float* from, int64_t stride, int64_t rows, int64_t width) {
+  Vec sums = {};
+  float rest = 0.f;
+  for (int64_t n = 0; n < rows; ++n) {
+    int64_t d = 0;
+    for (; d + LANES <= width; d += LANES) sums += load(from + n * stride + d) * 0.f;
+    for (; d < width; ++d) rest += from[n * stride + d] * 0.f;
+  }
+  return rest + reduce(sums, [](Vec x, Vec y) { return x + y; }) == 0.f; // else NaN
+}
+
 } // namespace
 
 extern "C" void attention(
@@ -100,14 +133,65 @@ extern "C" void attention(
     for (int64_t b = batch - 1; b >= 0; --b) {
       start -= lengths[b];
       for (int64_t first = 0; first < lengths[b]; first += QUERIES)
-        blocks.push_back({0, start, first, std::min(first + QUERIES, lengths[b]), lengths[b]});
+        blocks.push_back({0, start, first, std::min(first + QUERIES, lengths[b]), lengths[b], b});
     }
   } else {
     for (int64_t b = 0; b < batch; ++b)
       for (int64_t first = 0; first < sizes[5]; first += QUERIES)
-        blocks.push_back({b, 0, first, std::min(first + QUERIES, sizes[5]), sizes[6]});
+        blocks.push_back({b, 0, first, std::min(first + QUERIES, sizes[5]), sizes[6], b});
   }
   const int64_t tasks = static_cast<int64_t>(blocks.size()) * heads;
+
+  // Where the mask of a token begins, and which keys some query of a block sees by it.
+  const auto mask_at = [&](const Block& block, int64_t head, int64_t m) {
+    return mask.row * (row ? row[block.start + block.first] : block.batch) + mask.head * head +
+        mask.query * (position ? position[block.start + block.first + m] : block.first + m);
+  };
+  const auto key_at = [&](const Block& block, int64_t n) { return mask.key * (position ? position[block.start + n] : n); };
+  const auto seen_by = [&](const Block& block) { return causal ? std::min(block.last, block.keys) : block.keys; };
+  const auto sees = [&](const Block& block, int64_t head, int64_t first, int64_t last) {
+    for (int64_t m = 0; m < block.last - block.first; ++m) {
+      const int64_t at = mask_at(block, head, m);
+      if (!position) {
+        if (mask.shows(at + mask.key * first, mask.key, last - first)) return true;
+        continue;
+      }
+      for (int64_t n = first; n < last; ++n)
+        if (mask.shows(at + key_at(block, n), 1, 1)) return true;
+    }
+    return false;
+  };
+  const int64_t masks = mask.data && mask.head ? heads : 1, held = static_cast<int64_t>(blocks.size()) * masks;
+  std::vector<std::vector<Run>> runs(held);
+  const bool skips = mask.data && mask.key && mask.query;
+
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1) if (held > 1 && skips)
+  for (int64_t at = 0; at < held; ++at) {
+    const Block& block = blocks[at / masks];
+    const int64_t seen = seen_by(block);
+    std::vector<Run>& found = runs[at];
+    for (int64_t first = 0; skips && first < seen; first += TILE) {
+      const int64_t last = std::min(first + TILE, seen);
+      if (!sees(block, at % masks, first, last)) continue;
+      if (!found.empty() && found.back().first + found.back().count == first)
+        found.back().count += last - first;
+      else
+        found.push_back({first, last - first});
+    }
+    if (found.empty()) found.push_back({0, skips ? std::min(seen, TILE) : seen});
+  }
+
+  std::vector<char> safe(skips ? batch * key_heads : 0);
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1) if (safe.size() > 1)
+  for (int64_t at = 0; at < static_cast<int64_t>(safe.size()); ++at) {
+    const int64_t sequence = at / key_heads, key_head = at % key_heads;
+    for (const Block& block : blocks) {
+      if (block.sequence != sequence) continue;
+      safe[at] = finite(key + k.at(block.batch, block.start, key_head), k.token, block.keys, depth) &&
+          finite(value + v.at(block.batch, block.start, key_head), v.token, block.keys, width);
+      break;
+    }
+  }
 
 #pragma omp parallel num_threads(threads) if (tasks > 1)
   {
@@ -116,24 +200,37 @@ extern "C" void attention(
     for (int64_t task = 0; task < tasks; ++task) {
       const Block block = blocks[task / heads];
       const int64_t head = task % heads, key_head = head / (heads / key_heads);
-      const int64_t rows = block.last - block.first, seen = causal ? std::min(block.last, block.keys) : block.keys;
+      const int64_t rows = block.last - block.first, all_seen = seen_by(block);
+      const float* keys = key + k.at(block.batch, block.start, key_head);
+      const float* values = value + v.at(block.batch, block.start, key_head);
+      const std::vector<Run> everything{{0, all_seen}};
+      const std::vector<Run>& some = runs[task / heads * masks + head % masks];
+      const std::vector<Run>& parts = skips && safe[block.sequence * key_heads + key_head] ? some : everything;
+      int64_t seen = 0;
+      for (const Run& part : parts) seen += part.count;
       const int64_t columns = padded(seen), out = padded(width);
       const int64_t line = columns % 128 ? columns : columns + LANES; // lines that do not share cache sets
 
-      const float* keys = key + k.at(block.batch, block.start, key_head);
       float* transposed = scratch.keys.of(depth * line);
-      turn(keys, k.token, seen, depth, transposed, line, columns / LANES,
-           [=](auto x) { return x * scale; });
+      int64_t done = 0; // a multiple of LANES: only the last run may end within a tile
+      for (const Run& part : parts) {
+        turn(keys + part.first * k.token, k.token, part.count, depth, transposed + done, line,
+             padded(part.count) / LANES, [=](auto x) { return x * scale; });
+        done += part.count;
+      }
 
-      const float* values = value + v.at(block.batch, block.start, key_head);
       int64_t value_line = v.token;
-      if (width != out) {
+      if (width != out || parts.size() > 1) {
         float* copy = scratch.values.of(seen * out);
-        for (int64_t n = 0; n < seen; ++n) {
-          std::memcpy(copy + n * out, values + n * v.token, width * sizeof(float));
-          std::fill_n(copy + n * out + width, out - width, 0.f);
-        }
-        values = copy, value_line = out;
+        value_line = out;
+        for (const Run& part : parts)
+          for (int64_t n = part.first; n < part.first + part.count; ++n, copy += out) {
+            std::memcpy(copy, values + n * v.token, width * sizeof(float));
+            std::fill_n(copy + width, out - width, 0.f);
+          }
+        values = copy - seen * out;
+      } else {
+        values += parts[0].first * v.token;
       }
 
       const int64_t token = block.start + block.first;
@@ -143,13 +240,15 @@ extern "C" void attention(
       multiply_panels(rows, query + q.at(block.batch, token, head), q.token, transposed, line, depth, scores, line,
                       columns / LANES);
       for (int64_t m = 0; m < rows; ++m) {
-        if (mask.data) {
-          const int64_t at = mask.row * (row ? row[token] : block.batch) + mask.head * head +
-              mask.query * (position ? position[token + m] : block.first + m);
-          for (int64_t n = 0; n < seen; ++n)
-            scores[m * line + n] += mask.at(at + mask.key * (position ? position[block.start + n] : n));
+        int64_t shown = 0, place = 0; // of this query: keys that are not later, where it is causal
+        const int64_t at = mask.data ? mask_at(block, head, m) : 0, end = causal ? block.first + m + 1 : all_seen;
+        for (const Run& part : parts) {
+          for (int64_t n = part.first; mask.data && n < part.first + part.count; ++n)
+            scores[m * line + place + n - part.first] += mask.at(at + key_at(block, n));
+          shown += std::max<int64_t>(0, std::min(end - part.first, part.count));
+          place += part.count;
         }
-        total[m] = softmax(scores + m * line, causal ? std::min(block.first + m + 1, seen) : seen, columns);
+        total[m] = softmax(scores + m * line, shown, columns);
       }
       multiply_panels(rows, scores, line, values, value_line, seen, sums, out, out / LANES);
       float* to = result + ((block.batch * sizes[5] + token) * heads + head) * width;

@@ -13,6 +13,7 @@ from tests.mutants.linears import LINEARS
 from tests.mutants.mutant import Mutant
 from tests.mutants.operators import ACTIVATIONS, NORMS
 from tests.mutants.padding import PADDING
+from tests.mutants.sparsity import SPARSITY
 
 AREAS: Mapping[str, tuple[Mutant, ...]] = {
     "attention": ATTENTION,
@@ -23,6 +24,7 @@ AREAS: Mapping[str, tuple[Mutant, ...]] = {
     "views, casts and copies": VIEWS,
     "folding and moving": FOLDS,
     "padding": PADDING,
+    "dead channels and heads": SPARSITY,
     "what a pass owes to the pipeline": CONTRACT,
     "capture and mutations": CAPTURE,
     "backends": BACKENDS,

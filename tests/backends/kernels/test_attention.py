@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -129,3 +130,64 @@ def test_what_torch_expects_of_an_operator() -> None:
         torch.library.opcheck(torch.ops.txgraph.ragged_attention_native.default, ragged, **checks)
         dense = (*(t.unflatten(0, (2, 3)).transpose(1, 2) for t in (q, q, q)), mask, False, None)
         torch.library.opcheck(torch.ops.txgraph.attention_native.default, dense, **checks)
+
+
+def window(length: int) -> Tensor:
+    """Each query sees itself and some keys before it."""
+    distance = torch.arange(length)[:, None] - torch.arange(length)
+    return (distance >= 0) & (distance < 40)
+
+
+def blocks(length: int) -> Tensor:
+    """Blocks of keys here and there, and the first ones for all; one block of queries sees none."""
+    places = torch.arange(length) // 50
+    seen = (places[:, None] * 3 + places) % 4 == 0
+    seen[:, :5] = True
+    seen[128:256] = False
+    return seen
+
+
+@pytest.mark.parametrize("form", [window, blocks], ids=lambda form: form.__name__)
+@pytest.mark.parametrize("additive", [False, True], ids=["boolean", "additive"])
+@pytest.mark.parametrize("depth", [16, 20], ids=str)
+def test_masks_that_hide_many_keys(form: Callable[[int], Tensor], additive: bool, depth: int) -> None:
+    q, k, v = (heads(2, 300, count, depth) for count in (4, 2, 2))
+    seen = torch.stack([form(300), form(300).flip(0), form(300), form(300).flip(1)])
+    for mask in (seen[:1], seen):
+        given = torch.zeros(mask.shape).masked_fill(~mask, -math.inf) if additive else mask
+        as_near(
+            attention_native(q, k, v, given, False, None),
+            lambda q, k, v, m: F.scaled_dot_product_attention(q, k, v, m, enable_gqa=True),
+            *(q, k, v, given),
+        )
+
+
+@pytest.mark.parametrize("causal", [False, True], ids=["", "causal"])
+def test_packed_masks_that_hide_many_keys(causal: bool) -> None:
+    lengths = torch.tensor([3, 130, 290])
+    places = token_index(torch.arange(290) < lengths[:, None])[:3]
+    q, k, v = (normal(423, count, 16) for count in (4, 2, 2))
+    mask = window(290)
+    result = ragged_attention_native(q, k, v, *places, mask, causal, None)
+    as_near(result, lambda q, k, v: ragged_attention(q, k, v, *places, mask, causal, None, True), q, k, v)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("which", [1, 2], ids=["key", "value"])
+def test_what_is_not_finite_is_not_left_out(value: float, which: int) -> None:
+    """Hidden, it makes NaN, as in torch's kernel."""
+    q, k, v = tensors = [heads(1, 300, 2, 16) for _ in range(3)]
+    tensors[which][0, 0, 299, 3] = value
+    ours = attention_native(q, k, v, window(300), False, None)
+    theirs = F.scaled_dot_product_attention(q, k, v, window(300))
+    assert ours.isnan().equal(theirs.isnan())
+    assert bool(ours[0, 0, 0].isnan().any())
+    assert bool(ours[0, 1].isfinite().all())
+
+
+def test_hidden_keys_are_left_out() -> None:
+    """Seen by a score that would overflow."""
+    q, k, v = heads(1, 300, 2, 16), heads(1, 300, 2, 16), heads(1, 300, 2, 16)
+    k[:, :, 250:] = 3e38
+    result = attention_native(q, k, v, window(300), False, None)
+    assert bool(result[:, :, :128].isfinite().all())

@@ -1,0 +1,1 @@
+"""Passes that take units out of a model: hidden channels and attention heads."""
