@@ -15,8 +15,8 @@ from tests.quantizing import QuantizeLinears
 from tests.small import apply, graph_of, traced
 from txgraph import BackendOptions, PassContext, Target
 from txgraph.backends.inductor import InductorBackend
-from txgraph.backends.reference import ReferenceBackend
 from txgraph.backends.kernels.quantized import DEEPEST
+from txgraph.backends.reference import ReferenceBackend
 from txgraph.ir import Graph, interpret
 from txgraph.ir.quantized import quantize_weight
 from txgraph.passes.fuse.fuse_linear_activation import FuseLinearActivation
