@@ -52,7 +52,7 @@ class InductorBackend:
         return settings()
 
     def unsupported(self, graph: Graph, target: Target) -> list[str]:
-        """Tensors that are not on the target's device, layouts Inductor does not know, quantized linears without a kernel."""
+        """Tensors not on the target's device, layouts Inductor does not know, quantized linears without a kernel."""
         reasons = []
         gpu = absent_gpu(target)
         kind = target.kind if gpu is None else "cpu"

@@ -220,19 +220,19 @@ void quantize(
   for (int64_t m = 0; m < M; ++m) scales[m] = quantize_row(x + m * line, divisor, K, values + m * K);
 }
 
+// Up to M rows are few.
+template <int M>
+void few_or_many(const Bytes& o, const float* scales) {
+  if (o.M == M) return few<M>(o, scales);
+  if constexpr (M > 1)
+    few_or_many<M - 1>(o, scales);
+  else
+    compute(o, scales);
+}
+
 void multiply(const Bytes& whole, const float* scales) {
   whole.in_pieces([&](const Bytes& o, int64_t first) {
-    switch (o.M) {
-      case 1: return few<1>(o, scales + first);
-      case 2: return few<2>(o, scales + first);
-      case 3: return few<3>(o, scales + first);
-      case 4: return few<4>(o, scales + first);
-      case 5: return few<5>(o, scales + first);
-      case 6: return few<6>(o, scales + first);
-      case 7: return few<7>(o, scales + first);
-      case 8: return few<8>(o, scales + first);
-      default: return compute(o, scales + first);
-    }
+    few_or_many<std::min(8, LANES)>(o, scales + first);
   });
 }
 

@@ -140,6 +140,10 @@ void choose(const Packed& o, const Format& format) {
     case 2: return few<BITS, 2>(o, format);
     case 3: return few<BITS, 3>(o, format);
     case 4: return few<BITS, 4>(o, format);
+    case 5: return few<BITS, 5>(o, format);
+    case 6: return few<BITS, 6>(o, format);
+    case 7: return few<BITS, 7>(o, format);
+    case 8: return few<BITS, 8>(o, format);
     default: return compute_packed<BITS>(o, format);
   }
 }

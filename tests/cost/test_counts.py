@@ -64,6 +64,16 @@ PRODUCTS = {
         (X, W, B),
         PRODUCT + PRODUCT // 5 * 2,
     ),
+    "int8 linears": (
+        lambda x, s, w, ws: torch.ops.txgraph.int8_linears(x, s, [w, w[:2]], [ws, ws[:2]], [None, None], "gelu"),
+        (X.char(), torch.ones(2, 3, 1), W.char(), B),
+        PRODUCT + PRODUCT // 5 * 2,
+    ),
+    "4-bit linears": (
+        lambda x, w, s: torch.ops.txgraph.weight_only_linears(x, [w], [s], [None], "", 4, 32),
+        (torch.ones(3, 64), torch.ones(5, 32).byte(), torch.ones(5, 2)),
+        2 * 3 * 64 * 5,
+    ),
     "capped attention": (
         lambda q, k, v: torch.ops.txgraph.softcap_attention(q, k, v, None, 0.5, 5.0),
         (HEADS, HEADS, HEADS[..., :3]),

@@ -36,6 +36,18 @@ def _linears_flops(input_shape: torch.Size, weight_shapes: Sequence[torch.Size],
     return sum(int(_mm_flops(rows, (shape[1], shape[0]))) for shape in weight_shapes)
 
 
+def _int8_linears_flops(
+    input_shape: torch.Size, scales_shape: torch.Size, weight_shapes: Sequence[torch.Size], *args: Any, **kwargs: Any
+) -> int:
+    return _linears_flops(input_shape, weight_shapes)
+
+
+def _weight_only_linears_flops(
+    input_shape: torch.Size, weight_shapes: Sequence[torch.Size], *args: Any, **kwargs: Any
+) -> int:
+    return 2 * prod(input_shape) * sum(shape[0] for shape in weight_shapes)  # 4-bit weights have half the width
+
+
 def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *args: Any, **kwargs: Any) -> int:
     return 2 * prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
@@ -44,6 +56,8 @@ def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *arg
 _FORMULAS: dict[Any, Any] = {
     torch.ops.txgraph.linear_activation: _linear_activation_flops,
     torch.ops.txgraph.linears: _linears_flops,
+    torch.ops.txgraph.int8_linears: _int8_linears_flops,
+    torch.ops.txgraph.weight_only_linears: _weight_only_linears_flops,
     torch.ops.txgraph.softcap_attention: _attention_flops,
     torch.ops.txgraph.expert_linear: lambda x, w, expert, **kwargs: 2 * prod(x) * w[1],
     _aten.mv: lambda a, b, out_shape: _mm_flops(a, (*b, 1)),

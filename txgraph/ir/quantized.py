@@ -29,9 +29,9 @@ def _float(dtype: torch.dtype) -> torch.dtype:
 def quantize_rows(input: torch.Tensor, divisor: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
     """Each row of ``x = input / divisor`` in int8, by its own largest magnitude.
 
-    ``scales = max |x| / 127`` and ``values = round(x * (127 / max |x|))``, half to even. A row of zeros, or one so small
-    that ``127 / max |x|`` is no finite number, has the scale 0 and the values 0. A row with an infinity or a NaN has
-    the values 0 and a scale that is not finite: a linear of it is NaN.
+    ``scales = max |x| / 127`` and ``values = round(x * (127 / max |x|))``, half to even. A row of zeros, or one so
+    small that ``127 / max |x|`` is no finite number, has the scale 0 and the values 0. A row with an infinity or a NaN
+    has the values 0 and a scale that is not finite: a linear of it is NaN.
 
     Args:
         input: ``[..., K]``. divisor: ``[K]``, or ``None`` for 1: moves scale from the input to a weight ``[N, K]`` that

@@ -13,11 +13,19 @@ import pytest
 from torch.backends import cpu
 
 from txgraph.backends import kernels
-from txgraph.backends.kernels import attention, linear
+from txgraph.backends.kernels import attention, calls
 
 AVX2 = "-mavx2 -mfma"
 KNOWN = {"DEFAULT": ("",), "AVX2": ("", AVX2), "AVX512": ("", AVX2, f"{AVX2} -mavx512f")}
 FLAGS = KNOWN.get(cpu.get_cpu_capability(), ("",)) if platform.machine() == "x86_64" else ("",)
+INTEGERS = {  # further instructions for products of integers, by Linux's names
+    "avx512_vnni": f"{AVX2} -mavx512f -mavx512bw -mavx512vnni",
+    "avx512bw": f"{AVX2} -mavx512f -mavx512bw",
+    "avx_vnni": f"{AVX2} -mavxvnni",
+}
+_INFO = Path("/proc/cpuinfo")
+_HAS = set(_INFO.read_text().split()) if _INFO.exists() else set[str]()
+INTEGER_FLAGS = (*FLAGS, *(flags for name, flags in INTEGERS.items() if name in _HAS))
 
 Library = Callable[[str, str], ctypes.CDLL]
 
@@ -29,14 +37,25 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Library:
     @functools.cache
     def compile_with(name: str, flags: str) -> ctypes.CDLL:
         path = folder / f"{name}{flags.replace(' ', '')}.so"
-        how = ("-O2", "-Wall", "-Werror", "-Wno-psabi", "-shared", "-fPIC", "-fopenmp")
+        # As Inductor has it, products and sums stay apart. GCC 12 warns of its own headers for AVX-512.
+        how = ("-std=c++20", "-O2", "-ffp-contract=off", "-shared", "-fPIC", "-fopenmp", "-Wall", "-Werror")
+        how += ("-Wno-psabi", "-Wno-uninitialized", "-Wno-maybe-uninitialized")
         subprocess.run(["g++", *how, *flags.split(), "-o", path, sources / f"{name}.cpp"], check=True)
         return ctypes.CDLL(str(path))
 
     return compile_with
 
 
+def use(flags: str, monkeypatch: pytest.MonkeyPatch, compiled: Library) -> None:
+    for module in (attention, calls):
+        monkeypatch.setattr(module, "load", lambda name: compiled(name, flags))
+
+
 @pytest.fixture(params=FLAGS, ids=lambda flags: flags or "baseline")
 def every_processor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, compiled: Library) -> None:
-    for module in (attention, linear):
-        monkeypatch.setattr(module, "load", lambda name: compiled(name, request.param))
+    use(request.param, monkeypatch, compiled)
+
+
+@pytest.fixture(params=INTEGER_FLAGS, ids=lambda flags: flags or "baseline")
+def every_integer_product(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, compiled: Library) -> None:
+    use(request.param, monkeypatch, compiled)
