@@ -29,6 +29,7 @@ from torch.fx.experimental import _config as symbolic_sizes
 from txgraph.backends.inductor.generated import Generated
 from txgraph.backends.inductor.provenance import launches_of
 from txgraph.backends.kernels.build import known_vectors
+from txgraph.errors import BackendFailed
 
 _aten = torch.ops.aten
 _CompiledFunction = Callable[..., Sequence[Any]]
@@ -70,6 +71,19 @@ def compile_graph(module: torch.fx.GraphModule, examples: Sequence[Any], setting
 def settings() -> str:
     """All settings of ``torch._inductor.config`` as they are now, as one text."""
     return config.get_hash().hex()
+
+
+def check_settings(given: Mapping[str, Any]) -> None:
+    """Look that there are such settings, also where nothing has to be compiled.
+
+    Raises:
+        BackendFailed: Inductor does not know one of them, or not this value.
+    """
+    try:
+        with config.patch(dict(given)):
+            pass
+    except (AttributeError, TypeError, ValueError) as error:
+        raise BackendFailed(f"Inductor refuses options['inductor']: {error}") from error
 
 
 def artifact_bytes(artifact: Any) -> bytes:

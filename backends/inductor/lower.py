@@ -11,7 +11,7 @@ import torch
 from torch.fx import Node
 
 from txgraph.backends.base import Compiled
-from txgraph.backends.inductor.adapter import artifact_bytes, compile_graph, load_artifact, settings
+from txgraph.backends.inductor.adapter import artifact_bytes, check_settings, compile_graph, load_artifact, settings
 from txgraph.backends.inductor.attention import choose_attention
 from txgraph.backends.inductor.cuda_adapter import compile_for, cuda_device, missing
 from txgraph.backends.inductor.cuda_attention import choose_cuda_attention
@@ -88,6 +88,7 @@ class InductorBackend:
         if is_quantized(graph):
             start("quantized")
         wait()
+        check_settings(options.inductor)
         lowered = graph.copy()
         compute_themselves(lowered)
         head = cut_head(lowered)
