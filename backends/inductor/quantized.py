@@ -78,7 +78,7 @@ def _quantized_for(node: Node) -> Node | None:
         return None
     values, scales = (arguments(node)[name] for name in ("values", "scales"))
     source = values.args[0] if values.target is operator.getitem else None
-    if source is None or source.target is not _QUANTIZE or scales.args[:1] != (source,):
+    if not isinstance(source, Node) or source.target is not _QUANTIZE or scales.args[:1] != (source,):
         return None
     if (values.args[1], scales.args[1]) != (0, 1) or any(set(piece.users) - {node} for piece in source.users):
         return None
