@@ -34,6 +34,7 @@ from txgraph.passes.layout.reassociate_matmuls import ReassociateMatmuls
 from txgraph.passes.low_rank.low_rank import LowRank
 from txgraph.passes.padding.remove_padding import RemovePadding
 from txgraph.passes.padding.zero_padding import ZeroPadding
+from txgraph.passes.precision.bfloat16 import BFloat16
 from txgraph.passes.precision.int8 import Int8
 from txgraph.passes.precision.weight_only import WeightOnly
 from txgraph.passes.sparsity.remove_dead_channels import RemoveDeadChannels
@@ -103,6 +104,7 @@ def lossy_methods() -> tuple[LossyPass, ...]:
         WeightOnly(bits=4, group=32),
         Int8(migration=0.5),
         Int8(migration=0.75),
+        BFloat16(),
         LowRank(error=0.02),
         LowRank(error=0.05),
         LowRank(error=0.1),

@@ -167,8 +167,8 @@ def test_a_user_pass_that_breaks_the_spec_is_named_and_the_graph_before_it_survi
     [
         ({"padding": "zeros", "passes": txgraph.Pipeline()}, ValueError, "which this pipeline does not have"),
         ({"padding": "none"}, ValueError, "unknown padding 'none'"),
-        ({"budget": 0.1}, NotImplementedError, "budget"),
-        ({"calibration": []}, NotImplementedError, "calibration"),
+        ({"budget": 0.1}, TypeError, "budget must be a txgraph.Budget"),
+        ({"calibration": []}, ValueError, "calibration gave no batch"),
         ({"verify": "sometimes"}, ValueError, "unknown verify"),
         ({"backend": "tvm"}, NotImplementedError, 'use backend="inductor"'),
         ({"backend": "llvm"}, ValueError, r"unknown backend 'llvm': expected one of \['auto', 'inductor', 'reference'"),

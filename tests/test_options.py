@@ -76,9 +76,9 @@ def test_the_target_of_a_device() -> None:
         ({"padding": "ones"}, ValueError, r'unknown padding \'ones\': expected "exact" or "zeros"'),
         ({"options": {"max_graph": 3, "a": 1}}, ValueError, r"unknown options \['a', 'max_graph'\]: expected some of"),
         ({"backend": "tvm"}, NotImplementedError, r'backend="tvm" is not available yet; use backend="inductor"'),
-        ({"budget": 0.01}, NotImplementedError, r"budget= .* is not available yet; leave it None"),
-        ({"budget": 0}, NotImplementedError, r"budget="),
-        ({"calibration": []}, NotImplementedError, r"calibration= .* is not available yet; leave it None"),
+        ({"budget": 0.01}, TypeError, r"budget must be a txgraph.Budget, got float"),
+        ({"budget": txgraph.Budget(relative_error=0.1)}, ValueError, r"budget= is given without calibration="),
+        ({"calibration": [(torch.ones(2, 4),)] * 2}, ValueError, r"calibration= is given without budget="),
     ],
 )
 def test_refused(arguments: dict[str, Any], error: type[Exception], message: str) -> None:

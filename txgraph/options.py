@@ -116,9 +116,9 @@ class CompileOptions:
     target: Target | None = None
     verify: VerifyLevel = "passes"
     measure: MeasureLevel = "off"
+    backend_options: BackendOptions = field(default_factory=BackendOptions)
     budget: Budget | None = None
     calibration: Calibration | None = None
-    backend_options: BackendOptions = field(default_factory=BackendOptions)
 
     @classmethod
     def parse(

@@ -26,6 +26,7 @@ from txgraph.backends.inductor.linears import put
 from txgraph.backends.kernels.linear import ACTIVATIONS as NATIVE_ACTIVATIONS
 from txgraph.backends.kernels.linear import linears_native
 from txgraph.ir import Graph, GraphBuilder, type_of
+from txgraph.ir.activations import activate
 from txgraph.ir.linears import Linears
 from txgraph.ir.ops import ACTIVATIONS, define, linear_activation
 from txgraph.progress import track
@@ -216,14 +217,3 @@ def _replace(graph: Graph, node: Node, way: Way) -> None:
     if linears.activation != inside:
         values = [activate(builder, value, linears.activation) for value in values]
     put(graph, node, values)
-
-
-def activate(builder: GraphBuilder, value: Node, name: str) -> Node:
-    """An activation of ``ir.ops.ACTIVATIONS``, as an ATen operator."""
-    assert name in ACTIVATIONS, "checked by the operator's own definition"
-    if name == "quick_gelu":
-        return builder.aten.mul(value, builder.aten.sigmoid(builder.aten.mul(value, 1.702)))
-    if name.startswith("gelu"):
-        return builder.aten.gelu(value, approximate="tanh" if name == "gelu_tanh" else "none")
-    result: Node = getattr(builder.aten, name)(value)
-    return result

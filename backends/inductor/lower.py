@@ -17,7 +17,7 @@ from txgraph.backends.inductor.cuda_adapter import compile_for, cuda_device, mis
 from txgraph.backends.inductor.cuda_attention import choose_cuda_attention
 from txgraph.backends.inductor.devices import move
 from txgraph.backends.inductor.eager import Eager, not_worth_compiling
-from txgraph.backends.inductor.gemm import activate, choose_gemms, fused_activations
+from txgraph.backends.inductor.gemm import choose_gemms, fused_activations
 from txgraph.backends.inductor.generated import Generated, Launch
 from txgraph.backends.inductor.gpus import GPUS, absent_gpu
 from txgraph.backends.inductor.head import cut_head
@@ -31,6 +31,7 @@ from txgraph.backends.inductor.softcap import inline_softcap, softcap_to_flex
 from txgraph.backends.kernels.build import start, wait
 from txgraph.errors import BackendFailed
 from txgraph.ir import Graph, GraphBuilder, Kernel, arguments, describe, type_of
+from txgraph.ir.activations import activate
 from txgraph.options import BackendOptions, Target
 from txgraph.progress import say, track
 

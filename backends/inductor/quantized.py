@@ -13,11 +13,11 @@ import operator
 import torch
 from torch.fx import Node
 
-from txgraph.backends.inductor.gemm import activate
 from txgraph.backends.inductor.linears import put
 from txgraph.backends.kernels.linear import ACTIVATIONS
 from txgraph.backends.kernels.quantized import DEEPEST
 from txgraph.ir import Graph, GraphBuilder, arguments, describe, op_name, type_of
+from txgraph.ir.activations import activate
 from txgraph.options import Target
 
 _QUANTIZE = torch.ops.txgraph.quantize_rows.default

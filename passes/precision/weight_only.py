@@ -55,7 +55,7 @@ class WeightOnly(LinearPass):
         if not all(weight.numel() and bool(weight.isfinite().all()) for weight in weights):
             return "a weight is empty, or not finite"
         moments = shrunk_moments(observed, columns)
-        prepared = {}
+        prepared: dict[str, torch.Tensor] = {}
         for at, weight in enumerate(weights):
             if self.bits == 8:
                 scales = clipped_scales(weight, LARGEST, moments.diagonal())[:, None]

@@ -1,4 +1,4 @@
-"""What pruning of hidden channels and of attention heads has in common: which units go, and what the rest makes good."""
+"""What pruning of hidden channels and of heads has in common: which units go, and what the rest makes good."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ class PruneUnits(LossyPass):
             return []
         linears = Linears.of(reader)
         assert linears is not None, "prepared for them"
-        weights = {name: prepared["weight"] for name in names_of(linears.weights)}
+        weights = dict.fromkeys(names_of(linears.weights), prepared["weight"])
         smaller = without_units(graph, flow, prepared["stays"], self.name, weights=weights)
         new = smaller.values[reader]
         name = reader.name

@@ -19,7 +19,7 @@ from torch import nn
 import txgraph
 from tests.helpers import normal
 from txgraph.cache import CannotTell, fingerprint
-from txgraph.cache.fingerprint import content
+from txgraph.ir.digest import digest_of
 from txgraph.options import BackendOptions, CompileOptions
 
 X = normal(2, 4)
@@ -196,6 +196,6 @@ def test_contents() -> None:
     x = normal(3, 4)
     different = [x, x + 1, x.double(), x.reshape(4, 3), x.bfloat16(), torch.tensor(1)]
     different += [torch.zeros(0), torch.zeros(0, 2)]
-    assert len({content(t) for t in different}) == len(different)
-    assert content(x.t().contiguous().t()) == content(x.clone())
-    assert content(nn.Parameter(x)) == content(x)
+    assert len({digest_of(t) for t in different}) == len(different)
+    assert digest_of(x.t().contiguous().t()) == digest_of(x.clone())
+    assert digest_of(nn.Parameter(x)) == digest_of(x)

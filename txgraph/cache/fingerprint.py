@@ -29,6 +29,8 @@ import torch
 from torch import nn
 from torch.backends import cpu
 
+from txgraph.ir.digest import digest_of
+
 _OWN = ("txgraph", "txgraph.passes", "txgraph.backends")
 _TOLD = re.compile("(TORCH|ATEN|MKL|ONEDNN|DNNL|OMP|KMP|GOMP)_")  # variables that torch and its libraries read
 _TREE = ("_parameters", "_buffers", "_modules")
@@ -63,12 +65,6 @@ def machine() -> str:
     return _sha(repr((*versions, _hardware(), torch.get_num_threads())).encode())
 
 
-def content(tensor: torch.Tensor) -> str:
-    """A digest of type, sizes and values."""
-    values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return _sha(f"{tensor.dtype}{list(tensor.shape)}".encode(), values)
-
-
 class _Digest(pickle.Pickler):
     """Takes values in by their pickles. Nothing is told apart by whether two objects are one.
 
@@ -99,7 +95,7 @@ class _Digest(pickle.Pickler):
                 raise CannotTell(f"{type(obj).__name__} is held by the model, but is none of its modules")
             return f"module {self._names[id(obj)]}"
         if isinstance(obj, torch.Tensor):
-            return f"tensor {content(obj)}"
+            return f"tensor {digest_of(obj)}"
         if isinstance(obj, set | frozenset):
             return f"set {sorted(_sha(pickle.dumps(each)) for each in obj)}"
         if isinstance(obj, FunctionType | type):

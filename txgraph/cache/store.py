@@ -19,7 +19,8 @@ import torch
 from torch import nn
 
 from txgraph.cache.adapter import dumps, loads
-from txgraph.cache.fingerprint import CannotTell, content
+from txgraph.cache.fingerprint import CannotTell
+from txgraph.ir.digest import digest_of
 from txgraph.capture.state import plain_tensors
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ class Store:
         Raises:
             CannotTell: it cannot be pickled, or needs too much space. OSError: the folder cannot be written to.
         """
-        places, made = _Places(_tensors_of(model)), {name: content(tensor) for name, tensor in frozen.items()}
+        places, made = _Places(_tensors_of(model)), {name: digest_of(tensor) for name, tensor in frozen.items()}
         try:
             data = dumps((value, dict(frozen), made), places)
         except Exception as error:  # the objects that it holds decide what their pickling raises
@@ -125,7 +126,7 @@ def _read(folder: Path, tensors: Mapping[str, torch.Tensor]) -> Any:
     except RuntimeError as error:  # of torch's own file format
         raise _Damaged(str(error)) from error
     value, frozen, made = loads(data, _finder(tensors, own))
-    if any(content(tensor) != made[name] for name, tensor in frozen.items()):
+    if any(digest_of(tensor) != made[name] for name, tensor in frozen.items()):
         return None
     return value
 

@@ -48,7 +48,7 @@ class Budget:
             value = getattr(self, name)
             if value is None:
                 continue
-            if not isinstance(value, Real) or isinstance(value, bool):
+            if type(value) is bool or not isinstance(value, Real):
                 raise TypeError(f"Budget: {name} must be a number, got {type(value).__name__}")
             if not math.isfinite(value) or value < 0 or (value == 0 and name != "max_drop"):
                 lowest = "0 or more" if name == "max_drop" else "more than 0"

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from txgraph.ir.digest import digest_of
+
 MOST_CALLS = 64
 
 
@@ -80,7 +82,7 @@ class Calibration:
         for call in self.calls:
             digest.update(_form(call).encode())
             for tensor in call.tensors():
-                digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+                digest.update(digest_of(tensor).encode())
         return digest.hexdigest()
 
 

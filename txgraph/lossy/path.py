@@ -75,7 +75,14 @@ def path_of(candidates: Sequence[Candidate], forced: bool = False) -> list[Step]
             best = min(group, key=lambda each: each.error)
             found = [Step(None, best, best.error, best.gain)]
         steps += found
-    return sorted(steps, key=lambda step: -step.worth)  # stable: equal inputs, equal paths
+    taken: dict[str, Place] = {}  # each weight is treated once: by what is worth most
+    path = []
+    for step in sorted(steps, key=lambda step: -step.worth):  # stable: equal inputs, equal paths
+        place = step.new.place
+        if all(taken.get(weight, place) == place for weight in place):
+            taken |= dict.fromkeys(place, place)
+            path.append(step)
+    return path
 
 
 def state_after(steps: Sequence[Step]) -> Mapping[Place, Candidate]:

@@ -84,36 +84,23 @@ class Subject:
         verifier.check_capture(captured.graph)
         graph, _ = pipeline.run(captured.graph, context, verifier.between_passes)
         guard = InputGuard.of(captured.graph)
-        halves = [
-            [
-                taken
-                for each in half
-                if guard.accepts(taken := _contiguous(signature.flatten(each.args, each.kwargs)[0]))
-            ]
-            for half in calibration.split(seed)
-        ]
-        fitting = sum(map(len, halves))
-        if not all(halves):
+        halves: list[list[Tensors]] = []
+        for half in calibration.split(seed):
+            tensors = [_contiguous(signature.flatten(each.args, each.kwargs).tensors) for each in half]
+            halves.append([each for each in tensors if guard.accepts(each)])
+        chosen_by, held_out = halves
+        fitting = len(chosen_by) + len(held_out)
+        if not (chosen_by and held_out):
             raise ValueError(
                 f"{fitting} of the {len(flat)} batches of the calibration have sizes that one graph takes, and both "
                 f"halves need some: give batches of equal sizes, or whose sizes vary above 1"
             )
         left = len(flat) - fitting
-        notes = (f"{left} of the {len(flat)} batches of the calibration have sizes of their own: not used",) * bool(
-            left
+        notes = (
+            (f"{left} of the {len(flat)} batches of the calibration have sizes of their own: not used",) if left else ()
         )
-        return cls(
-            model,
-            signature,
-            graph,
-            context,
-            guard,
-            flat[0].structure,
-            captured.out_spec,
-            *halves,
-            notes,
-            captured.graph,
-        )
+        structure, out_spec, before = flat[0].structure, captured.out_spec, captured.graph
+        return cls(model, signature, graph, context, guard, structure, out_spec, chosen_by, held_out, notes, before)
 
     @property
     def few(self) -> list[Tensors]:

@@ -6,7 +6,6 @@ the weight's values and what flowed into it over the calibration, and used in ev
 
 from __future__ import annotations
 
-import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ import torch
 from torch.fx import Node
 
 from txgraph.ir import Graph, GraphBuilder, provenance_of
+from txgraph.ir.digest import digest_of
 from txgraph.ir.linears import Linears, names_of, results_of
 from txgraph.ir.node import GETITEM
 from txgraph.rewrite.base import Pass, PassContext, Rewrite, replace
@@ -68,8 +68,7 @@ class LossyContext:
     def _digest(self, weight: torch.Tensor) -> str:
         key = (weight.data_ptr(), tuple(weight.shape), weight.stride(), weight._version)
         if key not in self._digests:
-            values = weight.detach().cpu().contiguous().view(-1).view(torch.uint8)
-            self._digests[key] = f"{hashlib.sha256(memoryview(values.numpy())).hexdigest()}:{weight.dtype}{[*weight.shape]}"
+            self._digests[key] = digest_of(weight)
         return self._digests[key]
 
 
