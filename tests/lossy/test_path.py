@@ -41,7 +41,7 @@ def test_a_weight_is_treated_once() -> None:
     both, one = candidate("a b", 1.0, 1.0), candidate("b", 1.0, 5.0)
     assert [step.new for step in path_of([both, one])] == [both]
     better = candidate("b", 0.1, 1.0)
-    assert [step.new for step in path_of([both, better, candidate("a", 9.0, 5.0)])][0] is better
+    assert path_of([both, better, candidate("a", 9.0, 5.0)])[0].new is better
     assert all(step.new is not both for step in path_of([both, better]))
 
 
