@@ -12,5 +12,13 @@ COMPETITORS: Mapping[str, str] = {
     "torch.compile-static-cache": "benchmarks.competitors.decoding:TorchCompileStaticCache",
     "onnxruntime-decoding": "benchmarks.competitors.onnx_decoding:OnnxRuntimeDecoding",
     "txgraph": "benchmarks.competitors.decoding:Txgraph",
+    "torch-int8": "benchmarks.competitors.quantized:TorchDynamicInt8",
+    "onnxruntime-int8": "benchmarks.competitors.quantized:OnnxRuntimeInt8",
+    "txgraph-dense": "benchmarks.competitors.quantized:Dense",
+    "txgraph-dense-0.02": "benchmarks.competitors.quantized:Dense002",
+    "txgraph-dense-0.05": "benchmarks.competitors.quantized:Dense005",
+    "txgraph-dense-0.14": "benchmarks.competitors.quantized:Dense014",
+    "txgraph-packed-0.05": "benchmarks.competitors.quantized:Packed005",
+    "txgraph-zeros-0.05": "benchmarks.competitors.quantized:Zeros005",
 }
 INSTALL = "pip install -c constraints.txt -e '.[bench]'"  # all of their packages
