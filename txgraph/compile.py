@@ -161,7 +161,7 @@ class _Compilation:
             if self.compression is None or spending is None:
                 break
             with clock("compress", "the compiled graph on calls held out"):
-                spending, kept = self.compression.confirm(spending, compiled.run, guard.accepts)
+                spending, kept = self.compression.confirm(spending, compiled.run, call.structure, guard.accepts)
             if kept or not spending.at:
                 break
             most = spending.at - 1

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
+from torch.fx import Node
 
 from txgraph.backends import Backend, Compiled
 from txgraph.errors import TxgraphError
@@ -98,9 +99,11 @@ class Compression:
             self._lossy = LossyContext(observe=self._subject.observe)
         subject = self._subject
         self._check_reachable(subject)
-        self._measure_errors(subject, clock)
         notes = list(subject.notes)
-        candidates = self._candidates(graph, context, RewriteTimer(backend, target, options), clock)
+        timer = RewriteTimer(backend, target, options)
+        wanted = self._promising(graph, context, timer, clock)
+        self._measure_errors(subject, wanted, clock)
+        candidates = self._candidates(graph, context, wanted, timer, clock)
         lower = partial(backend.lower, target=target, options=options)
         while True:
             steps = path_of(candidates, self.forced)[:most]
@@ -130,15 +133,21 @@ class Compression:
         return applied, records, spending
 
     def confirm(
-        self, spending: Spending, run: Run, accepts: Callable[[Sequence[torch.Tensor]], bool]
+        self,
+        spending: Spending,
+        run: Run,
+        structure: tuple[Any, ...],
+        accepts: Callable[[Sequence[torch.Tensor]], bool],
     ) -> tuple[Spending, bool]:
         """What was compiled, on those held-out calls that it takes: whether it keeps the budget, and a note of it.
 
         Args:
-            run: gives all outputs of the compiled graph. accepts: whether it takes a call.
+            run: gives all outputs of the compiled graph. structure: of the calls it is for.
+            accepts: whether it takes one, by its tensors.
         """
         assert self._subject is not None, "spend comes first"
-        calls = [tensors for tensors in self._subject.held_out if accepts(tensors)]
+        same = structure == self._subject.structure  # a step of generation takes other calls
+        calls = [tensors for tensors in self._subject.held_out if same and accepts(tensors)]
         distance = Distance()
         for tensors in calls:
             distance = distance.plus(run(tensors), self._subject.truth(tensors))
@@ -222,18 +231,45 @@ class Compression:
                 f"float64. The smallest relative_error that can be reached is about {distance.relative_error:.1e}"
             )
 
-    def _measure_errors(self, subject: Subject, clock: _Clock) -> None:
-        """The error of each rewrite of each method by itself, on the subject."""
+    def _promising(
+        self, graph: Graph, context: PassContext, timer: RewriteTimer, clock: _Clock
+    ) -> dict[LossyPass, set[Place]]:
+        """Where each method may save time on a graph: of places that are alike one is tried, where shapes tell."""
+        found: dict[LossyPass, set[Place]] = {}
         for method in self.methods:
-            if any(each is method for each, _ in self._errors):
+            places: dict[str, set[Place]] = {}
+            first: dict[str, Node] = {}
+            for node in graph.calls():
+                place = method.place_of(graph, node, self._lossy)
+                if place is not None:
+                    shape = method.shape_of(graph, node)
+                    first.setdefault(shape, node)
+                    places.setdefault(shape, set()).add(place)
+            found[method] = set()
+            for shape, alike in places.items():
+                if method.by_shape and not self.forced:
+                    place = method.place_of(graph, first[shape], self._lossy)
+                    assert place is not None, "as above"
+                    say("compress", f"{method.label}: is it faster for {method.module_of(first[shape])}")
+                    result = self._run(method, graph, context, {(method, place)})
+                    if not any(measured.after < measured.before for _, measured in timer.times(result)):
+                        continue
+                found[method] |= alike
+                if clock.is_over("looking for what is faster"):
+                    return found
+        return found
+
+    def _measure_errors(self, subject: Subject, wanted: Mapping[LossyPass, set[Place]], clock: _Clock) -> None:
+        """The error of each rewrite by itself, on the subject."""
+        nodes = {node.name: node for node in subject.graph.nodes}
+        for method, places in wanted.items():
+            chosen = {(method, place) for place in places} - self._errors.keys()
+            if not chosen:
                 continue
             say("compress", f"{method.label}: prepare")
-            treated = subject.graph.copy()
-            rewrites = method.run(treated, replace(subject.context, lossy=self._lossy))
-            treated.eliminate_dead_code()
-            check_spec(treated, subject.graph)
-            nodes = {node.name: node for node in subject.graph.nodes}
-            errors = squared_errors(subject.graph, probes(subject.graph, treated, rewrites), subject.few)
+            result = self._run(method, subject.graph, subject.context, chosen)
+            rewrites = result.rewrites
+            errors = squared_errors(subject.graph, probes(subject.graph, result.after, rewrites), subject.few)
             for number, (rewrite, error) in enumerate(zip(rewrites, errors, strict=True), 1):
                 place = method.place_of(subject.graph, nodes[rewrite.root], self._lossy)
                 assert place is not None, "it was rewritten there"
@@ -243,12 +279,19 @@ class Compression:
                 if clock.is_over("errors of single rewrites"):
                     return
 
-    def _candidates(self, graph: Graph, context: PassContext, timer: RewriteTimer, clock: _Clock) -> list[Candidate]:
+    def _candidates(
+        self,
+        graph: Graph,
+        context: PassContext,
+        wanted: Mapping[LossyPass, set[Place]],
+        timer: RewriteTimer,
+        clock: _Clock,
+    ) -> list[Candidate]:
         """What could be done to a graph, with error and seconds."""
         found: dict[tuple[LossyPass, Place], Candidate] = {}
         nodes = {node.name: node for node in graph.nodes}
         for method in self.methods:
-            known = {(each, place) for each, place in self._errors if each == method}
+            known = {(method, place) for place in wanted.get(method, ()) if (method, place) in self._errors}
             result = self._run(method, graph, context, known)
             for root, measured in timer.times(result):
                 place = method.place_of(graph, nodes[root], self._lossy)

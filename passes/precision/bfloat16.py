@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch.fx import Node
@@ -24,6 +25,8 @@ from txgraph.rewrite import LinearPass, Observed, Prepared
 @dataclass(frozen=True, kw_only=True)
 class BFloat16(LinearPass):
     """Inputs and weights of linears with 8 significant bits."""
+
+    by_shape: ClassVar[bool] = True
 
     @property
     def label(self) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch.fx import Node
@@ -41,6 +42,8 @@ class Int8(LinearPass):
     def __post_init__(self) -> None:
         if not 0 <= self.migration <= 1:
             raise ValueError(f"Int8: migration={self.migration!r}, expected 0 to 1")
+
+    by_shape: ClassVar[bool] = True
 
     @property
     def label(self) -> str:

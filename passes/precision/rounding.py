@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-BLOCK = 128  # columns that are rounded before the rest hears of it
+BLOCK = 32  # columns that are rounded before the rest hears of it
 CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7)  # of the largest magnitude
 
 
@@ -26,25 +26,25 @@ def round_weight(
     """
     columns = weight.shape[1]
     order = moments.diagonal().argsort(descending=True, stable=True)  # what counts most is rounded with least to bear
-    rest = weight.detach().float()[:, order].clone()
-    scales = scales.expand_as(weight)[:, order]
+    rest = weight.detach().float().t()[order].contiguous()  # [K, N]: what is rounded together lies together
+    scales = scales.expand_as(weight).t()[order]
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(moments[order][:, order]))
     factor = torch.linalg.cholesky(inverse, upper=True).float()
     values = torch.empty_like(rest)
     for start in range(0, columns, BLOCK):
         stop = min(start + BLOCK, columns)
-        left = torch.empty_like(rest[:, start:stop])
+        left = torch.empty_like(rest[start:stop])
         for at in range(start, stop):
-            scale = scales[:, at]
-            exact = torch.where(scale != 0, rest[:, at] / scale, 0.0)
-            values[:, at] = exact.round().clamp(low, high)
-            error = (rest[:, at] - values[:, at] * scale) / factor[at, at]
-            rest[:, at + 1 : stop] -= error[:, None] * factor[at, at + 1 : stop]
-            left[:, at - start] = error
-        rest[:, stop:] -= left @ factor[start:stop, stop:]
+            scale = scales[at]
+            exact = torch.where(scale != 0, rest[at] / scale, 0.0)
+            torch.clamp(exact.round_(), low, high, out=values[at])
+            error = (rest[at] - values[at] * scale) / factor[at, at]
+            rest[at + 1 : stop].addcmul_(factor[at, at + 1 : stop, None], error, value=-1)
+            left[at - start] = error
+        rest[stop:].addmm_(factor[start:stop, stop:].t(), left, alpha=-1)
     result = torch.empty_like(values)
-    result[:, order] = values
-    return result
+    result[order] = values
+    return result.t().contiguous()
 
 
 def clipped_scales(weight: torch.Tensor, largest: int, importance: torch.Tensor) -> torch.Tensor:

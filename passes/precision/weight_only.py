@@ -12,6 +12,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch.fx import Node
@@ -43,6 +44,8 @@ class WeightOnly(LinearPass):
             raise ValueError(f"WeightOnly: bits={self.bits!r}, expected 4 or 8")
         if self.group <= 0 or self.group % 32:
             raise ValueError(f"WeightOnly: group={self.group!r}, expected a multiple of 32")
+
+    by_shape: ClassVar[bool] = True
 
     @property
     def label(self) -> str:

@@ -20,8 +20,8 @@ from torch import nn
 
 from txgraph.cache.adapter import dumps, loads
 from txgraph.cache.fingerprint import CannotTell
-from txgraph.ir.digest import digest_of
 from txgraph.capture.state import plain_tensors
+from txgraph.ir.digest import digest_of
 
 log = logging.getLogger(__name__)
 

@@ -10,12 +10,12 @@ from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch.fx import Node
 
-from txgraph.ir import Graph, GraphBuilder, provenance_of
+from txgraph.ir import Graph, GraphBuilder, provenance_of, type_of
 from txgraph.ir.digest import digest_of
 from txgraph.ir.linears import Linears, names_of, results_of
 from txgraph.ir.node import GETITEM
@@ -76,7 +76,12 @@ class LossyPass(Pass):
     """A pass whose results differ from the model's: applied under a budget only.
 
     Its rewrites name the values that they replace, and each can be made without the others.
+
+    Attributes:
+        by_shape: whether its time depends on shapes only, so that one place tells of all that are alike.
     """
+
+    by_shape: ClassVar[bool] = False
 
     @property
     def label(self) -> str:
@@ -90,6 +95,10 @@ class LossyPass(Pass):
     def module_of(self, root: Node) -> str:
         """Where that is, for people."""
         return provenance_of(root).module
+
+    def shape_of(self, graph: Graph, root: Node) -> str:
+        """Equal for places that take equally long, if it is :attr:`by_shape`."""
+        return ""
 
 
 @dataclass(frozen=True)
@@ -126,6 +135,15 @@ class LinearPass(LossyPass):
             return super().module_of(root)
         first, *others = (name.rpartition(".")[0] for name in names_of(linears.weights))
         return ", ".join((first, *(other.rpartition(".")[2] for other in others)))
+
+    def shape_of(self, graph: Graph, root: Node) -> str:
+        """Sizes of input and weights, and what is computed on the way."""
+        linears = Linears.of(_computing(root))
+        weights = [] if linears is None else linears.frozen_weights(graph) or []
+        if linears is None:
+            return ""
+        forms = [(tuple(w.shape), w.stride(), b is not None) for w, b in zip(weights, linears.biases, strict=True)]
+        return f"{type_of(linears.input)} {forms} {linears.activation}"
 
     def run(self, graph: Graph, context: PassContext) -> list[Rewrite]:
         """Rewrite all linears that are chosen; what is not prepared yet is prepared now."""
