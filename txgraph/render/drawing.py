@@ -15,6 +15,7 @@ from txgraph.render.diff import UNCHANGED, Fates, Status, compare, replaced_path
 from txgraph.render.focus import focus_on
 from txgraph.render.fold import Folding, fold, unfolded
 from txgraph.render.panel import Box, Link, Panel
+from txgraph.render.spent import spent_on
 from txgraph.render.summary import Change, summarise
 from txgraph.render.view import Arrow, View, module_classes, view_of
 from txgraph.report import GraphReport
@@ -79,7 +80,8 @@ class Stages:
 
     def errors(self) -> dict[str, str]:
         """What the rewrite that made a node did to the numbers, where that was measured."""
-        return {
+        spent = spent_on(self.after, self.report) if self.report else {}
+        return spent | {
             name: f"{error.after:.1e} against float64; {error.before:.1e} before {rewrite.rule}"
             for rewrite, error in (self.report.errors if self.report else ())
             if error is not None
