@@ -1,12 +1,12 @@
 """How a budget was spent, as charts: the way from exact to fast, and what each place gains and costs.
 
-Methods are told apart by colour and by words.
+Methods are told apart by colour and by number.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from txgraph.lossy import Point, Spending, Spent
 from txgraph.render.chart import Axis, Chart
@@ -31,13 +31,12 @@ def to_svg(spending: Spending) -> str:
     """Both charts, one above the other."""
     path = path_chart(spending)
     drawn = [path, places_chart(spending)] if spending.spent else [path]
-    whole = sum(chart.height for chart in drawn)
     parts, top = [], 0.0
     for chart, svg in zip(drawn, charts(spending), strict=True):
-        parts.append(svg.replace("<svg ", f'<svg y="{top:g}" ', 1).replace(' y="0"', "", 1))
+        parts.append(f'<g transform="translate(0 {top:g})">{svg}</g>')
         top += chart.height
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH:g}" height="{whole:g}" viewBox="0 0 {WIDTH:g} {whole:g}">'
-    return "\n".join((head, *parts, "</svg>\n"))
+    size = f'width="{WIDTH:g}" height="{top:g}" viewBox="0 0 {WIDTH:g} {top:g}"'
+    return "\n".join((f'<svg xmlns="http://www.w3.org/2000/svg" {size}>', *parts, "</svg>\n"))
 
 
 def path_chart(spending: Spending) -> Chart:
@@ -87,24 +86,24 @@ def path_chart(spending: Spending) -> Chart:
 def places_chart(spending: Spending) -> Chart:
     """Seconds before and after, and shares of the squared error: a row for each place, those that gain most first."""
     shown, rest = _rows(spending.spent)
-    colors = {method: METHODS[at % len(METHODS)] for at, method in enumerate(spending.methods)}
-    top, legend = 58.0, 18.0 * math.ceil(len(colors) / 3)
+    numbers = {method: at for at, method in enumerate(spending.methods, 1)}
+    top, legend = 58.0, 18.0 * math.ceil(len(numbers) / 3)
     bottom = top + legend + ROW * len(shown)
     chart = Chart(WIDTH, bottom + 45)
     chart.text(20, 22, "What each place gains and costs", font_weight="bold", font_size=14)
-    for at, (method, color) in enumerate(colors.items()):
-        x, y = 20 + at % 3 * 290, 44 + at // 3 * 18
-        chart.add("rect", x=x, y=y - 9, width=12, height=10, fill=color)
-        chart.text(x + 18, y, f"{method} ({spending.methods[method]})")
+    for method, number in numbers.items():
+        x, y = 20 + (number - 1) % 3 * 290, 44 + (number - 1) // 3 * 18
+        chart.add("rect", x=x, y=y - 9, width=12, height=10, fill=_color(number))
+        chart.text(x + 18, y, f"{number}: {method} ({spending.methods[method]} places)")
     unit, name = (1e3, "ms") if max(each.before for each in shown) >= 2e-3 else (1e6, "µs")
     longest = max(*(max(each.before, each.after) for each in shown), 1e-9) * unit
     names_end, head = 300.0, top + legend
     times = Axis(0, longest * 1.02, names_end, 590)
-    shares = Axis(0, max(each.share for each in shown) * 102 or 1.0, 630, WIDTH - 25)
+    shares = Axis(0, max(each.share for each in shown) * 102 or 1.0, 630, WIDTH - 40)
     times.draw_across(chart, bottom, head - 8, f"{name} before (light) and after")
     shares.draw_across(chart, bottom, head - 8, "% of the squared error")
     for at, each in enumerate(shown):
-        _row(chart, each, head + at * ROW, times, shares, unit, colors.get(each.method, GRID))
+        _row(chart, each, head + at * ROW, times, shares, unit, numbers.get(each.method, 0))
     if rest:
         chart.text(20, bottom + 32, f"the last row: {rest} places together", color=QUIET)
     return chart
@@ -128,7 +127,11 @@ def _rows(spent: Sequence[Spent]) -> tuple[list[Spent], int]:
     return [*shown, Spent(f"{len(rest)} more", "several", before, after, error, share)], len(rest)
 
 
-def _row(chart: Chart, each: Spent, y: float, times: Axis, shares: Axis, unit: float, color: str) -> None:
+def _color(number: int) -> str:
+    return METHODS[(number - 1) % len(METHODS)] if number else GRID
+
+
+def _row(chart: Chart, each: Spent, y: float, times: Axis, shares: Axis, unit: float, number: int) -> None:
     told = (
         f"{each.module}: {each.method}; {time_text(each.before)} before, {time_text(each.after)} after; "
         f"error alone {each.error:.1e}, {each.share:.1%} of the squared error"
@@ -137,8 +140,9 @@ def _row(chart: Chart, each: Spent, y: float, times: Axis, shares: Axis, unit: f
     chart.text(times.start - 8, y + 13, name, "end", class_="place")
     before, after, share = times.at(each.before * unit), times.at(each.after * unit), shares.at(each.share * 100)
     chart.add("rect", told, x=times.start, y=y + 2, width=before - times.start, height=7, fill=GRID, stroke=QUIET)
-    chart.add("rect", told, x=times.start, y=y + 9, width=after - times.start, height=8, fill=color)
-    chart.add("rect", told, x=shares.start, y=y + 3, width=share - shares.start, height=13, fill=color)
+    chart.add("rect", told, x=times.start, y=y + 9, width=after - times.start, height=8, fill=_color(number))
+    chart.add("rect", told, x=shares.start, y=y + 3, width=share - shares.start, height=13, fill=_color(number))
+    chart.text(share + 5, y + 13, str(number) if number else "", color=QUIET)
 
 
 def _path_legend(chart: Chart, left: float, limit: bool, measured: Sequence[Point]) -> None:
@@ -157,5 +161,5 @@ def _path_legend(chart: Chart, left: float, limit: bool, measured: Sequence[Poin
 
 
 def _diamond(chart: Chart, x: float, y: float, color: str, title: str = "") -> None:
-    corners: Mapping[str, object] = {"points": f"{x:.1f},{y - 6:.1f} {x + 6:.1f},{y:.1f} {x:.1f},{y + 6:.1f} {x - 6:.1f},{y:.1f}"}
-    chart.add("polygon", title, fill=color, **corners)
+    corners = ((x, y - 6), (x + 6, y), (x, y + 6), (x - 6, y))
+    chart.add("polygon", title, fill=color, points=" ".join(f"{a:.1f},{b:.1f}" for a, b in corners))

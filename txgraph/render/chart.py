@@ -34,9 +34,9 @@ class Chart:
         given = _attributes({"x": x, "y": y, "text_anchor": anchor, "fill": color, "font_size": SMALL} | more)
         self._shapes.append(f"<text{given}>{escape(words)}</text>")
 
-    def svg(self, label: str, x: float = 0, y: float = 0) -> str:
+    def svg(self, label: str) -> str:
         """As an element, to stand alone or inside of another; ``label`` says what it shows."""
-        given = {"x": x, "y": y, "width": self.width, "height": self.height, "role": "img", "aria_label": label}
+        given = {"width": self.width, "height": self.height, "role": "img", "aria_label": label}
         ground = '<rect width="100%" height="100%" fill="#FFFFFF"/>\n'
         shapes = "\n".join(self._shapes)
         view = f' xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_text(self.width)} {_text(self.height)}"'
@@ -61,8 +61,14 @@ class Axis:
 
     def at(self, value: float) -> float:
         """Where a value is; those outside are at the ends."""
-        low, high, value = (map(math.log, (self.low, self.high, max(value, self.low)))) if self.log else (
-            self.low, self.high, value,
+        low, high, value = (
+            (map(math.log, (self.low, self.high, max(value, self.low))))
+            if self.log
+            else (
+                self.low,
+                self.high,
+                value,
+            )
         )
         share = (value - low) / (high - low)
         return self.start + min(max(share, 0.0), 1.0) * (self.end - self.start)
@@ -71,7 +77,9 @@ class Axis:
         """Round values between the ends."""
         if not self.log:
             step = _round_step((self.high - self.low) / 6)
-            return [at * step for at in range(math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9) + 1)]
+            return [
+                at * step for at in range(math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9) + 1)
+            ]
         decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
         leading = (1, 2, 5) if len(decades) < 5 else (1,)
         ticks = [first * 10.0**decade for decade in decades for first in leading]
