@@ -241,7 +241,7 @@ def test_a_budget_is_told(browser: Browser, tmp_path: Path) -> None:
     for each in fast.report.budget.spent:
         page.search(f"int8_linears {each.module}.weight")
         page.page.press("#search", "Enter")
-        assert f"int8, migration 0.5: changes the outputs by {each.error:.1e} alone" in page.details()
+        assert f"int8, migration 0.5 at {each.module}: changes the outputs by {each.error:.1e} alone" in page.details()
     assert page.complaints == []
     page.page.close()
     assert ET.fromstring(fast.render_budget(tmp_path / "budget.svg").read_text(encoding="utf-8")) is not None

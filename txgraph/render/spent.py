@@ -45,7 +45,6 @@ def _modules_of_weights(rewrite: Rewrite, graph: Graph) -> set[str]:
 
 
 def _text(spent: Spent) -> str:
-    return (
-        f"{spent.method}: changes the outputs by {spent.error:.1e} alone, {spent.share:.1%} of the squared error; "
-        f"{spent.before * 1e6:.0f} µs before, {spent.after * 1e6:.0f} µs after"
-    )
+    seconds = f"{spent.before * 1e6:.0f} µs before, {spent.after * 1e6:.0f} µs after"
+    changes = f"changes the outputs by {spent.error:.1e} alone, {spent.share:.1%} of the squared error"
+    return f"{spent.method} at {spent.module}: {changes}; {seconds}"
