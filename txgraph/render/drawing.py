@@ -67,6 +67,7 @@ class Stages:
         Args:
             context: what the passes knew. skip: those that were rolled back.
         """
+        pipeline = pipeline.exact  # what a budget left undone is no near miss, and to prepare it again takes long
         apart = replace(context.cost, fuses_elementwise=False)  # the captured graph runs each as a kernel of its own
         return cls(
             before,
