@@ -16,6 +16,7 @@ from txgraph import Budget
 from txgraph.errors import TxgraphError
 from txgraph.lossy import Distance, Point, Spending, Spent
 from txgraph.lossy.distance import LeafDistance
+from txgraph.passes.precision.int8 import Int8
 from txgraph.render import render_budget
 from txgraph.render.budget import MOST_ROWS, to_svg
 from txgraph.render.chart import Axis
@@ -114,6 +115,26 @@ def test_ticks_are_round() -> None:
 def test_names_are_text(tmp_path: Path) -> None:
     odd = replace(PLACES[0], module='a<b>&"c', method="<i>")
     assert 'a<b>&"c' in words(replace(SPENDING, spent=(odd,)))
+
+
+def test_nothing_is_prepared_again_to_be_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To quantize a model takes long; near misses are those of exact passes."""
+    data = [{"x": torch.randn(3, 4, generator=torch.Generator().manual_seed(at))} for at in range(4)]
+    fast = txgraph.optimize(
+        MLP(),
+        kwargs=data[0],
+        passes=txgraph.default_pipeline().append(Int8()),
+        budget=Budget(relative_error=0.3),
+        calibration=data,
+        backend="reference",
+        verify="off",
+    )
+    assert fast.report.budget is not None
+    assert len(fast.report.budget.spent) == 2
+    monkeypatch.setattr(Int8, "prepare", lambda *_: pytest.fail("prepared again"))
+    fast.render(tmp_path / "model.html")
+    fast.render_budget(tmp_path / "budget.svg")
+    assert ET.parse(tmp_path / "budget.svg").getroot().tag == f"{SVG}svg"
 
 
 def test_the_file(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ class Chart:
 
     def line(self, x1: float, y1: float, x2: float, y2: float, color: str = GRID, **more: object) -> None:
         """A straight line."""
-        self.add("line", x1=x1, y1=y1, x2=x2, y2=y2, stroke=color, **more)
+        self.add("line", "", x1=x1, y1=y1, x2=x2, y2=y2, stroke=color, **more)
 
     def text(self, x: float, y: float, words: str, anchor: str = "start", color: str = INK, **more: object) -> None:
         """Words whose start, middle or end is at ``x``."""
@@ -61,17 +61,10 @@ class Axis:
 
     def at(self, value: float) -> float:
         """Where a value is; those outside are at the ends."""
-        low, high, value = (
-            (map(math.log, (self.low, self.high, max(value, self.low))))
-            if self.log
-            else (
-                self.low,
-                self.high,
-                value,
-            )
-        )
-        share = (value - low) / (high - low)
-        return self.start + min(max(share, 0.0), 1.0) * (self.end - self.start)
+        scale = math.log if self.log else float
+        low, high = scale(self.low), scale(self.high)
+        share = (scale(max(value, self.low)) - low) / (high - low)
+        return self.start + min(share, 1.0) * (self.end - self.start)
 
     def ticks(self) -> list[float]:
         """Round values between the ends."""

@@ -11,7 +11,7 @@ from txgraph.rewrite import Rewrite
 def spent_on(graph: Graph, report: GraphReport) -> dict[str, str]:
     """Of nodes that lossy passes made: the method, and what it costs and gains, as far as that is known."""
     places = () if report.spending is None else report.spending.spent
-    told = {}
+    told: dict[str, str] = {}
     for record in report.passes:
         if record.lossy and record.status == "applied":
             own = [each for each in places if each.method == record.lossy]

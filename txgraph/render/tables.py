@@ -43,7 +43,7 @@ def tables(stages: Stages) -> list[Table]:
 
 
 def _budget(spending: Spending) -> Table:
-    rows = [
+    rows: list[list[Cell]] = [
         [
             each.module,
             each.method,
