@@ -15,7 +15,7 @@ from txgraph.render.style import GRID, INK, METHODS, QUIET
 
 WIDTH = 900.0
 ROW = 20.0
-MOST_ROWS = 40  # of places; the others are one row
+MOST_ROWS = 40  # of places; the others are one line
 HELD_OUT, LIMIT, MEASURED, PREDICTED = "#D55E00", "#CC79A7", "#0072B2", "#777777"
 
 
@@ -85,27 +85,29 @@ def path_chart(spending: Spending) -> Chart:
 
 def places_chart(spending: Spending) -> Chart:
     """Seconds before and after, and shares of the squared error: a row for each place, those that gain most first."""
-    shown, rest = _rows(spending.spent)
+    ordered = sorted(spending.spent, key=lambda each: (each.after - each.before, each.module))
+    shown, rest = ordered[:MOST_ROWS], ordered[MOST_ROWS:]
     numbers = {method: at for at, method in enumerate(spending.methods, 1)}
-    top, legend = 58.0, 18.0 * math.ceil(len(numbers) / 3)
-    bottom = top + legend + ROW * len(shown)
-    chart = Chart(WIDTH, bottom + 45)
+    head = 58.0 + 18.0 * math.ceil(len(numbers) / 3)
+    bottom = head + ROW * len(shown)
+    chart = Chart(WIDTH, bottom + 45 + ROW * bool(rest))
     chart.text(20, 22, "What each place gains and costs", font_weight="bold", font_size=14)
     for method, number in numbers.items():
         x, y = 20 + (number - 1) % 3 * 290, 44 + (number - 1) // 3 * 18
         chart.add("rect", x=x, y=y - 9, width=12, height=10, fill=_color(number))
-        chart.text(x + 18, y, f"{number}: {method} ({spending.methods[method]} places)")
-    unit, name = (1e3, "ms") if max(each.before for each in shown) >= 2e-3 else (1e6, "µs")
-    longest = max(*(max(each.before, each.after) for each in shown), 1e-9) * unit
-    names_end, head = 300.0, top + legend
-    times = Axis(0, longest * 1.02, names_end, 590)
+        chart.text(x + 18, y, f"{number}: {method} (at {spending.methods[method]})")
+    longest = max(*(max(each.before, each.after) for each in shown), 1e-9)
+    unit, name = (1e3, "ms") if longest >= 2e-3 else (1e6, "µs")
+    times = Axis(0, longest * unit * 1.02, 300, 590)
     shares = Axis(0, max(each.share for each in shown) * 102 or 1.0, 630, WIDTH - 40)
     times.draw_across(chart, bottom, head - 8, f"{name} before (light) and after")
     shares.draw_across(chart, bottom, head - 8, "% of the squared error")
     for at, each in enumerate(shown):
-        _row(chart, each, head + at * ROW, times, shares, unit, numbers.get(each.method, 0))
+        _row(chart, each, head + at * ROW, times, shares, unit, numbers[each.method])
     if rest:
-        chart.text(20, bottom + 32, f"the last row: {rest} places together", color=QUIET)
+        before, after, share = (sum(getattr(each, name) for each in rest) for name in ("before", "after", "share"))
+        told = f"and {len(rest)} places that gain less: {time_text(before)} before, {time_text(after)} after"
+        chart.text(20, bottom + 32 + ROW, f"{told}, {share:.0%} of the squared error", color=QUIET)
     return chart
 
 
@@ -116,19 +118,8 @@ def error_limit(spending: Spending) -> float:
     return min((limit for limit in limits if limit is not None), default=0.0)
 
 
-def _rows(spent: Sequence[Spent]) -> tuple[list[Spent], int]:
-    """Places by what they gain, and how many are together in the last row."""
-    ordered = sorted(spent, key=lambda each: (each.after - each.before, each.module))
-    if len(ordered) <= MOST_ROWS:
-        return ordered, 0
-    shown, rest = ordered[: MOST_ROWS - 1], ordered[MOST_ROWS - 1 :]
-    before, after, share = (sum(getattr(each, name) for each in rest) for name in ("before", "after", "share"))
-    error = math.hypot(*(each.error for each in rest))
-    return [*shown, Spent(f"{len(rest)} more", "several", before, after, error, share)], len(rest)
-
-
 def _color(number: int) -> str:
-    return METHODS[(number - 1) % len(METHODS)] if number else GRID
+    return METHODS[(number - 1) % len(METHODS)]
 
 
 def _row(chart: Chart, each: Spent, y: float, times: Axis, shares: Axis, unit: float, number: int) -> None:
@@ -142,7 +133,7 @@ def _row(chart: Chart, each: Spent, y: float, times: Axis, shares: Axis, unit: f
     chart.add("rect", told, x=times.start, y=y + 2, width=before - times.start, height=7, fill=GRID, stroke=QUIET)
     chart.add("rect", told, x=times.start, y=y + 9, width=after - times.start, height=8, fill=_color(number))
     chart.add("rect", told, x=shares.start, y=y + 3, width=share - shares.start, height=13, fill=_color(number))
-    chart.text(share + 5, y + 13, str(number) if number else "", color=QUIET)
+    chart.text(share + 5, y + 13, str(number), color=QUIET)
 
 
 def _path_legend(chart: Chart, left: float, limit: bool, measured: Sequence[Point]) -> None:
