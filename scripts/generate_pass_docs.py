@@ -19,10 +19,12 @@ from pathlib import Path
 
 import txgraph.passes
 from txgraph import Pass
+from txgraph.rewrite import LossyPass
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "passes.md"
 FIELD = re.compile(r"^(?P<name>[a-z]+):\s*(?P<text>.*)$")
+ROLE = re.compile(r":[a-z]+:(?=`)")  # of Sphinx
 SHOWN_AS_CODE = ("before", "after")
 
 HEAD = """\
@@ -30,13 +32,21 @@ HEAD = """\
 
 This page is generated from the docstrings of `passes/` by `scripts/generate_pass_docs.py`; change those instead.
 
-Every pass here is exact: it changes rounding at most. *legal* is what a pass checks before it rewrites, *pays* is
-what it saves, *source* is where it comes from. How to write one: [writing-a-pass.md](writing-a-pass.md).
+Every pass of the default pipeline is exact: it changes rounding at most. *legal* is what a pass checks before it
+rewrites, *pays* is what it saves, *source* is where it comes from. How to write one:
+[writing-a-pass.md](writing-a-pass.md).
 
 ## The default pipeline
 
 The passes run in this order. The reasons for the order are comments in
 [passes/\\_\\_init\\_\\_.py](../passes/__init__.py).
+"""
+
+LOSSY = """\
+## Under a budget
+
+These change numbers on purpose. They run after all others, and under a budget only: a search chooses among these
+methods, place by place, or a pipeline has one of them ([lossy.md](lossy.md)).
 """
 
 MEASURED = ROOT / "benchmarks" / "results" / "fusions.json"
@@ -69,7 +79,11 @@ def page() -> str:
     ordered = list(dict.fromkeys(pipeline))
     parts = [HEAD, *(f"{at}. {_entry(kind)}" for at, kind in enumerate(pipeline, 1)), ""]
     parts += [section for kind in ordered for section in _section(kind)]
-    others = [kind for kind in _all_passes() if kind not in ordered]
+    methods = txgraph.passes.lossy_methods()
+    lossy = [kind for kind in _all_passes() if issubclass(kind, LossyPass)]
+    parts += [LOSSY, *(f"- {each.label}: [`{each.name}`](#{each.name})" for each in methods), ""]
+    parts += [section for kind in lossy for section in _section(kind)]
+    others = [kind for kind in _all_passes() if kind not in (*ordered, *lossy)]
     if others:
         parts += ["## Not in the default pipeline", ""]
         parts += [section for kind in others for section in _section(kind)]
@@ -113,7 +127,7 @@ def _section(kind: type[Pass]) -> Iterator[str]:
     if code:
         yield "```text\n" + "\n".join(code) + "\n```\n"
     for name, text in fields.items():
-        yield f"- **{name}**: {text.replace('``', '`')}"
+        yield f"- **{name}**: {ROLE.sub('', text).replace('``', '`')}"
     for option in dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ():
         yield f"- **option** `{option.name} = {option.default!r}`: {_option_text(kind, option.name)}"
     source = Path(inspect.getfile(kind)).relative_to(ROOT).as_posix()
@@ -138,9 +152,14 @@ def _fields(text: str) -> tuple[list[str], dict[str, str]]:
 
 
 def _option_text(kind: type[Pass], option: str) -> str:
-    """What ``Attributes:`` of the class says about an option."""
-    found = re.search(rf"^\s+{option}: (.*(?:\n\s{{8,}}.*)*)", kind.__doc__ or "", re.MULTILINE)
-    return " ".join(found[1].split()) if found else ""
+    """What ``Attributes:`` of the class, or of one that it derives from, says about an option."""
+    names = "|".join(field.name for field in dataclasses.fields(kind))  # type: ignore[arg-type]  # it has options
+    for each in kind.__mro__:
+        _, _, attributes = (each.__doc__ or "").partition("Attributes:")
+        text = " ".join(attributes.partition("\n\n")[0].split())
+        if found := re.search(rf"(?:^|\. ){option}: (.*?)(?=\. (?:{names}): |$)", text):
+            return found[1].rstrip(".").replace("``", "`") + "."
+    return ""
 
 
 def _all_passes() -> list[type[Pass]]:

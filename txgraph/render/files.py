@@ -13,6 +13,8 @@ import graphviz
 
 from txgraph.errors import TxgraphError
 from txgraph.ir import Kernel
+from txgraph.lossy import Spending
+from txgraph.render.budget import to_svg
 from txgraph.render.dot import to_dot
 from txgraph.render.drawing import Drawing, Stages, draw
 from txgraph.render.html import to_html
@@ -138,6 +140,21 @@ def render(stages: Stages, path: str | Path, picture: Picture, title: str = "") 
         return source
     except (graphviz.CalledProcessError, BrokenPipeError) as error:
         raise TxgraphError(f"dot could not draw {path}: {error}") from error
+
+
+def render_budget(spending: Spending, path: str | Path) -> Path:
+    """Draw how a budget was spent: relative error against seconds, and what each place gains and costs.
+
+    Args:
+        path: ends in .svg; an existing file is replaced.
+
+    Raises:
+        ValueError: the file name has another ending. OSError: the file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".svg":
+        raise ValueError(f"cannot draw a budget to {path.name!r}: the name must end in .svg; the page has it, too")
+    return _write(path, to_svg(spending).encode())
 
 
 def to_page(stages: Stages, picture: Picture, title: str = "") -> str:

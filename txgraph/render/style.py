@@ -12,6 +12,7 @@ from txgraph.render.diff import Status
 FONT = "Helvetica,Arial,sans-serif"
 INK = "#222222"
 QUIET = "#666666"
+GRID = "#DDDDDD"
 
 
 # Attributes of Graphviz for the whole, for boxes, for arrows and for the frames of modules.
@@ -65,6 +66,9 @@ LOOKS = {
     Status.CHANGED: Look("#FCF4F9", "#AA4499", "changed", border="dotted", width=1.5),
     Status.UNCHANGED: Look("#FFFFFF", "#999999", "unchanged"),
 }
+
+# Of the methods that a budget was spent on, in the order of their places.
+METHODS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 
 
 def heat(share: float) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from txgraph.lossy import Spending
+from txgraph.render.budget import charts
 from txgraph.render.drawing import Stages
 from txgraph.report import GraphReport
 
@@ -16,7 +18,7 @@ class Table:
     """Rows under a title; without columns, lines of text.
 
     Attributes:
-        open: whether it is shown at first.
+        open: whether it is shown at first. pictures: SVG elements above the rows.
     """
 
     title: str
@@ -24,6 +26,7 @@ class Table:
     rows: Sequence[Sequence[Cell]]
     note: str = ""
     open: bool = False
+    pictures: Sequence[str] = ()
 
 
 def tables(stages: Stages) -> list[Table]:
@@ -32,9 +35,34 @@ def tables(stages: Stages) -> list[Table]:
     if stages.report is not None:
         report = stages.report
         found = [_passes(report), _verification(report), _ledger(report), *found, _choices(report), _seconds(report)]
+        if report.spending is not None:
+            found.insert(0, _budget(report.spending))
     found.append(_benchmark(stages))
     found.append(Table("Report", (), [[line] for line in stages.text.splitlines()]))
-    return [table for table in found if table.rows]
+    return [table for table in found if table.rows or table.pictures]
+
+
+def _budget(spending: Spending) -> Table:
+    rows: list[list[Cell]] = [
+        [
+            each.module,
+            each.method,
+            round(each.before * 1e6),
+            round(each.after * 1e6),
+            f"{each.error:.1e}",
+            f"{each.share:.1%}",
+        ]
+        for each in spending.spent
+    ]
+    said = [
+        f"{spending.budget}: {spending.used:.0%} of it used",
+        f"on {spending.calls[1]} calls held out: {spending.held_out}",
+        f"on {spending.calls[0]} calls that chose: {spending.chosen_by}",
+        *([f"not further: {spending.stopped}"] if spending.stopped else []),
+        *spending.notes,
+    ]
+    columns = ("module", "method", "µs before", "µs after", "error alone", "share of the squared error")
+    return Table("Budget", columns, rows, "; ".join(said), open=True, pictures=charts(spending))
 
 
 def _passes(report: GraphReport) -> Table:

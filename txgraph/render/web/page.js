@@ -296,14 +296,17 @@ class Page {
 
   // --- tables
 
-  table({ title, columns, rows, open, note }) {
+  table({ title, columns, rows, open, note, pictures }) {
     const cell = (value) => typeof value === "number"
       ? make("td", { class: "number" }, String(value)) : make("td", {}, value ?? "");
     const body = columns.length
       ? make("table", {}, make("tr", {}, ...columns.map((name) => make("th", {}, name))),
         ...rows.map((row) => make("tr", {}, ...row.map(cell))))
       : make("pre", {}, rows.map((row) => row[0]).join("\n"));
-    return make("details", { open }, make("summary", {}, title), note ? make("p", { class: "quiet" }, note) : null, body);
+    const drawn = pictures.map((svg) =>
+      document.importNode(new DOMParser().parseFromString(svg, "image/svg+xml").documentElement, true));
+    return make("details", { open }, make("summary", {}, title), note ? make("p", { class: "quiet" }, note) : null,
+      drawn.length ? make("div", { class: "charts" }, ...drawn) : null, rows.length ? body : null);
   }
 }
 
