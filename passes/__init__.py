@@ -37,6 +37,8 @@ from txgraph.passes.padding.zero_padding import ZeroPadding
 from txgraph.passes.precision.bfloat16 import BFloat16
 from txgraph.passes.precision.int8 import Int8
 from txgraph.passes.precision.weight_only import WeightOnly
+from txgraph.passes.sparsity.prune_channels import PruneChannels
+from txgraph.passes.sparsity.prune_heads import PruneHeads
 from txgraph.passes.sparsity.remove_dead_channels import RemoveDeadChannels
 from txgraph.passes.sparsity.remove_dead_heads import RemoveDeadHeads
 from txgraph.pipeline import Pipeline
@@ -108,6 +110,8 @@ def lossy_methods() -> tuple[LossyPass, ...]:
         LowRank(error=0.02),
         LowRank(error=0.05),
         LowRank(error=0.1),
+        PruneChannels(fraction=0.25),
+        PruneHeads(fraction=0.25),
     )
 
 

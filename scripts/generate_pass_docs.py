@@ -80,10 +80,11 @@ def page() -> str:
     parts = [HEAD, *(f"{at}. {_entry(kind)}" for at, kind in enumerate(pipeline, 1)), ""]
     parts += [section for kind in ordered for section in _section(kind)]
     methods = txgraph.passes.lossy_methods()
-    lossy = [kind for kind in _all_passes() if issubclass(kind, LossyPass)]
+    whole = [kind for kind in _all_passes() if not inspect.isabstract(kind)]
+    lossy = [kind for kind in whole if issubclass(kind, LossyPass)]
     parts += [LOSSY, *(f"- {each.label}: [`{each.name}`](#{each.name})" for each in methods), ""]
     parts += [section for kind in lossy for section in _section(kind)]
-    others = [kind for kind in _all_passes() if kind not in (*ordered, *lossy)]
+    others = [kind for kind in whole if kind not in (*ordered, *lossy)]
     if others:
         parts += ["## Not in the default pipeline", ""]
         parts += [section for kind in others for section in _section(kind)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -398,6 +399,11 @@ def graphs_with_rewrites() -> dict[str, list[tuple[Pass, Graph]]]:
     found: dict[str, list[tuple[Pass, Graph]]] = {}
     for name in ("bert-eager", "gpt2-unmasked-eager", "llama-unmasked-eager", "mixtral-sdpa"):
         collect(ZOO[name].model(), ZOO[name].inputs(2, 12), found)
+    pruned = copy.deepcopy(ZOO["bert-eager"].model())
+    for name, weight in pruned.named_parameters():
+        if name.endswith("output.dense.weight"):  # half of the heads, and half of the hidden channels
+            weight.data[:, : weight.shape[1] // 2] = 0
+    collect(pruned, ZOO["bert-eager"].inputs(2, 12), found)
     collect(Mixed(), {"x": torch.randn(2, 40, 8)}, found)
     collect(padded.Encoder(lambda m: m[:, None, None], padded.mean), {"ids": padded.ids(), "mask": padded.RIGHT}, found)
     dead = traced(lambda x: x.sin(), X)

@@ -64,7 +64,10 @@ class CompiledCall:
 
     def explain(self, pipeline: Pipeline, name: str) -> Explanation:
         """Where the pass of that name rewrote, and its near misses; see :func:`txgraph.explain.explain`."""
-        return explain(pipeline, self.before, self.context, name, self._rolled_back())
+        made = [p for p in self.report.passes if p.lossy and p.name == name]
+        if made or name in (each.name for each in pipeline.lossy):  # where it could have been used, the budget says
+            return Explanation(name, tuple(rewrite for p in made for rewrite in p.rewrites), ())
+        return explain(pipeline.exact, self.before, self.context, name, self._rolled_back())
 
     def stages(self, pipeline: Pipeline, text: str, profile: Profile | None = None) -> Stages:
         """Both graphs with all that is known of them, to be drawn.

@@ -171,16 +171,16 @@ class Compression:
         verdicts: dict[str, str] = {}
         for method, chosen in self._by_method(steps):
             result = self._run(method, graph, subject.context, chosen)
-            nodes = {node.name: node for node in graph.nodes}
+            nodes, places = {node.name: node for node in graph.nodes}, method.places(graph, self._lossy)
             for part in parts_of(result, subject.few[0]):
                 if part.kind not in verdicts:
                     say("compress", f"check {method.label}: {part.rewrite.module or part.rewrite.root}")
                     verdicts[part.kind] = part.reason(lower(part.graph).run)
                 if verdicts[part.kind]:
-                    place = method.place_of(graph, nodes[part.rewrite.root], self._lossy)
-                    assert place is not None, "it was rewritten there"
                     text = f"{method.label} is left out of {method.module_of(nodes[part.rewrite.root])}"
-                    wrong[method, place] = f"{text}: as compiled it breaks a gate, {verdicts[part.kind]}"
+                    wrong[method, places[part.rewrite.root]] = (
+                        f"{text}: as compiled it breaks a gate, {verdicts[part.kind]}"
+                    )
             graph = result.after
         return wrong
 
@@ -236,25 +236,20 @@ class Compression:
     ) -> dict[LossyPass, set[Place]]:
         """Where each method may save time on a graph: of places that are alike one is tried, where shapes tell."""
         found: dict[LossyPass, set[Place]] = {}
+        nodes = {node.name: node for node in graph.nodes}
         for method in self.methods:
-            places: dict[str, set[Place]] = {}
-            first: dict[str, Node] = {}
-            for node in graph.calls():
-                place = method.place_of(graph, node, self._lossy)
-                if place is not None:
-                    shape = method.shape_of(graph, node)
-                    first.setdefault(shape, node)
-                    places.setdefault(shape, set()).add(place)
+            roots: dict[str, dict[Node, Place]] = {}
+            for root, place in method.places(graph, self._lossy).items():
+                roots.setdefault(method.shape_of(graph, nodes[root]), {})[nodes[root]] = place
             found[method] = set()
-            for shape, alike in places.items():
+            for alike in roots.values():
                 if method.by_shape and not self.forced:
-                    place = method.place_of(graph, first[shape], self._lossy)
-                    assert place is not None, "as above"
-                    say("compress", f"{method.label}: is it faster for {method.module_of(first[shape])}")
+                    first, place = next(iter(alike.items()))
+                    say("compress", f"{method.label}: is it faster for {method.module_of(first)}")
                     result = self._run(method, graph, context, {(method, place)})
                     if not any(measured.after < measured.before for _, measured in timer.times(result)):
                         continue
-                found[method] |= alike
+                found[method].update(alike.values())
                 if clock.is_over("looking for what is faster"):
                     return found
         return found
@@ -268,12 +263,10 @@ class Compression:
                 continue
             say("compress", f"{method.label}: prepare")
             result = self._run(method, subject.graph, subject.context, chosen)
-            rewrites = result.rewrites
+            rewrites, roots = result.rewrites, method.places(subject.graph, self._lossy)
             errors = squared_errors(subject.graph, probes(subject.graph, result.after, rewrites), subject.few)
             for number, (rewrite, error) in enumerate(zip(rewrites, errors, strict=True), 1):
-                place = method.place_of(subject.graph, nodes[rewrite.root], self._lossy)
-                assert place is not None, "it was rewritten there"
-                key = method, place
+                key = method, roots[rewrite.root]
                 self._errors[key] = self._errors.get(key, 0.0) + error  # a weight may be used twice
                 say("compress", f"{method.label}: {method.module_of(nodes[rewrite.root])}", number, len(rewrites))
                 if clock.is_over("errors of single rewrites"):
@@ -292,10 +285,9 @@ class Compression:
         nodes = {node.name: node for node in graph.nodes}
         for method in self.methods:
             known = {(method, place) for place in wanted.get(method, ()) if (method, place) in self._errors}
-            result = self._run(method, graph, context, known)
+            result, places = self._run(method, graph, context, known), method.places(graph, self._lossy)
             for root, measured in timer.times(result):
-                place = method.place_of(graph, nodes[root], self._lossy)
-                assert place is not None, "it was rewritten there"
+                place = places[root]
                 module = method.module_of(nodes[root])
                 if (method, place) in found:
                     earlier = found[method, place]
@@ -424,7 +416,7 @@ class _Search:
             return self.breach
         if not self.steps:
             return "no lossy rewrite is faster here"
-        return "" if at == len(self.steps) else "the budget: the next step would break it"
+        return "" if at == len(self.steps) else f"the next step would use more than {AIM:.0%} of the budget"
 
 
 def _spent(steps: Sequence[Step]) -> tuple[Spent, ...]:

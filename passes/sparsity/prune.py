@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
-from torch.fx import Node
 
 from txgraph.ir import Graph, provenance_of
 from txgraph.ir.linears import Linears, names_of
@@ -44,12 +43,10 @@ class PruneUnits(LossyPass):
     def flows(self, graph: Graph) -> Sequence[UnitFlow]:
         """The blocks of a graph."""
 
-    def place_of(self, graph: Graph, root: Node, lossy: LossyContext) -> Place | None:
-        """All weights of the block that ``root`` belongs to."""
-        for flow in self.flows(graph):
-            if root in flow.units or any(root in (value, reader) for value, reader in flow.read):
-                return self._place(graph, flow, lossy)
-        return None
+    def places(self, graph: Graph, lossy: LossyContext) -> Mapping[str, Place]:
+        """All blocks, by the linears that read them."""
+        found = ((flow.readers[0].name, self._place(graph, flow, lossy)) for flow in self.flows(graph))
+        return {root: place for root, place in found if place is not None}
 
     def run(self, graph: Graph, context: PassContext) -> list[Rewrite]:
         """Prune all blocks that are chosen; what goes is decided once for each place."""

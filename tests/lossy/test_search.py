@@ -135,6 +135,7 @@ def test_by_hand() -> None:
     assert found is not None
     assert sorted(each.module for each in found.spent) == ["down.0", "down.1"]
     assert {tuple(t.shape) for n, t in fast.graph_after.constants.items() if n.endswith("_V")} == {(12, 64)}
+    assert {rewrite.rule for rewrite in fast.explain("low-rank").rewrites} == {"low-rank"}
     with pytest.raises(ValueError, match=r"low-rank is lossy: say how far it may go, by budget= and calibration="):
         txgraph.optimize(model, passes=passes)
 

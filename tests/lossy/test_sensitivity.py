@@ -30,8 +30,7 @@ def test_each_by_itself(each: LossyPass) -> None:
     treated = graph.copy()
     rewrites = each.run(treated, context)
     assert len(rewrites) >= 2
-    nodes = {node.name: node for node in graph.nodes}
-    places = [each.place_of(graph, nodes[rewrite.root], lossy) for rewrite in rewrites]
+    places = [each.places(graph, lossy)[rewrite.root] for rewrite in rewrites]
     found = [*squared_errors(graph, probes(graph, treated, rewrites), calls)]
     for place, error in zip(places, found, strict=True):
         assert place is not None

@@ -115,7 +115,6 @@ class Spending:
         console.print(f"  on {self.calls[0]} calls that chose: {self.chosen_by}", markup=False)
         if self.score is not None and self.reference is not None:
             console.print(f"  metric: {self.score:.6g}, of the model itself {self.reference:.6g}", markup=False)
-        # No failure in n calls bounds the rate of failures (95 %): Hanley and Lippman-Hand 1983, the rule of three.
         if self.spent:
             table = Table("module", "method", "µs before", "after", "error alone", "share", box=None)
             for each in self.spent:

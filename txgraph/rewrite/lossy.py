@@ -89,8 +89,8 @@ class LossyPass(Pass):
         return self.name
 
     @abstractmethod
-    def place_of(self, graph: Graph, root: Node, lossy: LossyContext) -> Place | None:
-        """Where in the model a rewrite at ``root`` would be; ``None``: it is nothing for this pass."""
+    def places(self, graph: Graph, lossy: LossyContext) -> Mapping[str, Place]:
+        """Where it can rewrite: by the name of the root that the rewrite would have, where in the model that is."""
 
     def module_of(self, root: Node) -> str:
         """Where that is, for people."""
@@ -123,10 +123,10 @@ class LinearPass(LossyPass):
     def put(self, linears: Linears, constants: Mapping[str, Node], g: GraphBuilder) -> Sequence[Node]:
         """Nodes that compute the linears from these constants: one ``[..., N]`` for each weight."""
 
-    def place_of(self, graph: Graph, root: Node, lossy: LossyContext) -> Place | None:
-        """The weights of the linears at ``root``."""
-        weights = self._weights(graph, _computing(root))
-        return None if weights is None else lossy.place(weights)
+    def places(self, graph: Graph, lossy: LossyContext) -> Mapping[str, Place]:
+        """All linears it knows, each by its weights."""
+        held = ((node, self._weights(graph, node)) for node in graph.calls())
+        return {root.name: lossy.place(w) for node, w in held if w is not None for _, root in results_of(node)[:1]}
 
     def module_of(self, root: Node) -> str:
         """The modules whose weights these are."""
