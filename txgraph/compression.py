@@ -101,7 +101,7 @@ class Compression:
         self._check_reachable(subject)
         notes = list(subject.notes)
         timer = RewriteTimer(backend, target, options)
-        wanted = self._promising(graph, context, timer, clock)
+        wanted = self._promising(subject, graph, context, timer, clock)
         self._measure_errors(subject, wanted, clock)
         candidates = self._candidates(graph, context, wanted, timer, clock)
         lower = partial(backend.lower, target=target, options=options)
@@ -232,7 +232,7 @@ class Compression:
             )
 
     def _promising(
-        self, graph: Graph, context: PassContext, timer: RewriteTimer, clock: _Clock
+        self, subject: Subject, graph: Graph, context: PassContext, timer: RewriteTimer, clock: _Clock
     ) -> dict[LossyPass, set[Place]]:
         """Where each method may save time on a graph: of places that are alike one is tried, where shapes tell."""
         found: dict[LossyPass, set[Place]] = {}
@@ -246,6 +246,9 @@ class Compression:
                 if method.by_shape and not self.forced:
                     first, place = next(iter(alike.items()))
                     say("compress", f"{method.label}: is it faster for {method.module_of(first)}")
+                    self._run(method, subject.graph, subject.context, {(method, place)})  # prepared by what flows there
+                    if (method, place) not in self._lossy.prepared:
+                        continue  # the calibration does not reach it
                     result = self._run(method, graph, context, {(method, place)})
                     if not any(measured.after < measured.before for _, measured in timer.times(result)):
                         continue

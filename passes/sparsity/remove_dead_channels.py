@@ -18,7 +18,7 @@ source:  Hu et al. 2016 (Network trimming), section 3; the channels that trainin
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.fx import Node
@@ -54,6 +54,7 @@ class RemoveDeadChannels(Pass):
         while made is None or made:  # what is dead may have been all that another channel was for
             made = self._sweep(graph, context)
             rewrites += made
+            context = replace(context, near_misses=None)  # those of the first sweep are the user's graph's
         return rewrites
 
     def _sweep(self, graph: Graph, context: PassContext) -> list[Rewrite]:

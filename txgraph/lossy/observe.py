@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from txgraph.ir import Graph, interpret
 from txgraph.ir.linears import Linears
 from txgraph.rewrite import Observed
 
-MOST_BYTES = 512 << 20  # of moments that are held at a time; else the calls run again
+MOST_BYTES = 768 << 20  # of moments that are held at a time; else the calls run again
 
 
 def observe(
@@ -26,7 +26,7 @@ def observe(
     group: list[Node] = []
     held = 0
     for node in nodes:
-        size = 4 * _width(node) ** 2
+        size = moment_bytes([node])
         if group and held + size > MOST_BYTES:
             yield _observe(graph, group, calls)
             group, held = [], 0
@@ -71,5 +71,6 @@ def _input(node: Node) -> Node:
     return linears.input
 
 
-def _width(node: Node) -> int:
-    return int(_input(node).meta["val"].shape[-1])
+def moment_bytes(nodes: Iterable[Node]) -> int:
+    """Of the second moments of the inputs of some linears, each input counted once."""
+    return sum(4 * int(each.meta["val"].shape[-1]) ** 2 for each in {_input(node) for node in nodes})

@@ -15,10 +15,11 @@ from txgraph.capture import CallSignature, InputGuard, capture
 from txgraph.capture.shapes import next_shapes
 from txgraph.errors import GuardFailed
 from txgraph.ir import Graph, interpret
+from txgraph.ir.linears import Linears
 from txgraph.ir.padding import with_zeros
 from txgraph.lossy.calibration import Calibration
 from txgraph.lossy.distance import Distance
-from txgraph.lossy.observe import observe
+from txgraph.lossy.observe import MOST_BYTES, moment_bytes, observe
 from txgraph.options import VerifyLevel
 from txgraph.pipeline import Pipeline
 from txgraph.progress import track
@@ -130,15 +131,16 @@ class Subject:
 
     def observe(self, graph: Graph, nodes: Sequence[Node]) -> Iterator[Mapping[str, Observed]]:
         """What flows into some linears of the exact graph, or of a copy: see :func:`txgraph.lossy.observe.observe`."""
+        calls = self.chosen_by[::2]  # the others say how well that served
+        if not self._observed:
+            everything = [node for node in self.graph.calls() if Linears.of(node) is not None]
+            if moment_bytes(everything) <= MOST_BYTES:
+                for group in observe(self.graph, everything, calls):
+                    self._observed |= group
         if all(node.name in self._observed for node in nodes):
             yield {node.name: self._observed[node.name] for node in nodes}
-            return
-        groups = observe(self.graph, nodes, self.chosen_by[::2])
-        first = next(groups, {})
-        if len(first) == len(nodes):  # all of them fit: other passes will ask for the same
-            self._observed = dict(first)
-        yield first
-        yield from groups
+        else:
+            yield from observe(self.graph, nodes, calls)
 
     def as_model(self, graph: Graph) -> nn.Module:
         """A graph as a module that is called as the model is."""
