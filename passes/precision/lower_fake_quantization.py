@@ -4,8 +4,8 @@ before:  activation(linear(txgraph::fake_quantize_rows(x, d), txgraph::fake_quan
 after:   q, s = txgraph::quantize_rows(x, d);  txgraph::int8_linears(q, s, [Q], [t], [b], activation)
          several linears of the same rows are one operator. In 4 bits, or where x is not quantized,
          txgraph::weight_only_linears(x, [Q], [t], [b], activation). Other uses of a fake-quantized weight: a constant
-legal:   exact: the integers and scales are those that the fake operators multiply. The weight is a float32 constant that
-         no call changes; quantized linears have kernels on CPUs, elsewhere the weight is only folded
+legal:   exact: the integers and scales are those that the fake operators multiply. The weight is a float32 constant
+         that no call changes; quantized linears have kernels on CPUs, elsewhere the weight is only folded
 pays:    a quarter or an eighth of the weight's bytes, and 8-bit products; without, quantizing is only work
 source:  Jacob et al. 2018, section 3: inference of what was trained so
 """

@@ -1,7 +1,7 @@
 """Quantized and given back in floats, so that a model can train with what quantization will do to it.
 
-Forward these are ``values * scales`` of :mod:`txgraph.ir.quantized`, number by number. Backward they are what they stand
-for, ``input / divisor`` and ``weight * divisor``, as if nothing were rounded: a straight-through estimator.
+Forward these are ``values * scales`` of :mod:`txgraph.ir.quantized`, number by number. Backward they are what they
+stand for, ``input / divisor`` and ``weight * divisor``, as if nothing were rounded: a straight-through estimator.
 
 source: Bengio, Leonard, Courville 2013 (Estimating or propagating gradients through stochastic neurons), section 4;
         Jacob et al. 2018, section 3

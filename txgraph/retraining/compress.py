@@ -163,9 +163,9 @@ def _check(model: object, methods: Sequence[object], args: object) -> None:
 def _leave_fast_path(model: nn.Module) -> None:
     """Keep torch's encoder layers from the kernel for inference that reads the weights past their modules."""
     for module in model.modules():
-        if isinstance(module, nn.TransformerEncoderLayer | nn.TransformerEncoder):
-            if any(isinstance(part, CompressedLinear | LowRankLinear) for part in module.modules()):
-                if isinstance(module, nn.TransformerEncoder):
-                    module.use_nested_tensor = False
-                else:
-                    module.activation_relu_or_gelu = 0  # that of neither
+        if not any(isinstance(part, CompressedLinear | LowRankLinear) for part in module.modules()):
+            continue
+        if isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False
+        elif isinstance(module, nn.TransformerEncoderLayer):
+            module.activation_relu_or_gelu = 0  # that of neither
