@@ -77,7 +77,7 @@ def put(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
 def observe(
     model: nn.Module, modules: Mapping[str, nn.Module], calls: Sequence[Call]
 ) -> Iterator[Mapping[str, Observed | None]]:
-    """What flows into some linears over calls, a few linears at a time: as many as memory should hold; of one not called ``None``."""
+    """What flows into linears over calls, ``None`` for one that is not called: as many at a time as memory holds."""
     group: dict[str, nn.Module] = {}
     held = 0
     for name, module in modules.items():

@@ -32,10 +32,10 @@ def changed(method: LinearPass | Prune, name: str, linear: nn.Module, observed: 
 
 def masked(linear: nn.Module, name: str, mask: torch.Tensor) -> CompressedLinear:
     """A linear with a mask, bool ``[N, K]``."""
-    if isinstance(linear, CompressedLinear):
-        if linear.bits:
-            raise ValueError(f"{name} is quantized already: give Prune before it")
-        raise ValueError(f"{name} is pruned already: give one Prune with the fraction that is wanted in the end")
+    done = _done(linear)
+    if done:
+        hint = "give Prune before" if done == "quantized" else "give one Prune, with the fraction wanted in the end"
+        raise ValueError(f"{name} is {done} already: {hint}")
     new = _taken_over(linear)
     new.mask = (mask.t() if new.transposed else mask).to(new.weight.device).contiguous()
     return new
@@ -60,17 +60,17 @@ def _quantized(method: Int8 | WeightOnly, name: str, linear: nn.Module, observed
     else:
         if method.bits == 4 and weight.shape[1] % method.group:
             raise Unfit(
-                f"{name} has {weight.shape[1]} columns, no multiple of group={method.group}: use another group, 8 bits, "
-                f"or leave it out by modules="
+                f"{name} has {weight.shape[1]} columns, no multiple of group={method.group}: use another group, "
+                f"bits=8, or leave it out by modules="
             )
         new.bits, new.group = method.bits, method.group if method.bits == 4 else 0
     return new
 
 
 def _low_rank(method: LowRank, name: str, linear: nn.Module, observed: Observed | None) -> nn.Module:
-    if isinstance(linear, CompressedLinear):
-        what = "quantized" if linear.bits else "pruned"
-        raise ValueError(f"{name} is {what} already, which a product of two factors would lose: give LowRank first")
+    done = _done(linear)
+    if done:
+        raise ValueError(f"{name} is {done} already, which a product of two factors would lose: give LowRank first")
     weight = weight_of(linear)
     _check(name, weight)
     prepared = method.prepare([weight], observed)
@@ -84,6 +84,11 @@ def _low_rank(method: LowRank, name: str, linear: nn.Module, observed: Observed 
     second.weight = nn.Parameter(prepared["U0"].to(weight), old.requires_grad)
     second.bias = bias
     return LowRankLinear(first, second)
+
+
+def _done(linear: nn.Module) -> str:
+    """What was made of a linear before; empty for a plain one."""
+    return ("quantized" if linear.bits else "pruned") if isinstance(linear, CompressedLinear) else ""
 
 
 def _check(name: str, weight: torch.Tensor) -> None:

@@ -56,13 +56,14 @@ def chosen(
     _, records, spending = search.spend(graph, context, backend, target, BackendOptions())
     log.info("%s", spending)
     by_label = {method.label: method for method in search.methods}
+    parameters = dict(model.named_parameters(remove_duplicate=False))
     nodes = {node.name: node for node in graph.nodes}
     found: list[tuple[LossyPass, list[str]]] = []
     for record in records:
         names: list[str] = []
-        for weight in [name for rewrite in record.rewrites for name in _weights(graph, nodes[rewrite.root])]:
-            parameter = model.get_parameter(weight)
-            own = [name for name, linear in linears.items() if linear.weight is parameter]
+        sources = [name for rewrite in record.rewrites for name in _sources(graph, nodes[rewrite.root])]
+        for weight in (name for name in sources if name in parameters and parameters[name].ndim == 2):
+            own = [name for name, linear in linears.items() if linear.weight is parameters[weight]]
             if not own:
                 log.warning("%s stays as it is: it is of no linear module", weight)
             names += own
@@ -70,10 +71,10 @@ def chosen(
     return found
 
 
-def _weights(graph: Graph, root: Node) -> list[str]:
-    """The model's matrices that linears have as weights, or whose weights were made from them."""
+def _sources(graph: Graph, root: Node) -> list[str]:
+    """The names of what the weights of linears are, or were made from."""
     node = root.args[0] if root.target is GETITEM else root
     assert isinstance(node, Node), "items are of nodes"
     linears = Linears.of(node)
     assert linears is not None, "a method for linears rewrote it"
-    return [name for name in sorted(graph.constants.origins(names_of(linears.weights))) if name.endswith("weight")]
+    return sorted(graph.constants.origins(names_of(linears.weights)))

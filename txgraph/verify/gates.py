@@ -63,8 +63,8 @@ class Gates:
 
     Args:
         eager, oracle: their output leaves.
-        turned: those of float64 with ties rounded the other way (:mod:`txgraph.verify.ties`): ``max|ye - y64|`` and RMSE
-            are then the larger ones of eager's and theirs.
+        turned: those of float64 with ties rounded the other way (:mod:`txgraph.verify.ties`): errors of eager are then
+            the larger ones of eager's and theirs.
     """
 
     def __init__(self, eager: Sequence[Any], oracle: Sequence[Any], turned: Sequence[Any] | None = None) -> None:

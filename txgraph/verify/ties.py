@@ -1,8 +1,8 @@
 """How a model whose forward rounds is judged: quantization is not continuous.
 
 Two results that are equally good may differ by a whole step where a value is half way between two integers. So graphs
-are compared with inputs of linears left as they are, :class:`WithoutRounding`: nothing hides behind steps there. What is
-compiled cannot be run so. How much steps may change in its outputs, :func:`with_ties_turned` shows.
+are compared with inputs of linears left as they are, :class:`WithoutRounding`: nothing hides behind steps there. What
+is compiled cannot be run so. How much steps may change in its outputs, :func:`with_ties_turned` shows.
 """
 
 from __future__ import annotations
