@@ -13,11 +13,10 @@ from torch import nn
 from txgraph.lossy import Budget, Calibration
 from txgraph.lossy.calibration import Call
 from txgraph.optimized_model import OptimizedModel
-from txgraph.passes import Int8, LowRank, WeightOnly
 from txgraph.retraining.channels import hidden_channels
 from txgraph.retraining.layers import CompressedLinear, LowRankLinear
 from txgraph.retraining.linears import evaluating, linears_of, matching, observe, put, weight_of
-from txgraph.retraining.methods import Unfit, changed, masked
+from txgraph.retraining.methods import TRAINED, Unfit, changed, masked
 from txgraph.retraining.prune import Prune, kept_channels
 from txgraph.retraining.search import chosen
 from txgraph.rewrite import LinearPass, Observed
@@ -153,7 +152,7 @@ def _check(model: object, methods: Sequence[object], args: object) -> None:
     if not isinstance(args, tuple):
         raise TypeError(f"args must be a tuple of positional inputs, got {type(args).__name__}: write args=(x,)")
     for method in methods:
-        if not isinstance(method, Int8 | WeightOnly | LowRank | Prune):
+        if not isinstance(method, (*TRAINED, Prune)):
             raise TypeError(
                 f"compress() has no {type(method).__name__} that trains: expected txgraph.passes.Int8, WeightOnly, "
                 f"LowRank, or txgraph.retraining.Prune"

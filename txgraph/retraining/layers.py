@@ -21,6 +21,8 @@ class CompressedLinear(nn.Module):
         quantizes_rows: whether the input is quantized, too.
     """
 
+    weight: nn.Parameter
+    bias: nn.Parameter | None
     mask: torch.Tensor | None
     divisor: torch.Tensor | None
 
@@ -74,25 +76,28 @@ class LowRankLinear(nn.Module):
         first: ``[..., K]`` to ``[..., r]``. second: ``[..., r]`` to ``[..., N]``, with the bias.
     """
 
-    def __init__(self, first: nn.Linear, second: nn.Linear) -> None:
+    def __init__(self, first: nn.Module, second: nn.Module) -> None:
         super().__init__()
         self.first, self.second = first, second
 
     @property
     def weight(self) -> torch.Tensor:
         """The product of both, ``[N, K]``, for code that asks a linear for its weight."""
-        first, second = (
-            part.effective_weight() if isinstance(part, CompressedLinear) else part.weight
-            for part in (self.first, self.second)
-        )
-        return second @ first
+        product: torch.Tensor = _weight(self.second) @ _weight(self.first)
+        return product
 
     @property
     def bias(self) -> torch.Tensor | None:
         """``[N]`` or ``None``."""
-        return self.second.bias
+        return self.second._parameters["bias"]
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """``[..., K]`` to ``[..., N]``."""
         result: torch.Tensor = self.second(self.first(input))
         return result
+
+
+def _weight(part: nn.Module) -> torch.Tensor:
+    weight = part.effective_weight() if isinstance(part, CompressedLinear) else part.weight
+    assert isinstance(weight, torch.Tensor), "a linear"
+    return weight

@@ -120,7 +120,7 @@ def _observe(model: nn.Module, modules: Mapping[str, nn.Module], calls: Sequence
 
     with contextlib.ExitStack() as hooks, evaluating(model):
         for name, module in modules.items():
-            hook = module.register_forward_pre_hook(lambda _, args, name=name: look(name, args[0]))  # type: ignore[misc]
+            hook = module.register_forward_pre_hook(lambda _, args, name=name: look(name, args[0]))
             hooks.callback(hook.remove)
         for call in track(calls, "compress", lambda _: "calibration"):
             model(*call.args, **call.kwargs)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from txgraph.passes import Int8, LowRank, WeightOnly
+from txgraph.passes.low_rank.low_rank import LowRank
+from txgraph.passes.precision.int8 import Int8
+from txgraph.passes.precision.weight_only import WeightOnly
 from txgraph.retraining.layers import CompressedLinear, LowRankLinear
 from txgraph.retraining.linears import is_transposed, weight_of
 from txgraph.retraining.prune import Prune, kept_elements
 from txgraph.rewrite import LinearPass, Observed
+
+TRAINED = (Int8, WeightOnly, LowRank)
 
 
 class Unfit(ValueError):
@@ -82,7 +86,7 @@ def _low_rank(method: LowRank, name: str, linear: nn.Module, observed: Observed 
     first, second = nn.Linear(columns, rank, bias=False), nn.Linear(rank, rows, bias=False)
     first.weight = nn.Parameter(prepared["V"].to(weight), old.requires_grad)
     second.weight = nn.Parameter(prepared["U0"].to(weight), old.requires_grad)
-    second.bias = bias
+    second.register_parameter("bias", bias)
     return LowRankLinear(first, second)
 
 

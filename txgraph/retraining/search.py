@@ -20,7 +20,8 @@ from txgraph.lossy import Budget, Calibration
 from txgraph.lossy.calibration import Call
 from txgraph.options import BackendOptions, Target
 from txgraph.passes import default_pipeline, for_every_call, lossy_methods
-from txgraph.rewrite import LossyPass, PassContext
+from txgraph.retraining.methods import TRAINED
+from txgraph.rewrite import LinearPass, PassContext
 
 log = logging.getLogger(__name__)
 
@@ -30,10 +31,10 @@ def chosen(
     call: Call,
     calibration: Calibration,
     budget: Budget,
-    methods: Sequence[LossyPass],
+    methods: Sequence[LinearPass],
     backend_name: str,
     linears: Mapping[str, nn.Module],
-) -> list[tuple[LossyPass, list[str]]]:
+) -> list[tuple[LinearPass, list[str]]]:
     """The methods with names of modules that the search of ``optimize`` spends a budget on.
 
     Args:
@@ -52,13 +53,14 @@ def chosen(
     context = PassContext(target, backend.fused_activations(target), cost)
     pipeline = for_every_call(default_pipeline())
     graph, _ = pipeline.run(capture(model, args, kwargs).graph, context)
-    search = Compression(model, calibration, budget, methods or lossy_methods(), bool(methods), pipeline, "passes")
+    tried = methods or [method for method in lossy_methods() if isinstance(method, TRAINED)]
+    search = Compression(model, calibration, budget, tried, bool(methods), pipeline, "passes")
     _, records, spending = search.spend(graph, context, backend, target, BackendOptions())
     log.info("%s", spending)
-    by_label = {method.label: method for method in search.methods}
+    by_label = {method.label: method for method in tried}
     parameters = dict(model.named_parameters(remove_duplicate=False))
     nodes = {node.name: node for node in graph.nodes}
-    found: list[tuple[LossyPass, list[str]]] = []
+    found: list[tuple[LinearPass, list[str]]] = []
     for record in records:
         names: list[str] = []
         sources = [name for rewrite in record.rewrites for name in _sources(graph, nodes[rewrite.root])]

@@ -7,6 +7,7 @@ is compiled cannot be run so. How much steps may change in its outputs, :func:`w
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -29,8 +30,11 @@ def with_ties_turned(graph: Graph, inputs: Sequence[Any]) -> tuple[Any, ...] | N
         return in_float64(graph, inputs)
 
 
-class WithoutRounding(TorchDispatchMode):
-    """Runs code as if rows were quantized without rounding: ``input / divisor`` itself, and scales of 1."""
+class _Rounding(TorchDispatchMode):
+    """Runs code with rows quantized in another way."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
         self,
@@ -41,30 +45,28 @@ class WithoutRounding(TorchDispatchMode):
     ) -> Any:
         if func not in (_ROWS, _FAKE_ROWS):
             return func(*args, **(kwargs or {}))
-        input, divisor = args
-        exact = input.clone() if divisor is None else input / divisor
-        return exact if func is _FAKE_ROWS else (exact, exact.new_ones((*exact.shape[:-1], 1)))
-
-
-class _TiesTurned(TorchDispatchMode):
-    def __torch_dispatch__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if func not in (_ROWS, _FAKE_ROWS):
-            return func(*args, **(kwargs or {}))
-        values, scales = _turned(*args)
+        values, scales = self.rows(*args)
         return (values, scales) if func is _ROWS else values * scales
 
+    @abstractmethod
+    def rows(self, input: torch.Tensor, divisor: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Values and scales, in the place of those of :func:`quantize_rows`."""
 
-def _turned(input: torch.Tensor, divisor: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """:func:`quantize_rows`, with the other integer where the fraction is about a half."""
-    values, scales = quantize_rows(input, divisor)
-    x = input if divisor is None else input / divisor
-    exact = torch.where(scales != 0, x / scales, 0.0)
-    rest = exact - values
-    other = values + rest.sign().to(torch.int8)
-    return torch.where((rest.abs() - 0.5).abs() < _NEAR, other, values), scales
+
+class WithoutRounding(_Rounding):
+    """Runs code as if rows were quantized without rounding: ``input / divisor`` itself, and scales of 1."""
+
+    def rows(self, input: torch.Tensor, divisor: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """All scale is in the values, which are no integers."""
+        exact = input.clone() if divisor is None else input / divisor
+        return exact, exact.new_ones((*exact.shape[:-1], 1))
+
+
+class _TiesTurned(_Rounding):
+    def rows(self, input: torch.Tensor, divisor: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """The other integer where the fraction is about a half."""
+        values, scales = quantize_rows(input, divisor)
+        x = input if divisor is None else input / divisor
+        rest = torch.where(scales != 0, x / scales, 0.0) - values
+        other = values + rest.sign().to(torch.int8)
+        return torch.where((rest.abs() - 0.5).abs() < _NEAR, other, values), scales
