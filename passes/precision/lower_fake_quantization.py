@@ -4,8 +4,8 @@ before:  activation(linear(txgraph::fake_quantize_rows(x, d), txgraph::fake_quan
 after:   q, s = txgraph::quantize_rows(x, d);  txgraph::int8_linears(q, s, [Q], [t], [b], activation)
          several linears of the same rows are one operator. In 4 bits, or where x is not quantized,
          txgraph::weight_only_linears(x, [Q], [t], [b], activation). Other uses of a fake-quantized weight: a constant
-legal:   exact: the integers and scales are those that the fake operators multiply. The weight is a float32 constant
-         that no call changes; quantized linears have kernels on CPUs, elsewhere the weight is only folded
+legal:   exact: the integers and scales are those that the fake operators multiply. The weight is a finite float32
+         constant that no call changes; quantized linears have kernels on CPUs, elsewhere the weight is only folded
 pays:    a quarter or an eighth of the weight's bytes, and 8-bit products; without, quantizing is only work
 source:  Jacob et al. 2018, section 3: inference of what was trained so
 """
@@ -62,7 +62,7 @@ class LowerFakeQuantization(Pass):
         weight, bias = linears.weights[0], linears.biases[0]
         parts = _parts(graph, weight)
         if parts is None:
-            context.decline(self, node, "its weight is no float32 constant of its own", weight)
+            context.decline(self, node, "its weight is no finite float32 constant of its own", weight)
             return None
         if bias is not None and graph.frozen(bias) is None:
             context.decline(self, node, "its bias is computed by the graph", bias)
@@ -106,13 +106,14 @@ class LowerFakeQuantization(Pass):
 
 
 def _parts(graph: Graph, node: Node) -> tuple[torch.Tensor, torch.Tensor | None, int, int] | None:
-    """The arguments of a fake-quantized weight, if they are constants."""
+    """The arguments of a fake-quantized weight, if they are finite constants."""
     named = arguments(node)
     weight = frozen_weight(graph, named["weight"])
     divisor = None if named["divisor"] is None else graph.frozen(named["divisor"])
     if weight is None or weight.dtype is not torch.float32 or (divisor is None) != (named["divisor"] is None):
         return None
-    return weight, divisor, named["bits"], named["group"]
+    finite = bool(weight.isfinite().all()) and (divisor is None or bool(divisor.isfinite().all()))
+    return (weight, divisor, named["bits"], named["group"]) if finite else None
 
 
 def _sources(node: Node) -> list[str]:

@@ -85,3 +85,10 @@ def test_a_computed_weight_stays() -> None:
     )
     assert not rewrites
     assert graph.count()["txgraph::fake_quantize_weight"] == 1
+
+
+def test_a_weight_that_is_not_finite_stays() -> None:
+    w = W.clone()
+    w[3, 4] = torch.inf
+    graph, rewrites = apply(RULE, traced(int8, X, w=w, b=B, d=D))
+    assert not rewrites
