@@ -63,6 +63,10 @@ def test_channels_of_blocks_are_found_with_their_gates() -> None:
     assert (small.up.effective_weight()[dead] == 0).all()
     assert (small.gate.effective_weight()[dead] == 0).all()
     assert (small.up.effective_weight()[~dead] != 0).all()
+    small(x)[0].square().sum().backward()
+    assert (small.up.bias[dead] == 0).all()
+    assert (small.up.bias.grad[dead] == 0).all()
+    assert (small.up.bias.grad[~dead] != 0).all()
     with torch.no_grad():
         for part in (model.up, model.gate):
             part.weight[dead] = 0

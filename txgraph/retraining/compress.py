@@ -16,7 +16,7 @@ from txgraph.optimized_model import OptimizedModel
 from txgraph.retraining.channels import hidden_channels
 from txgraph.retraining.layers import CompressedLinear, LowRankLinear
 from txgraph.retraining.linears import evaluating, linears_of, matching, observe, put, weight_of
-from txgraph.retraining.methods import TRAINED, Unfit, changed, masked
+from txgraph.retraining.methods import TRAINED, Unfit, changed, masked, silence
 from txgraph.retraining.prune import Prune, kept_channels
 from txgraph.retraining.search import chosen
 from txgraph.rewrite import LinearPass, Observed
@@ -139,6 +139,8 @@ class _Work:
             weights = {name: weight_of(linears[name]) for name in (*block.before, block.after)}
             before = [weights[name] for name in block.before]
             kept = kept_channels(before, [weights[block.after]], method.fraction, seen.get(block.after))
+            for name in block.before:
+                silence(linears[name], ~kept)
             for name, weight in weights.items():
                 mask = kept.expand_as(weight) if name == block.after else kept[:, None].expand_as(weight)
                 self.model = put(self.model, linears[name], masked(linears[name], name, mask))

@@ -45,6 +45,14 @@ def masked(linear: nn.Module, name: str, mask: torch.Tensor) -> CompressedLinear
     return new
 
 
+def silence(linear: nn.Module, channels: torch.Tensor) -> None:
+    """Set the bias of some outputs, bool ``[N]``, to zero. Where nothing reads these, no gradient changes it again."""
+    bias = linear._parameters.get("bias")
+    if bias is not None:
+        with torch.no_grad():
+            bias[channels.to(bias.device)] = 0
+
+
 def _taken_over(linear: nn.Module) -> CompressedLinear:
     """A compressed linear with the very parameters of a plain one."""
     weight, bias = linear._parameters["weight"], linear._parameters.get("bias")
