@@ -36,6 +36,7 @@ from txgraph.passes.padding.remove_padding import RemovePadding
 from txgraph.passes.padding.zero_padding import ZeroPadding
 from txgraph.passes.precision.bfloat16 import BFloat16
 from txgraph.passes.precision.int8 import Int8
+from txgraph.passes.precision.lower_fake_quantization import LowerFakeQuantization
 from txgraph.passes.precision.weight_only import WeightOnly
 from txgraph.passes.sparsity.prune_channels import PruneChannels
 from txgraph.passes.sparsity.prune_heads import PruneHeads
@@ -45,11 +46,10 @@ from txgraph.pipeline import Pipeline
 from txgraph.rewrite import LossyPass
 
 
-def default_pipeline() -> Pipeline:
-    """The passes that ``optimize`` runs, in order; every one is exact."""
+def normal_form() -> Pipeline:
+    """What comes first, so that every later rule has one form to look for."""
     return Pipeline(
         (
-            # Normal form first, so that every later rule has one form to look for.
             NormalizeArithmetic(),
             NormalizeMatmul(),
             NormalizeViews(),
@@ -58,6 +58,15 @@ def default_pipeline() -> Pipeline:
             RemoveEmptyPieces(),
             NormalizeLinear(),
             EliminateCommonSubexpressions(),
+        )
+    )
+
+
+def default_pipeline() -> Pipeline:
+    """The passes that ``optimize`` runs, in order; every one is exact."""
+    return Pipeline(
+        (
+            *normal_form().passes,
             # What is not needed need not be optimized.
             MoveSelectionsUp(),
             # Masks are recognised while they are still formulas, not folded tables; attention comes before, so
@@ -90,6 +99,7 @@ def default_pipeline() -> Pipeline:
             FuseLinearActivation(),
             # Of what is left to do, only for tokens; after all fusions, which need not know packed forms.
             RemovePadding(),
+            LowerFakeQuantization(),  # the linears are then what they will be, and few passes know quantized ones
             # What the passes left: transposes of transposes, views of views.
             NormalizeViews(),
             RemovePointlessViews(),

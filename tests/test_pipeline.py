@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import txgraph
 from tests import padded
 from tests.small import MLP, find, graph_of, traced
 from tests.zoo import ZOO
@@ -29,6 +30,7 @@ from txgraph import (
 )
 from txgraph.ir import Graph, GraphBuilder, interpret, op_name
 from txgraph.ir.ops import ACTIVATIONS
+from txgraph.passes import Int8
 from txgraph.passes.fold.eliminate_dead_code import EliminateDeadCode
 from txgraph.pipeline import BetweenPasses, PassResult
 
@@ -406,6 +408,7 @@ def graphs_with_rewrites() -> dict[str, list[tuple[Pass, Graph]]]:
     collect(pruned, ZOO["bert-eager"].inputs(2, 12), found)
     collect(Mixed(), {"x": torch.randn(2, 40, 8)}, found)
     collect(padded.Encoder(lambda m: m[:, None, None], padded.mean), {"ids": padded.ids(), "mask": padded.RIGHT}, found)
+    collect(txgraph.compress(MLP(32), Int8()), {"x": torch.randn(2, 4)}, found)
     dead = traced(lambda x: x.sin(), X)
     GraphBuilder(dead, dead.output).aten.cos(dead.inputs[0])
     found["eliminate-dead-code"] = [(EliminateDeadCode(), dead)]

@@ -32,6 +32,7 @@ from txgraph.pipeline import Pipeline
 from txgraph.profile import Profile
 from txgraph.progress import show_progress
 from txgraph.report import Report
+from txgraph.retraining import compress
 from txgraph.rewrite import Accept, Match, NodePass, Pass, PassContext, Reject, Rewrite, RewritePass
 
 __version__ = "0.1.0"
@@ -67,6 +68,7 @@ __all__ = [
     "VerificationFailed",
     "bisect",
     "check",
+    "compress",
     "default_pipeline",
     "ir",
     "optimize",

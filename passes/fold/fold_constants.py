@@ -2,8 +2,9 @@
 
 before:  gather(expand(token_type_ids, ...), 1, slice(position_ids, ...))     arange(16)
 after:   a constant
-legal:   static sizes; no input, random operator or mutated buffer involved. Views of weights stay views. An
-         output is computed at each call: its owner may write to it
+legal:   static sizes; no input, random operator or mutated buffer involved. Views of weights stay views, and
+         fake-quantized ones what they are, for ``lower-fake-quantization``. An output is computed at each call: its
+         owner may write to it
 pays:    the operators, at each call; declined where the result needs more than ``max_bytes`` and more than
          what it was made from
 source:  Aho, Lam, Sethi, Ullman 2006, section 9.4
@@ -22,6 +23,8 @@ from txgraph.ir.aliasing import is_view, reaches_output
 from txgraph.ir.known_values import KnownValues, value_inputs
 from txgraph.rewrite import Pass, PassContext, Rewrite, replace
 
+_KEPT = torch.ops.txgraph.fake_quantize_weight.default  # its integers are worth more than its floats
+
 
 @dataclass(frozen=True)
 class FoldConstants(Pass):
@@ -35,8 +38,11 @@ class FoldConstants(Pass):
 
     def run(self, graph: Graph, context: PassContext) -> list[Rewrite]:
         known = KnownValues(graph)
-        calls = [node for node in graph.calls() if node in known and not is_view(node) and not reaches_output(node)]
-        wanted = [n for n in calls if any(u not in known or is_view(u) or reaches_output(u) for u in n.users)]
+        kept = _kept(graph)
+        calls = [n for n in graph.calls() if n in known and n not in kept and not is_view(n) and not reaches_output(n)]
+        wanted = [
+            n for n in calls if any(u not in known or u in kept or is_view(u) or reaches_output(u) for u in n.users)
+        ]
         rewrites = []
         for node in wanted:
             needed = _expression(node)
@@ -50,6 +56,15 @@ class FoldConstants(Pass):
     def _fits(self, graph: Graph, node: Node, sources: list[str]) -> bool:
         size: int = node.meta["val"].numel() * node.meta["val"].element_size()
         return size <= max(self.max_bytes, sum(_nbytes(graph.constants[s]) for s in sources))
+
+
+def _kept(graph: Graph) -> set[Node]:
+    """Weights that a later pass quantizes, and what is made from them."""
+    kept = set[Node]()
+    for node in graph.calls():
+        if node.target is _KEPT or any(source in kept for source in node.all_input_nodes):
+            kept.add(node)
+    return kept
 
 
 def _nbytes(tensor: torch.Tensor) -> int:

@@ -2,8 +2,8 @@
 
 before:  gelu(linear(x, w, b))                          x: [..., K]  w: [N, K]  b: [N]
 after:   txgraph::linear_activation(x, w, b, "gelu")
-legal:   the weight has two axes of floats and is a constant, or the transpose of one; the value before the activation
-         is not used elsewhere
+legal:   the weight has two axes of floats and is a constant, the transpose of one, or fake-quantized; the value before
+         the activation is not used elsewhere
 pays:    one write and one read of [..., N] (bytes) less, in backends with such a kernel; elsewhere not applied
 source:  oneDNN documentation, post-ops fusion
 """
@@ -17,6 +17,8 @@ from torch.fx import Node
 
 from txgraph.ir import GraphBuilder, packet_of
 from txgraph.rewrite import Accept, Match, Pattern, PatternFactory, Reject, RewritePass
+
+_FAKE = torch.ops.txgraph.fake_quantize_weight.default
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class FuseLinearActivation(RewritePass):
 
     def check(self, match: Match) -> Accept | Reject:
         weight = match["w"].args[0] if match["w"].target is torch.ops.aten.transpose.int else match["w"]
-        if match.graph.constant(weight) is None:
+        if match.graph.constant(weight) is None and weight.target is not _FAKE:
             return Reject(f"the weight %{weight.name} is computed by the graph", weight)
         if match.type("w").rank != 2:
             return Reject(f"the weight is {match.type('w')}, expected two axes", match.root)

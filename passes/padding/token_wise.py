@@ -321,6 +321,7 @@ _NORM = Rule(_trailing_layout(lambda named: len(named["normalized_shape"])), _pa
 RULES: dict[Any, Rule] = {
     **dict.fromkeys((_aten._to_copy.default, _aten.clone.default, _aten.alias.default), POINTWISE),
     **dict.fromkeys((_aten.linear.default, _txgraph.linear_activation.default, _txgraph.linears.default), _LAST),
+    _txgraph.fake_quantize_rows.default: _LAST,
     _aten.matmul.default: Rule(_matmul_layout, _pack_first),
     **dict.fromkeys((_aten.layer_norm.default, _aten.rms_norm.default), _NORM),
     **dict.fromkeys(

@@ -58,8 +58,8 @@ class Int8(LinearPass):
             return "a weight is not finite"
         prepared = {}
         moments = shrunk_moments(observed, columns)
-        if observed is not None and self.migration:
-            divisor = _divisor(observed.largest, whole.abs().amax(0), self.migration)
+        divisor = self.divisor(weights, observed)
+        if divisor is not None:
             prepared["divisor"] = divisor
             moments = moments / divisor.double() / divisor.double()[:, None]
             weights = [weight * divisor for weight in weights]
@@ -68,6 +68,13 @@ class Int8(LinearPass):
             values = round_weight(weight, scales[:, None], -LARGEST, LARGEST, moments)
             prepared |= {f"int8_{at}": values.to(torch.int8), f"scales_{at}": scales}
         return prepared
+
+    def divisor(self, weights: Sequence[torch.Tensor], observed: Observed | None) -> torch.Tensor | None:
+        """What moves from the input of some linears to their weights, ``[K]``."""
+        if observed is None or not self.migration:
+            return None
+        largest = torch.cat([weight.detach() for weight in weights]).abs().amax(0)
+        return _divisor(observed.largest, largest, self.migration)
 
     def put(self, linears: Linears, constants: Mapping[str, Node], g: GraphBuilder) -> Sequence[Node]:
         quantized = g.txgraph.quantize_rows(linears.input, constants.get("divisor"))

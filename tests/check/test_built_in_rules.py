@@ -92,6 +92,12 @@ def causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return aten.scaled_dot_product_attention.default(q, k, v, seen)
 
 
+def trained_in_int8(x: Tensor, w: Tensor, v: Tensor) -> Tensor:
+    rows = torch.ops.txgraph.fake_quantize_rows.default(x, None)
+    first, second = (torch.ops.txgraph.fake_quantize_weight.default(each, None, 8, 0) for each in (w, v))
+    return aten.cat.default([aten.linear.default(rows, first), aten.linear.default(rows, second)], -1)
+
+
 # Passes without a pattern: what they look for, one operator for each.
 OTHERS: dict[str, list[tuple[Callable[..., Any], dict[str, str]]]] = {
     "normalize-arithmetic": [
@@ -120,6 +126,7 @@ OTHERS: dict[str, list[tuple[Callable[..., Any], dict[str, str]]]] = {
     ],
     "remove-padding": [(pooled, {"x": "B S K", "w": "const K K", "mask": "bool B S"})],
     "fuse-shared-input-linears": [(two_linears, {"x": "B S K", "w": "const N K", "v": "const N K"})],
+    "lower-fake-quantization": [(trained_in_int8, {"x": "B S K", "w": "const N K", "v": "const M K"})],
 }
 
 

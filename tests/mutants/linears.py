@@ -21,6 +21,9 @@ from txgraph.passes.fold.new_weights import times
 from txgraph.passes.fuse import fuse_shared_input_linears, merge_low_rank_update
 from txgraph.passes.fuse.fuse_shared_input_linears import FuseSharedInputLinears
 from txgraph.passes.layout.reassociate_matmuls import ReassociateMatmuls
+from txgraph.passes.precision import lower_fake_quantization
+from txgraph.passes.precision.int8 import Int8
+from txgraph.retraining import compress
 from txgraph.rewrite import Match, Rewrite
 
 Tensor = torch.Tensor
@@ -156,6 +159,23 @@ def _any_sum(original: Any, value: object) -> bool:
     return isinstance(value, Node) and value.target is torch.ops.aten.add.Tensor
 
 
+def _trained_in_int8() -> nn.Module:
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 16))
+    data = [(torch.randn(8, 16) * torch.linspace(0.1, 3, 16),) for _ in range(2)]
+    trained = compress(layers, Int8(), calibration=data)
+    return module(lambda x: trained(x), layers=trained)
+
+
+def _without_divisor(original: Any, weight: Tensor, divisor: Tensor | None, bits: int, group: int) -> Any:
+    return original(weight, None, bits, group)
+
+
+def _largest_scale(original: Any, *args: Any) -> tuple[Tensor, Tensor]:
+    values, scales = original(*args)
+    return values, scales.amax().expand_as(scales).contiguous()
+
+
 ADDMM = model_probe("addmm with a square weight", _addmm, 4, 8)
 PROJECTIONS = model_probe("three linears of one input", _projections, 4, 8)
 SCALED_LINEAR = model_probe("a linear times a number", _scaled_linear, 4, 8)
@@ -168,7 +188,21 @@ WEIGHTED_TERM = model_probe("a constant term with a weight", _weighted_term, 4, 
 THREE_MATRICES = function_probe("a product of three matrices", _three_matrices, (2, 16), (16, 16), (16, 16))
 BOTTLENECK = model_probe("two linears over a wide axis", _bottleneck, 32, 8)
 
+TRAINED_IN_INT8 = model_probe("linears that were trained in int8", _trained_in_int8, 8, 16)
+
 LINEARS = (
+    Mutant(
+        "a divisor of the input alone",
+        "the weight is quantized without the scale that moved to it from the input",
+        Fault(lower_fake_quantization, "quantized_weight", _without_divisor),
+        TRAINED_IN_INT8,
+    ),
+    Mutant(
+        "one scale for a weight",
+        "a weight gets the largest scale of its output channels for all of them",
+        Fault(lower_fake_quantization, "quantized_weight", _largest_scale),
+        TRAINED_IN_INT8,
+    ),
     Mutant(
         "weight not transposed",
         "addmm's weight [K, N] is handed to linear as [N, K], where K = N",

@@ -5,6 +5,7 @@ Operators are ATen's, as torch.export's pre-dispatch IR gives them (``linear``,
 operators of :mod:`txgraph.ir.ops`. Every graph between two passes runs in eager.
 """
 
+from txgraph.ir import fake_quantized as _fake_quantized  # noqa: F401  (those for training)
 from txgraph.ir import ops as _ops  # noqa: F401  (defines the txgraph:: operators)
 from txgraph.ir import packed as _packed  # noqa: F401  (those on packed tokens)
 from txgraph.ir import quantized as _quantized  # noqa: F401  (those with quantized weights)

@@ -36,6 +36,11 @@ def define(
     torch.library.register_fake(f"txgraph::{name}", result, lib=_library)
 
 
+def differentiate(name: str, backward: Callable[..., Any], setup: Callable[..., None]) -> None:
+    """Give ``txgraph::name`` a gradient, as :func:`torch.library.register_autograd` takes it."""
+    torch.library.register_autograd(f"txgraph::{name}", backward, setup_context=setup, lib=_library)
+
+
 def quick_gelu(input: torch.Tensor) -> torch.Tensor:
     """``x * sigmoid(1.702 * x)``: the approximation of GELU that CLIP has.
 

@@ -63,10 +63,13 @@ class Gates:
 
     Args:
         eager, oracle: their output leaves.
+        turned: those of float64 with ties rounded the other way (:mod:`txgraph.verify.ties`): errors of eager are then
+            the larger ones of eager's and theirs.
     """
 
-    def __init__(self, eager: Sequence[Any], oracle: Sequence[Any]) -> None:
+    def __init__(self, eager: Sequence[Any], oracle: Sequence[Any], turned: Sequence[Any] | None = None) -> None:
         self._leaves = [*zip(eager, oracle, strict=True)]
+        self._turned = turned
         self._bounds: dict[int, tuple[float, float]] = {}  # of G2 and G3, where all numbers are finite
 
     def check(self, result: Sequence[Any]) -> list[GateResult]:
@@ -96,7 +99,11 @@ class Gates:
             narrow = _wide(eager)
             if not (_is_finite(narrow) and _is_finite(truth)):
                 return None
-            self._bounds[leaf] = _bounds(narrow - truth, truth, eager.dtype)
+            bounds = _bounds(narrow - truth, truth, eager.dtype)
+            if self._turned is not None and _is_finite(turned := _wide(self._turned[leaf])):
+                (rms, largest), (other_rms, other_largest) = bounds, _bounds(turned - truth, truth, eager.dtype)
+                bounds = max(rms, other_rms), max(largest, other_largest)
+            self._bounds[leaf] = bounds
         return self._bounds[leaf]
 
 

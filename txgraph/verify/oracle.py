@@ -104,12 +104,14 @@ class Reference:
         eager: in the model's dtypes. oracle: in float64.
         spec: structure of the model's output.
         shared: for each eager value, the tensors whose memory it shares: of the inputs, then of the model.
+        turned: the oracle with ties rounded the other way, where there is rounding (:mod:`txgraph.verify.ties`).
     """
 
     eager: tuple[Any, ...]
     oracle: tuple[Any, ...]
     spec: pytree.TreeSpec
     shared: tuple[frozenset[int], ...] = ()
+    turned: tuple[Any, ...] | None = None
 
 
 def model_tensors(model: nn.Module) -> list[torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,7 @@ from txgraph.verify.blame import culprit
 from txgraph.verify.gates import GateResult, Gates, check_memory, distances, shared_inputs
 from txgraph.verify.local_error import LocalError, measure_rewrites
 from txgraph.verify.oracle import Reference, in_float64, model_tensors, reference
+from txgraph.verify.ties import WithoutRounding, with_ties_turned
 
 Run = Callable[[Sequence[torch.Tensor]], Sequence[Any]]
 MOST_CULPRITS = 3  # of one pass; one with more wrong rewrites is wrong
@@ -73,7 +75,8 @@ class Verifier:
     _reference: Reference | None = None
     _written: int = 0
     _names: Sequence[str] = ()
-    _gates: dict[tuple[ZeroedOutput, ...], Gates] = field(default_factory=dict)
+    _smooth: Reference | None = None  # without rounding, where the model rounds
+    _gates: dict[tuple[object, ...], Gates] = field(default_factory=dict)
     _measured: dict[int, dict[Rewrite, LocalError]] = field(default_factory=dict)
 
     def check_capture(self, graph: Graph) -> None:
@@ -85,7 +88,7 @@ class Verifier:
         if self.level == "off":
             return
         self.refer(graph)
-        record = self._judge("capture", lambda inputs: interpret(graph, inputs))
+        record = self._judge("capture", graph)
         if not record.passed:
             raise VerificationFailed(
                 f"the captured graph of {type(self.model).__name__} does not reproduce eager: {record.reason}. "
@@ -101,7 +104,12 @@ class Verifier:
         buffers = [graph.constants[m.target] for m in graph.mutations if m.kind == "buffer"]
         inputs = [names.index(m.target) for m in graph.mutations if m.kind == "input"]
         self._gates.clear()
-        self._reference = reference(self.model, self.args, self.kwargs, self._buffers(buffers), inputs)
+        call = self.model, self.args, self.kwargs, self._buffers(buffers), inputs
+        made, self._smooth = reference(*call), None
+        self._reference = replace(made, turned=with_ties_turned(graph, self._inputs()))
+        if self._reference.turned is not None:
+            with WithoutRounding():
+                self._smooth = reference(*call)
         self.seconds, self._written = time.perf_counter() - started, len(graph.mutations)
         self._names = [str(n.target) for n in graph.inputs]
 
@@ -115,7 +123,8 @@ class Verifier:
         assert self._reference is not None, "check_capture comes first"
         eager, oracle = interpret(graph, self._inputs()), in_float64(graph, self._inputs())
         self._gates.clear()
-        self._reference = replace(self._reference, eager=eager, oracle=oracle)
+        turned = with_ties_turned(graph, self._inputs())
+        self._reference, self._smooth = replace(self._reference, eager=eager, oracle=oracle, turned=turned), None
 
     def between_passes(self, result: PassResult) -> str | dict[str, str]:
         """The pipeline's hook: an empty text, the rewrite to take out, or the reason to roll the pass back.
@@ -128,15 +137,14 @@ class Verifier:
         wrong = self._measure(result) if self.level == "rewrites" else {}
         if wrong:
             return wrong
-        zeros = result.after.zeroed
-        reason = self._judge(result.each.name, lambda inputs: interpret(result.after, inputs), zeros).reason
+        reason = self._judge(result.each.name, result.after, result.after.zeroed).reason
         broken = sum(record.stage == result.each.name and not record.passed for record in self.records)
         if not reason or len(result.rewrites) == 1 or broken > MOST_CULPRITS:
             return reason
 
         def breaks(left_out: Collection[Rewrite]) -> bool:
             trial = result.without(dict.fromkeys((r.root for r in left_out), "left out to find the one that is wrong"))
-            return not self._check("trial", lambda inputs: interpret(trial.after, inputs), trial.after.zeroed).passed
+            return not self._check("trial", trial.after, trial.after.zeroed).passed
 
         return {culprit(result.rewrites, breaks).root: reason}
 
@@ -150,17 +158,22 @@ class Verifier:
             for leaf, distance in distances(*self._expected(graph.zeroed)).items()
         ]
 
-    def _gates_of(self, zeros: Sequence[ZeroedOutput]) -> Gates:
-        key = tuple(zeros)
+    def _gates_of(self, reference: Reference, zeros: Sequence[ZeroedOutput]) -> Gates:
+        key = (id(reference), *zeros)
         if key not in self._gates:
-            self._gates[key] = Gates(*self._expected(zeros))
+            turned = None if reference.turned is None else self._zeroed(reference.turned, zeros)
+            self._gates[key] = Gates(
+                self._zeroed(reference.eager, zeros), self._zeroed(reference.oracle, zeros), turned
+            )
         return self._gates[key]
 
     def _expected(self, zeros: Sequence[ZeroedOutput]) -> tuple[list[object], list[object]]:
         """Eager's and float64's outputs, with zeros where the contract says so."""
         assert self._reference is not None, "check_capture comes first"
-        masks = dict(zip(self._names, self.tensors, strict=True))
-        return with_zeros(self._reference.eager, zeros, masks), with_zeros(self._reference.oracle, zeros, masks)
+        return self._zeroed(self._reference.eager, zeros), self._zeroed(self._reference.oracle, zeros)
+
+    def _zeroed(self, outputs: Sequence[Any], zeros: Sequence[ZeroedOutput]) -> list[object]:
+        return with_zeros(outputs, zeros, dict(zip(self._names, self.tensors, strict=True)))
 
     def errors(self, rewrites: Sequence[Rewrite]) -> list[tuple[Rewrite, LocalError | None]]:
         """Each of a pass's rewrites with its error, where that was measured."""
@@ -181,21 +194,27 @@ class Verifier:
 
     def check_graph(self, stage: str, graph: Graph) -> str:
         """Judge a graph as eager runs it; the reason to reject it, or an empty text."""
-        return self._judge(stage, lambda inputs: interpret(graph, inputs), graph.zeroed).reason
+        return self._judge(stage, graph, graph.zeroed).reason
 
-    def _judge(self, stage: str, run: Run, zeros: Sequence[ZeroedOutput] = ()) -> StageRecord:
-        record = self._check(stage, run, zeros)
+    def _judge(self, stage: str, judged: Run | Graph, zeros: Sequence[ZeroedOutput] = ()) -> StageRecord:
+        record = self._check(stage, judged, zeros)
         self.records.append(record)
         return record
 
-    def _check(self, stage: str, run: Run, zeros: Sequence[ZeroedOutput]) -> StageRecord:
+    def _check(self, stage: str, judged: Run | Graph, zeros: Sequence[ZeroedOutput]) -> StageRecord:
+        """Judge what is compiled, or a graph as eager runs it: without rounding, where there is any."""
         assert self._reference is not None, "check_capture comes first"
         started = time.perf_counter()
         error, gates = "", []
+        reference = self._smooth if isinstance(judged, Graph) and self._smooth is not None else self._reference
         try:
             inputs = self._inputs()
-            values = run(inputs)
-            gates = self._gates_of(zeros).check(values)
+            if isinstance(judged, Graph):
+                with contextlib.nullcontext() if self._smooth is None else WithoutRounding():
+                    values: Sequence[Any] = interpret(judged, inputs)
+            else:
+                values = judged(inputs)
+            gates = self._gates_of(reference, zeros).check(values)
             shared = shared_inputs(values, [*inputs, *model_tensors(self.model)])
             shared[: self._written] = [frozenset()] * self._written  # these are copied to where they belong
             gates += check_memory(shared, self._reference.shared, inputs, self.tensors)
