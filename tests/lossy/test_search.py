@@ -15,6 +15,7 @@ from txgraph import Budget, compression
 from txgraph.passes import lossy_methods
 from txgraph.passes.low_rank.low_rank import LowRank
 from txgraph.passes.precision.int8 import Int8
+from txgraph.rewrite import LossyContext
 from txgraph.verify.oracle import reference
 
 pytestmark = pytest.mark.usefixtures("timed_by_table")
@@ -220,3 +221,19 @@ def test_methods_have_names_of_their_own() -> None:
     labels = [method.label for method in lossy_methods()]
     assert len(set(labels)) == len(labels)
     assert compression.AIM < 1
+
+
+def test_weights_are_known_by_their_values() -> None:
+    """Also where a tensor comes to lie where another one was."""
+    context = LossyContext()
+    seen = set()
+    for at in range(20):
+        seen.add(context.place([torch.full((64, 64), float(at))]))
+    assert len(seen) == 20
+    weight = torch.ones(4, 4)
+    before = context.place([weight])
+    assert context.place([weight.clone()]) == before
+    weight.mul_(2)
+    assert context.place([weight]) != before
+    with torch.inference_mode():
+        assert context.place([torch.ones(4, 4)]) == before

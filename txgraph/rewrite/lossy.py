@@ -55,7 +55,7 @@ class LossyContext:
     observe: Observe | None = None
     prepared: MutableMapping[tuple[Pass, Place], Prepared | str] = field(default_factory=dict)
     chosen: Collection[tuple[Pass, Place]] | None = None
-    _digests: dict[tuple[Any, ...], str] = field(default_factory=dict, repr=False)
+    _digests: dict[tuple[Any, ...], tuple[torch.Tensor, str]] = field(default_factory=dict, repr=False)
 
     def place(self, weights: Sequence[torch.Tensor]) -> Place:
         """Weights as they are known in every graph: by their values."""
@@ -66,10 +66,11 @@ class LossyContext:
         return self.chosen is None or (each, place) in self.chosen
 
     def _digest(self, weight: torch.Tensor) -> str:
-        key = (weight.data_ptr(), tuple(weight.shape), weight.stride(), weight._version)
+        version = 0 if weight.is_inference() else weight._version
+        key = (weight.data_ptr(), tuple(weight.shape), weight.stride(), version)
         if key not in self._digests:
-            self._digests[key] = digest_of(weight)
-        return self._digests[key]
+            self._digests[key] = weight, digest_of(weight)  # held: no other tensor gets its memory meanwhile
+        return self._digests[key][1]
 
 
 class LossyPass(Pass):
