@@ -29,8 +29,9 @@ from txgraph.lossy.calibration import Calibration
 from txgraph.lossy.distance import Distance
 from txgraph.lossy.parts import parts_of
 from txgraph.lossy.path import Candidate, Step, path_of, state_after
+from txgraph.lossy.search import Clock, Search, spent_on
 from txgraph.lossy.sensitivity import probes, squared_errors
-from txgraph.lossy.spending import Point, Spending, Spent
+from txgraph.lossy.spending import Spending
 from txgraph.lossy.subject import Subject
 from txgraph.measure import RewriteTimer
 from txgraph.options import BackendOptions, CompileOptions, Target, VerifyLevel
@@ -42,7 +43,6 @@ from txgraph.rewrite import LossyContext, LossyPass, PassContext, Place
 log = logging.getLogger(__name__)
 
 Run = Callable[[Sequence[torch.Tensor]], Sequence[Any]]
-AIM = 0.9  # of the budget, on the calls that choose: others differ
 
 
 @dataclass
@@ -91,7 +91,7 @@ class Compression:
             TxgraphError: the metric raises.
         """
         started = time.perf_counter()
-        clock = _Clock(started + self.budget.seconds)
+        clock = Clock(started + self.budget.seconds)
         if self._subject is None:
             say("compress", "capture for the calibration")
             plain = replace(context, inputs={}, vetoes={}, near_misses=None, advice=[])
@@ -107,7 +107,7 @@ class Compression:
         lower = partial(backend.lower, target=target, options=options)
         while True:
             steps = path_of(candidates, self.forced)[:most]
-            search = _Search(self, subject, steps, clock)
+            search = Search(self.budget, subject, steps, clock, self.treated, self.used)
             at, chosen_by, held_out, used = search.accepted(search.farthest())
             wrong = self._wrong_parts(subject, steps[:at], lower)
             if not wrong:
@@ -121,7 +121,7 @@ class Compression:
             chosen_by,
             held_out,
             (len(subject.chosen_by), len(subject.held_out)),
-            _spent(steps[:at]),
+            spent_on(steps[:at]),
             search.points(candidates),
             at,
             search.score,
@@ -232,7 +232,7 @@ class Compression:
             )
 
     def _promising(
-        self, subject: Subject, graph: Graph, context: PassContext, timer: RewriteTimer, clock: _Clock
+        self, subject: Subject, graph: Graph, context: PassContext, timer: RewriteTimer, clock: Clock
     ) -> dict[LossyPass, set[Place]]:
         """Where each method may save time on a graph: of places that are alike one is tried, where shapes tell."""
         found: dict[LossyPass, set[Place]] = {}
@@ -257,7 +257,7 @@ class Compression:
                     return found
         return found
 
-    def _measure_errors(self, subject: Subject, wanted: Mapping[LossyPass, set[Place]], clock: _Clock) -> None:
+    def _measure_errors(self, subject: Subject, wanted: Mapping[LossyPass, set[Place]], clock: Clock) -> None:
         """The error of each rewrite by itself, on the subject."""
         nodes = {node.name: node for node in subject.graph.nodes}
         for method, places in wanted.items():
@@ -281,7 +281,7 @@ class Compression:
         context: PassContext,
         wanted: Mapping[LossyPass, set[Place]],
         timer: RewriteTimer,
-        clock: _Clock,
+        clock: Clock,
     ) -> list[Candidate]:
         """What could be done to a graph, with error and seconds."""
         found: dict[tuple[LossyPass, Place], Candidate] = {}
@@ -325,117 +325,6 @@ class Compression:
                 PassRecord(method.name, "applied", result.rewrites, time.perf_counter() - started, lossy=method.label)
             )
         return graph, records
-
-
-@dataclass
-class _Clock:
-    """Says when the time for a search is over, and remembers what it was over in."""
-
-    end: float
-    cut: str = ""
-
-    def is_over(self, what: str) -> bool:
-        if time.perf_counter() < self.end:
-            return False
-        self.cut = self.cut or what
-        return True
-
-
-@dataclass
-class _Search:
-    """How far a budget reaches on a path."""
-
-    compression: Compression
-    subject: Subject
-    steps: Sequence[Step]
-    clock: _Clock
-    score: float | None = None
-    measured: dict[int, float] = field(default_factory=dict)
-    breach: str = ""
-
-    def farthest(self) -> int:
-        """How many steps the budget allows, on few calls; more errors than predicted shorten it."""
-        holds, broken = 0, len(self.steps) + 1
-        guess = self._predicted(AIM)
-        while broken - holds > 1 and not self.clock.is_over("the search along the path"):
-            at = guess if holds < guess < broken else (holds + broken) // 2
-            say("compress", f"{at} of {len(self.steps)} steps")
-            treated = self.compression.treated(self.steps[:at])
-            distance = self.subject.distance(treated, self.subject.few, f"{at} of {len(self.steps)} steps")
-            self.measured[at] = distance.relative_error
-            used, _ = self.compression.used(distance, treated)
-            if used <= AIM:
-                holds, guess = at, at + max(1, len(self.steps) // 16)
-            else:
-                broken, guess = at, at - max(1, len(self.steps) // 16)
-        return holds
-
-    def accepted(self, at: int) -> tuple[int, Distance, Distance, float]:
-        """As many steps, or fewer, as all calls allow, those held out among them; with what they show."""
-        while True:
-            treated = self.compression.treated(self.steps[:at])
-            chosen_by = self.subject.distance(treated, self.subject.chosen_by, "all calls that choose")
-            held_out = self.subject.distance(treated, self.subject.held_out, "calls held out")
-            used, self.score = self.compression.used(held_out, treated)
-            worst = max(used, self.compression.budget.used(chosen_by))
-            if worst <= 1 or at == 0:
-                return at, chosen_by, held_out, used
-            last = self.steps[at - 1].new
-            self.breach = f"on all calls {worst:.2f} of the budget would be used; taken back: {last.module}"
-            at = min(at - 1, self._reached(sum(step.error for step in self.steps[:at]) / worst**2))
-
-    def _predicted(self, share: float) -> int:
-        """How many steps the errors of single rewrites predict, where the budget is one of errors."""
-        budget = self.compression.budget
-        limits = [budget.relative_error or 0.0, 10 ** (-budget.sqnr_db / 20) if budget.sqnr_db else 0.0]
-        known = [limit for limit in limits if limit]
-        return self._reached((share * min(known)) ** 2) if known else len(self.steps)
-
-    def _reached(self, limit: float) -> int:
-        total = 0.0
-        for at, step in enumerate(self.steps):
-            total += step.error
-            if total > limit:
-                return at
-        return len(self.steps)
-
-    def points(self, candidates: Sequence[Candidate]) -> tuple[Point, ...]:
-        """The path, from exact on."""
-        before: dict[Place, float] = {}
-        for each in candidates:
-            before.setdefault(each.place, each.before)
-        seconds, error = sum(before.values()), 0.0
-        points = [Point(0, seconds, 0.0, self.measured.get(0))]
-        for at, step in enumerate(self.steps, 1):
-            seconds, error = seconds - step.seconds, error + step.error
-            points.append(Point(at, seconds, error**0.5, self.measured.get(at)))
-        return tuple(points)
-
-    def stopped(self, at: int) -> str:
-        """Why it went no further."""
-        if self.clock.cut:
-            return f"the time limit of {self.compression.budget.seconds:g} s, in {self.clock.cut}"
-        if self.breach:
-            return self.breach
-        if not self.steps:
-            return "no lossy rewrite is faster here"
-        return "" if at == len(self.steps) else f"the next step would use more than {AIM:.0%} of the budget"
-
-
-def _spent(steps: Sequence[Step]) -> tuple[Spent, ...]:
-    state = state_after(steps)
-    total = sum(each.error for each in state.values())
-    return tuple(
-        Spent(
-            each.module,
-            each.each.label,
-            each.before,
-            each.after,
-            each.error**0.5,
-            each.error / total if total else 0.0,
-        )
-        for each in state.values()
-    )
 
 
 def compression_of(model: nn.Module, pipeline: Pipeline, options: CompileOptions) -> Compression | None:

@@ -11,7 +11,8 @@ from torch import nn
 
 import txgraph
 from tests.lossy.models import Mixer, batches, spent, timed_by_table  # noqa: F401  (a fixture)
-from txgraph import Budget, compression
+from txgraph import Budget
+from txgraph.lossy.search import AIM
 from txgraph.passes import lossy_methods
 from txgraph.passes.low_rank.low_rank import LowRank
 from txgraph.passes.precision.int8 import Int8
@@ -220,7 +221,7 @@ def test_the_time_limit() -> None:
 def test_methods_have_names_of_their_own() -> None:
     labels = [method.label for method in lossy_methods()]
     assert len(set(labels)) == len(labels)
-    assert compression.AIM < 1
+    assert AIM < 1
 
 
 def test_weights_are_known_by_their_values() -> None:
