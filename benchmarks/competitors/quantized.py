@@ -38,12 +38,12 @@ class OnnxRuntimeInt8(peers.OnnxRuntime):
     name = "onnxruntime-int8"
 
     def prepare(self, model: nn.Module, inputs: Mapping[str, Any], folder: Path) -> Path:
+        import onnx
         from onnxruntime.quantization import QuantType, quantize_dynamic
-        from onnxruntime.quantization.shape_inference import quant_pre_process
 
-        exported, made = folder / "prepared.onnx", folder / "int8.onnx"
-        quant_pre_process(str(super().prepare(model, inputs, folder)), str(exported), skip_symbolic_shape=True)
-        quantize_dynamic(str(exported), str(made), per_channel=True, weight_type=QuantType.QInt8)
+        whole, made = folder / "whole.onnx", folder / "int8.onnx"
+        onnx.save_model(onnx.load(super().prepare(model, inputs, folder)), whole)  # one file: what it reads
+        quantize_dynamic(whole, made, per_channel=True, weight_type=QuantType.QInt8)
         return made
 
 

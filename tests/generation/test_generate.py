@@ -110,13 +110,12 @@ def test_prompts_of_many_lengths_and_batches(make: Callable[[], nn.Module]) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("make", [gpt2, llama, mistral])
-def test_compiled(make: Callable[[], nn.Module], seed: int) -> None:
-    model = made(make, seed)
+def test_compiled(make: Callable[[], nn.Module]) -> None:
+    model = made(make)
     fast = optimized(model, backend="inductor", verify="passes")
     for batch, length, padding in [(1, 6, 0), (2, 11, 3), (3, 8, 0)]:
-        same_tokens(fast, model, prompt(batch, length, padding, seed))
+        same_tokens(fast, model, prompt(batch, length, padding, 0))
     assert not fast.report.fallbacks
     assert fast.report.to_dict()["passes"]
 
