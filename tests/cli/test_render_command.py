@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import shutil
 from pathlib import Path
 
@@ -32,6 +33,18 @@ def test_a_picture(ending: str, tmp_path: Path) -> None:
         assert "scaled_dot_product_attention" in text
         assert "not fused" in text  # the other one
         assert "the softmax is not over the keys" in text
+
+
+def test_as_data(tmp_path: Path) -> None:
+    path = tmp_path / "two.dot"
+    result = run(TWO, "-o", str(path), "--json")
+    assert result.exit_code == 0, result.output
+    data = json.loads(result.stdout)
+    assert (data["model"], data["file"], data["view"], data["level"]) == (TWO, str(path), "diff", "op")
+    assert path.exists()
+    assert data["rewrites"]["fuse-attention"] == 1
+    assert data["operators"]["after"] < data["operators"]["before"]
+    assert [each["reason"] for each in data["not_fused"]] == ["the softmax is not over the keys"]
 
 
 def test_modules_of_a_model_too_large_to_be_loaded(tmp_path: Path) -> None:

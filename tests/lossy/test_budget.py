@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from txgraph import Budget
 from txgraph.lossy import Distance
+from txgraph.lossy.distance import student
 
 
 def distance(value: torch.Tensor, truth: torch.Tensor) -> Distance:
@@ -86,10 +88,39 @@ def test_the_worst_output_decides_over_all_calls() -> None:
     assert len(found.leaves) == 2
     assert found.relative_error == pytest.approx(0.1 / 2**0.5)  # half of the calls are exact
     assert found.cosine == pytest.approx(1, abs=1e-2)
-    assert set(found.to_dict()) == {"relative_error", "sqnr_db", "top1_agreement", "cosine"}
+    assert set(found.to_dict()) == {"relative_error", "expected", "sqnr_db", "top1_agreement", "cosine"}
 
 
 def test_nothing_differs_from_nothing() -> None:
     zeros = torch.zeros(2, 3, dtype=torch.float64)
     assert distance(zeros, zeros).relative_error == 0
     assert distance(zeros + 1e-3, zeros).relative_error == math.inf
+
+
+@pytest.mark.parametrize(
+    ("freedom", "quantile"), [(1, 6.3138), (2, 2.9200), (3, 2.3534), (4, 2.1318), (7, 1.8946), (31, 1.6955)]
+)
+def test_quantiles(freedom: int, quantile: float) -> None:
+    """Those of tables; the series has its largest error at 4, its first."""
+    assert student(freedom) == pytest.approx(quantile, abs=1e-3)
+
+
+def test_one_sample_tells_nothing_of_others() -> None:
+    truth = torch.ones(4, dtype=torch.float64)
+    one = distance(truth * 1.1, truth)
+    assert one.expected == one.relative_error
+
+
+@pytest.mark.parametrize("by_call", [True, False])
+def test_what_is_expected_of_others_is_hardly_exceeded(by_call: bool) -> None:
+    """Drawn a thousand times: two sets of eight samples whose errors spread over a factor of three."""
+    generator = torch.Generator().manual_seed(0)
+    truth, exceeded, times = torch.ones(8, 1, dtype=torch.float64), 0, 1000
+    for noise in torch.randn(times, 2, 8, 1, generator=generator).mul(0.25).exp().mul(0.01).double():
+        if by_call:
+            known, other = (functools.reduce(lambda d, e: d.plus([1 + e], [truth[0]]), e, Distance()) for e in noise)
+        else:
+            known, other = (distance(truth + e, truth) for e in noise)
+        exceeded += other.relative_error > known.expected
+        assert known.expected > known.relative_error
+    assert 0.03 <= exceeded / times <= 0.09  # nearly 5 %: the errors are not quite log-normal

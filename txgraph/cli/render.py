@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -48,6 +51,9 @@ FocusOption = Annotated[
 CollapseOption = Annotated[
     bool, typer.Option(help="Draw repeated layers once, and unchanged parts of a diff as one box.")
 ]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Plain data: the file, and what the picture shows. Default: the file's name.")
+]
 
 
 def render(
@@ -62,12 +68,13 @@ def render(
     depth: DepthOption = None,
     focus: FocusOption = "",
     collapse: CollapseOption = True,
+    as_json: JsonOption = False,
 ) -> None:
     """Draw the graph of MODEL before and after the passes.
 
     The default passes run; nothing is compiled, and nothing checked by numbers.
     """
-    with errors_as_text(), show_progress():
+    with errors_as_text(), show_progress(disable=as_json):
         try:
             picture = Picture(view, level, depth, focus, collapse)
         except ValueError as error:
@@ -83,4 +90,16 @@ def render(
             written = render_stages(stages, output, picture, type(call.model).__name__)
         except ValueError as error:  # there is no such module, or no kernel yet
             raise typer.BadParameter(str(error)) from error
-    typer.echo(written)
+    typer.echo(json.dumps(_as_data(model, written, picture, stages), indent=2) if as_json else written)
+
+
+def _as_data(model: str, written: Path, picture: Picture, stages: Stages) -> dict[str, object]:
+    return {
+        "model": model,
+        "file": str(written),
+        "view": picture.shown,
+        "level": picture.level,
+        "operators": {"before": len(stages.before.calls()), "after": len(stages.after.calls())},
+        "rewrites": dict(Counter(rewrite.rule for rewrite in stages.rewrites)),
+        "not_fused": [dataclasses.asdict(miss) for miss in stages.unfused()],
+    }

@@ -70,13 +70,17 @@ class Budget:
         names = ("relative_error", "sqnr_db", "top1_agreement", "max_drop")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
-    def used(self, distance: Distance) -> float:
-        """The share of the budget that outputs at this distance use: above 1 they break it."""
-        shares = [0.0]
+    def used(self, distance: Distance, elsewhere: bool = False) -> float:
+        """The share of the budget that outputs at this distance use: above 1 they break it.
+
+        Args:
+            elsewhere: what is to be expected of other calls (:attr:`Distance.expected`), not what these show.
+        """
+        shares, error = [0.0], distance.expected if elsewhere else distance.relative_error
         if self.relative_error is not None:
-            shares.append(distance.relative_error / self.relative_error)
+            shares.append(error / self.relative_error)
         if self.sqnr_db is not None:
-            shares.append(distance.relative_error / 10 ** (-self.sqnr_db / 20))
+            shares.append(error / 10 ** (-self.sqnr_db / 20))
         if self.top1_agreement is not None:
             shares.append(_share(1 - distance.top1_agreement, 1 - self.top1_agreement))
         return max(shares) if all(map(math.isfinite, shares)) else math.inf

@@ -77,11 +77,11 @@ class Search:
             chosen_by = self.subject.distance(treated, self.subject.chosen_by, "all calls that choose")
             held_out = self.subject.distance(treated, self.subject.held_out, "calls held out")
             used, self.score = self.used(held_out, treated)
-            worst = max(used, self.budget.used(chosen_by))
+            worst = max(used, self.budget.used(held_out, elsewhere=True), self.budget.used(chosen_by))
             if worst <= 1 or at == 0:
                 return at, chosen_by, held_out, used
             last = self.steps[at - 1].new
-            self.breach = f"on all calls {worst:.2f} of the budget would be used; taken back: {last.module}"
+            self.breach = f"{worst:.2f} of the budget would be used on other calls; taken back: {last.module}"
             at = min(at - 1, self._reached(sum(step.error for step in self.steps[:at]) / worst**2))
 
     def _predicted(self, share: float) -> int:

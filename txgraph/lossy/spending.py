@@ -112,6 +112,8 @@ class Spending:
         done = ", ".join(f"{count} x {method}" for method, count in self.methods.items()) or "nothing"
         console.print(f"{self.budget}: {done}; {self.used:.0%} of it used", markup=False)
         console.print(f"  on {self.calls[1]} calls held out: {self.held_out}", markup=False)
+        expected = f"{self.held_out.expected:.2e} is exceeded about one time in twenty"
+        console.print(f"  on as many other samples: {expected}", markup=False)
         console.print(f"  on {self.calls[0]} calls that chose: {self.chosen_by}", markup=False)
         if self.score is not None and self.reference is not None:
             console.print(f"  metric: {self.score:.6g}, of the model itself {self.reference:.6g}", markup=False)
