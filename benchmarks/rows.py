@@ -60,6 +60,21 @@ def _gpt2(B: int, S: int) -> Made:
     return transformers.GPT2LMHeadModel(config), tokens(config.vocab_size, B, S)
 
 
+def _of_low_rank(model: nn.Module, rank: int, noise: float) -> nn.Module:
+    """Each linear's weight becomes a product of that rank, of the same size, and a little noise of full rank."""
+    for linear in (module for module in model.modules() if isinstance(module, nn.Linear)):
+        N, K = linear.weight.shape
+        product = torch.randn(N, rank) @ torch.randn(rank, K) / rank**0.5
+        with torch.no_grad():
+            linear.weight.copy_((product + noise * torch.randn(N, K)) * linear.weight.std())
+    return model
+
+
+def _bert_of_low_rank(B: int, S: int) -> Made:
+    model, inputs = _bert(B, S)()
+    return _of_low_rank(model, rank=64, noise=1e-3), inputs
+
+
 def _vit(B: int) -> Made:
     return transformers.ViTModel(transformers.ViTConfig()), {"pixel_values": torch.randn(B, 3, 224, 224)}
 
@@ -119,6 +134,7 @@ torch_encoder_16x64_padded = seeded(
     valid=lambda inputs: ~inputs["src_key_padding_mask"],
 )
 bert_base_8x128_padded_lossy = replace(bert_base_8x128_padded, name="bert-base-8x128-padded-lossy", tolerance=0.5)
+bert_base_rank_64_8x128 = replace(seeded("bert-base-rank-64-8x128", lambda: _bert_of_low_rank(8, 128)), tolerance=0.5)
 minilm_shaped_32x64 = seeded("minilm-shaped-32x64", _bert(32, 64, **_MINILM))
 
 ROWS: Mapping[str, str] = {
@@ -126,12 +142,14 @@ ROWS: Mapping[str, str] = {
     "bert-base-8x128": "benchmarks.rows:bert_base_8x128",
     "bert-base-8x128-padded": "benchmarks.rows:bert_base_8x128_padded",
     "bert-base-8x128-padded-lossy": "benchmarks.rows:bert_base_8x128_padded_lossy",
+    "bert-base-rank-64-8x128": "benchmarks.rows:bert_base_rank_64_8x128",
     "minilm-embeddings-32": "benchmarks.minilm:minilm_embeddings_32",
     "minilm-real-32": "benchmarks.minilm:minilm_real_32",  # trained weights and real sentences, padded
     "minilm-shaped-32x64": "benchmarks.rows:minilm_shaped_32x64",
     "bert-classifier-8x128-padded": "benchmarks.rows:bert_classifier_8x128_padded",
     "gpt2-1x128": "benchmarks.rows:gpt2_1x128",
     "gpt2-decode-64": "benchmarks.decoding:gpt2_decode_64",
+    "gpt2-decode-64-lossy": "benchmarks.decoding:gpt2_decode_64_lossy",
     "vit-base-1x224": "benchmarks.rows:vit_base_1x224",
     "llama-135m-1x128": "benchmarks.rows:llama_135m_1x128",
     "t5-small-1x64-1x32": "benchmarks.rows:t5_small_64_32",

@@ -86,6 +86,15 @@ SUITES: Mapping[str, Suite] = {
                 "txgraph-zeros",
                 "txgraph-zeros-0.05",
             ),
+            "bert-base-rank-64-8x128": (
+                "eager",
+                "torch-int8",
+                "onnxruntime",
+                "openvino",
+                "txgraph",
+                "txgraph-dense-0.05",
+            ),
+            "gpt2-decode-64-lossy": ("eager", "onnxruntime-decoding", "txgraph", "txgraph-decoding-0.05"),
         },
     ),
     "cuda": Suite(

@@ -28,7 +28,7 @@ from txgraph.lossy.budget import Budget
 from txgraph.lossy.calibration import Calibration
 from txgraph.lossy.distance import Distance
 from txgraph.lossy.parts import parts_of
-from txgraph.lossy.path import Candidate, Step, path_of, state_after
+from txgraph.lossy.path import Candidate, Step, on_one_scale, path_of, state_after
 from txgraph.lossy.search import Clock, Search, spent_on
 from txgraph.lossy.sensitivity import probes, squared_errors
 from txgraph.lossy.spending import Spending
@@ -103,7 +103,7 @@ class Compression:
         timer = RewriteTimer(backend, target, options)
         wanted = self._promising(subject, graph, context, timer, clock)
         self._measure_errors(subject, wanted, clock)
-        candidates = self._candidates(graph, context, wanted, timer, clock)
+        candidates = on_one_scale(self._candidates(graph, context, wanted, timer, clock))
         lower = partial(backend.lower, target=target, options=options)
         while True:
             steps = path_of(candidates, self.forced)[:most]

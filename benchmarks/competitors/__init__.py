@@ -18,6 +18,7 @@ COMPETITORS: Mapping[str, str] = {
     "txgraph-dense-0.02": "benchmarks.competitors.quantized:Dense002",
     "txgraph-dense-0.05": "benchmarks.competitors.quantized:Dense005",
     "txgraph-dense-0.14": "benchmarks.competitors.quantized:Dense014",
+    "txgraph-decoding-0.05": "benchmarks.competitors.quantized:Decoding005",
     "txgraph-packed-0.05": "benchmarks.competitors.quantized:Packed005",
     "txgraph-zeros-0.05": "benchmarks.competitors.quantized:Zeros005",
 }

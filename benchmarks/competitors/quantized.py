@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from benchmarks.calibration import batches
+from benchmarks.decoding import GreedyDecoding
 from txgraph import Budget, default_pipeline, optimize
 from txgraph.bench.competitors import Competitor, Run
 from txgraph.bench.competitors import onnx_runtime as peers
@@ -102,6 +103,20 @@ class Packed005(UnderBudget):
     name = "txgraph-packed-0.05"
     limit = 0.05
     dense = False
+
+
+class Decoding005(UnderBudget):
+    """Prompts are the calibration; the budget is one of logits."""
+
+    name = "txgraph-decoding-0.05"
+    limit = 0.05
+
+    def build(self, model: nn.Module, inputs: Mapping[str, Any]) -> Run:
+        assert isinstance(model, GreedyDecoding)
+        budget = Budget(relative_error=self.limit)
+        fast = self.fast = optimize(model.decoder, budget=budget, calibration=batches(model, inputs))
+        decoding = GreedyDecoding(fast, model.new_tokens)
+        return lambda inputs: decoding(**inputs)
 
 
 class Zeros005(ours.TxgraphZeros, UnderBudget):

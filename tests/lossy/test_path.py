@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import random
+from dataclasses import replace
 
 import pytest
 
-from txgraph.lossy.path import Candidate, path_of, state_after
+from txgraph.lossy.path import Candidate, on_one_scale, path_of, state_after
 from txgraph.passes.low_rank.low_rank import LowRank
 from txgraph.passes.precision.int8 import Int8
 
@@ -28,6 +29,16 @@ def test_only_the_hull_is_walked() -> None:
     steps = path_of([candidate("a", 1.0, 6.0), candidate("a", 3.0, 5.0, B), candidate("a", 4.0, 1.0)])
     assert [(step.error, step.seconds) for step in steps] == [(1.0, 4.0), (3.0, 5.0)]
     assert steps[1].old is steps[0].new
+
+
+def test_what_a_place_takes_now_is_one_time() -> None:
+    """The second was measured while the machine was three times slower: it halves the time, as the first does not."""
+    first, second = candidate("a", 2.0, 6.0), candidate("a", 1.0, 15.0, B, before=30.0)
+    other = candidate("b", 1.0, 1.0, before=2.0)
+    scaled = on_one_scale([first, second, other])
+    assert scaled == [first, replace(second, before=10.0, after=5.0), other]
+    assert [step.new for step in path_of(scaled)] == [scaled[1], other]
+    assert len(path_of([first, second])) == 1  # 15 of 30 saved seem more than all of 10
 
 
 def test_what_saves_no_time_is_left_out_unless_forced() -> None:

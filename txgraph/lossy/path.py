@@ -11,7 +11,7 @@ source: Sinha and Zoltners 1979, "The multiple-choice knapsack problem": the gre
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from txgraph.rewrite import LossyPass, Place
 
@@ -56,6 +56,18 @@ class Step:
     def worth(self) -> float:
         """Seconds saved for the squared error."""
         return self.seconds / self.error if self.error > 0 else float("inf")
+
+
+def on_one_scale(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The same, with one time for what a place is now: the least that was measured.
+
+    Each candidate was measured in turn with what it replaces, but not in turn with the other candidates: how long the
+    same operators take differs from one measurement to the next, more than two candidates do. Ratios do not.
+    """
+    least: dict[Place, float] = {}
+    for each in candidates:
+        least[each.place] = min(each.before, least.get(each.place, each.before))
+    return [replace(c, before=least[c.place], after=c.after * least[c.place] / c.before) for c in candidates]
 
 
 def path_of(candidates: Sequence[Candidate], forced: bool = False) -> list[Step]:
