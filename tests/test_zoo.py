@@ -16,12 +16,16 @@ from txgraph.ir import Graph, op_name, type_of
 from txgraph.verify import check_gates, reference
 
 COMPILED = [  # by Inductor, too: one of each kind, since compiling takes long
-    *("bert-sdpa", "roberta-sdpa", "distilbert-sdpa", "gpt2-sdpa", "llama-sdpa", "qwen2-sdpa", "t5-sdpa", "bart-sdpa"),
-    *("vit-sdpa", "whisper-encoder-sdpa", "bert-eager", "t5-eager"),
+    *("gpt2-sdpa", "llama-sdpa", "t5-sdpa", "bart-sdpa", "vit-sdpa", "whisper-encoder-sdpa", "bert-eager"),
+    *("nn.Transformer", "nn.MultiheadAttention-weights"),
+]
+DYNAMIC = [  # sizes that vary, too: one of each way to make masks, positions and caches, since capturing takes long
+    *("bert-sdpa", "gpt2-unmasked-sdpa", "llama-unmasked-sdpa", "mistral-sdpa", "t5-sdpa"),
+    *("bert-eager", "mpnet-eager", "deberta-v2-eager", "gpt2-eager", "gpt-j-eager", "bloom-eager", "opt-eager"),
+    *("falcon-alibi-eager", "llama-eager", "mistral-eager", "gemma2-eager", "mixtral-eager", "t5-eager", "mbart-eager"),
+    *("vit-eager", "beit-eager", "clip-eager", "wav2vec2-masked-eager"),
     *("nn.TransformerEncoder", "nn.Transformer", "nn.MultiheadAttention-weights"),
 ]
-# Not decomposed, and yet with dynamic sizes: masks and caches are made in other ways.
-DYNAMIC_TOO = ("bert-sdpa", "gpt2-unmasked-sdpa", "llama-unmasked-sdpa", "mistral-sdpa", "t5-sdpa")
 STATIC_SHAPES = ((2, 12),)
 DYNAMIC_SHAPES = ((2, 12), (3, 9), (5, 7))
 
@@ -30,9 +34,8 @@ architectures = pytest.mark.parametrize("architecture", ZOO.values(), ids=ZOO.ke
 
 
 def shapes(architecture: Architecture) -> tuple[tuple[int, int], ...]:
-    """Of two implementations of attention, the decomposed one is enough with dynamic sizes: capturing takes long."""
-    static = architecture.name.endswith("-sdpa") and architecture.name not in DYNAMIC_TOO
-    return STATIC_SHAPES if static else DYNAMIC_SHAPES
+    """Those that it is called with."""
+    return DYNAMIC_SHAPES if architecture.name in DYNAMIC else STATIC_SHAPES
 
 
 @functools.cache

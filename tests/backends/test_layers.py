@@ -151,7 +151,7 @@ def test_weights_that_lie_in_memory_in_other_ways() -> None:
     assert len(layers(graph_of(*made("alternating")[:1], **inputs), CPU, wanted=True)) > 3
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "llama"])  # which is, with sizes that vary, below
 def test_compiled(name: str) -> None:
     model, inputs = made(name)
     once, always = (

@@ -28,7 +28,7 @@ from txgraph.fuzz.plumbing import Arithmetic, Identity, InPlace
 from txgraph.fuzz.run import shrunk
 from txgraph.passes import default_pipeline
 
-FIRST, MODELS, PAIRS, COMPILED = 1000, 120, 25, 4  # numbers of the models of the bounded run
+FIRST, MODELS, PAIRS, COMPILED = 1000, 60, 15, 4  # numbers of the models of the bounded run
 
 
 @pytest.fixture(autouse=True, scope="module")

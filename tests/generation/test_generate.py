@@ -99,10 +99,8 @@ def test_prompts_of_many_lengths_and_batches(make: Callable[[], nn.Module]) -> N
     model = made(make)
     fast = optimized(model)
     seen = set()
-    for number, (batch, length, padding) in enumerate(
-        [(1, 5, 0), (1, 13, 0), (1, 1, 0), (2, 9, 4), (3, 12, 11), (3, 17, 0), (1, 30, 3)]
-    ):
-        tokens = same_tokens(fast, model, prompt(batch, length, padding, seed=number))
+    for number, (batch, length, padding) in enumerate([(1, 5, 0), (1, 1, 0), (2, 9, 4), (3, 12, 11), (1, 30, 3)]):
+        tokens = same_tokens(fast, model, prompt(batch, length, padding, seed=number), max_new_tokens=10)
         seen |= set(tokens[:, length:].flatten().tolist())
     assert len(seen) > 20, "a model that repeats one token would not notice a wrong cache"
     assert not fast.report.fallbacks
@@ -110,11 +108,11 @@ def test_prompts_of_many_lengths_and_batches(make: Callable[[], nn.Module]) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [gpt2, llama, mistral])
+@pytest.mark.parametrize("make", [gpt2, mistral])
 def test_compiled(make: Callable[[], nn.Module]) -> None:
     model = made(make)
     fast = optimized(model, backend="inductor", verify="passes")
-    for batch, length, padding in [(1, 6, 0), (2, 11, 3), (3, 8, 0)]:
+    for batch, length, padding in [(1, 6, 0), (2, 11, 3)]:
         same_tokens(fast, model, prompt(batch, length, padding, 0))
     assert not fast.report.fallbacks
     assert fast.report.to_dict()["passes"]

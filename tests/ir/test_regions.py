@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import time
 from collections.abc import Callable
@@ -177,42 +176,54 @@ CASES = {
     "local-and-global": Case(local_and_global, {"layers": 3}, products=1),
     "nn.TransformerEncoder": Case(transformer_encoder, {"layers.3": 4}, products=0, floating=True),
 }
-EACH = pytest.mark.parametrize("name", CASES)
-DYNAMIC = pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+STATIC_OR_DYNAMIC = [(name, dynamic) for name in CASES for dynamic in (False, True)]
+STATIC_OR_DYNAMIC.remove(("local-and-global", True))  # takes half a minute, and its layers are those of llama
 REWRITTEN = pytest.mark.parametrize("rewritten", [False, True], ids=["captured", "rewritten"])
 
 
-@functools.cache
-def graphs(name: str, dynamic: bool) -> tuple[Graph, Graph]:
-    """The graph of a model as captured, and after the default pipeline."""
+def captured(name: str, dynamic: bool) -> Graph:
     torch.manual_seed(0)
     inputs = CASES[name].inputs()
     axes = {key: {0: Dim.AUTO, 1: Dim.AUTO} for key in inputs} if dynamic else None
-    graph = graph_of(CASES[name].make().eval(), dynamic_shapes=axes, **inputs)
-    after, _ = default_pipeline().run(graph, PassContext())
-    return graph, after
+    return graph_of(CASES[name].make().eval(), dynamic_shapes=axes, **inputs)
 
 
-@EACH
-@DYNAMIC
+@dataclass(frozen=True)
+class Made:
+    """The graph of a model as captured, and after the default pipeline."""
+
+    case: Case
+    dynamic: bool
+    captured: Graph
+    after: Graph
+
+
+@pytest.fixture(
+    scope="module", params=STATIC_OR_DYNAMIC, ids=lambda each: f"{each[0]}-{'dynamic' if each[1] else 'static'}"
+)
+def made(request: pytest.FixtureRequest) -> Made:
+    """One at a time: tests of the same one run after each other."""
+    name, dynamic = request.param
+    graph = captured(name, dynamic)
+    return Made(CASES[name], dynamic, graph, default_pipeline().run(graph, PassContext())[0])
+
+
 @REWRITTEN
-def test_layers_of_models(name: str, dynamic: bool, rewritten: bool) -> None:
-    graph = graphs(name, dynamic)[rewritten]
+def test_layers_of_models(made: Made, rewritten: bool) -> None:
+    graph, case = made.after if rewritten else made.captured, made.case
     regions = assert_regions(graph)
-    assert {r.module(graph, r.count - 1): r.count for r in regions} == CASES[name].copies
+    assert {r.module(graph, r.count - 1): r.count for r in regions} == case.copies
     left = [n.name for n in outside(graph) if str(packet_of(n)).removeprefix("aten.") in _PRODUCTS]
-    assert len(left) <= CASES[name].products, left
+    assert len(left) <= case.products, left
     for region in regions:
-        assert_outlined(graph, region, list(CASES[name].inputs().values()))
-        if dynamic:
-            assert_outlined(graph, region, list(CASES[name].inputs(3, 9).values()))
+        assert_outlined(graph, region, list(case.inputs().values()))
+        if made.dynamic:
+            assert_outlined(graph, region, list(case.inputs(3, 9).values()))
 
 
-@EACH
-@DYNAMIC
-def test_captured_copies_are_the_whole_modules(name: str, dynamic: bool) -> None:
+def test_captured_copies_are_the_whole_modules(made: Made) -> None:
     """The first copy apart: what all layers share, such as the bias of positions, is computed in its module."""
-    graph, _ = graphs(name, dynamic)
+    graph = made.captured
     nodes = {n.name: n for n in graph.nodes}
     for region in find_regions(graph):
         for k in range(1, region.count):
@@ -537,9 +548,8 @@ def test_a_step_back_of_two_layers_makes_the_period_two() -> None:
 # -- the result ----------------------------------------------------------------------------------------------------
 
 
-@EACH
-def test_names_play_no_part(name: str) -> None:
-    graph, _ = graphs(name, False)
+def test_names_play_no_part(made: Made) -> None:
+    graph = made.captured
     renamed = graph.copy()
     new = {}
     for i, node in enumerate(renamed.nodes):
@@ -575,7 +585,7 @@ def test_an_outlined_layer() -> None:
 
 
 def test_an_outlined_layer_keeps_names_and_symbols() -> None:
-    graph, _ = graphs("bert", True)
+    graph = captured("bert", True)
     (region,) = find_regions(graph)
     graph = graph.copy()
     next(n for n in graph.nodes if n.name == region.inputs[0][0]).name = "input"

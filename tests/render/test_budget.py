@@ -31,7 +31,7 @@ WAY = (Point(0, 600e-6, 0.0), Point(1, 300e-6, 3e-3, 2.9e-3), Point(2, 250e-6, 5
 
 
 def distance(error: float) -> Distance:
-    return Distance((LeafDistance(error=error**2, size=1.0, product=1.0, own=1.0),))
+    return Distance((LeafDistance((error**2,), (1.0,), product=1.0, own=1.0),))
 
 
 SPENDING = Spending(
