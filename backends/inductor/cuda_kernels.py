@@ -1,8 +1,8 @@
 """Operators of ``txgraph::`` on CUDA: our Triton kernels where nothing in torch serves, else ATen that Inductor fuses.
 
 before:  txgraph::ragged_attention(...), txgraph::int8_linears(...), txgraph::weight_only_linears(...)
-after:   txgraph::ragged_attention_triton(...), txgraph::int8_linear_triton(...) and txgraph::weight_only_linear_triton(...)
-         for each weight, and what activation they lack
+after:   txgraph::ragged_attention_triton(...); for each weight txgraph::int8_linear_triton(...) and
+         txgraph::weight_only_linear_triton(...), and what activation they lack
 before:  txgraph::quantize_rows(x, d), txgraph::fake_quantize_rows(x, d)
 after:   their definitions, which become one kernel with what comes before them
 legal:   float32, float16 and bfloat16; heads of at most 256 features. Others stay: they run by their definitions, which

@@ -6,15 +6,17 @@ import inspect
 
 import pytest
 import torch
+from torch import nn
 from torch.export import Dim
 
 import txgraph
-from tests.backends.test_cuda import bert, compiled, pytestmark
+from tests.backends.cuda_models import bert
+from tests.backends.test_cuda import compiled, pytestmark
 from tests.backends.test_cuda_numbers import interpreted
-from tests.backends.test_quantized import assert_near, quantized
+from tests.backends.test_quantized import assert_near
 from tests.helpers import normal
 from tests.quantizing import QuantizeLinears
-from tests.small import traced
+from tests.small import apply, graph_of, traced
 from txgraph import BackendOptions, Target
 from txgraph.backends.inductor import InductorBackend
 from txgraph.backends.inductor.cuda_kernels import lower_for_cuda
@@ -116,7 +118,8 @@ def test_every_operator() -> None:
     """No operator of ours is called on a GPU; what becomes of it computes what it is defined as."""
     row, position, lengths, _, _ = token_index(MASK.bool())
     weight = normal(48, 64)
-    constants = dict(zip(("w8", "s8"), quantize_weight(weight), strict=True), w=weight, b=normal(48), d=normal(64).exp())
+    constants = {"w": weight, "b": normal(48), "d": normal(64).exp()}
+    constants |= dict(zip(("w8", "s8"), quantize_weight(weight), strict=True))
     constants |= dict(zip(("w4", "s4"), quantize_weight_grouped(weight), strict=True))
     names = [name for name in inspect.signature(every_operator).parameters if name in constants]
     inputs = (normal(len(row), 64), row, position, lengths)
@@ -149,11 +152,10 @@ def test_what_our_kernels_do_not_take_stays() -> None:
 
 
 @pytest.mark.parametrize("kind", [QuantizeLinears(), QuantizeLinears(4)], ids=["int8", "4-bit weights"])
-def test_quantized_layers(kind: QuantizeLinears) -> None:
-    """With rows that vary."""
-    graph = quantized(kind, 1, dynamic_shapes=({0: Dim("B"), 1: Dim("S")},))
+def test_rows_that_vary(kind: QuantizeLinears) -> None:
+    graph = graph_of(nn.Linear(64, 32).eval(), normal(2, 5, 64), dynamic_shapes=({0: Dim("B"), 1: Dim("S")},))
+    graph, _ = apply(kind, graph)
     assert InductorBackend().unsupported(graph, SM_90) == []
     compiled = InductorBackend().lower(graph, SM_90, BackendOptions())
-    name = "txgraph_int8_linear" if kind.bits is None else "txgraph_weight_only_linear"
-    assert own(compiled.kernels) == [name] * 5
+    assert own(compiled.kernels) == ["txgraph_int8_linear" if kind.bits is None else "txgraph_weight_only_linear"]
     assert not [name for name in FOR_CPUS if name in compiled.code]

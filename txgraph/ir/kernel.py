@@ -21,7 +21,7 @@ class Kernel:
 
     Attributes:
         name: of the function in the generated code, such as ``cpp_fused_add_native_layer_norm_2``, or of the operator
-            that is called, such as ``aten.addmm`` or ``txgraph.linears_native``. Our own for GPUs are functions, such as
+            that is called, such as ``aten.addmm`` or ``txgraph.linears_native``. Our own for GPUs are functions:
             ``txgraph_ragged_attention_0``.
         nodes: names of the operator nodes of the optimized graph that it computes, in the order of the graph. An
             operator that is cheap to compute again may be part of several kernels.
@@ -52,7 +52,7 @@ def kind_of_call(name: str, otherwise: KernelKind) -> KernelKind:
 
 
 def is_own_kernel(name: str) -> bool:
-    """Whether a kernel is one of ours: operators are named ``txgraph...._native``, Triton's functions ``txgraph_...``."""
+    """Whether a kernel is one of ours: an operator ``txgraph...._native``, or Triton's function ``txgraph_...``."""
     return name.startswith("txgraph_") or (name.startswith("txgraph.") and name.endswith("_native"))
 
 

@@ -53,6 +53,7 @@ def txgraph_ragged_attention(
     BLOCK_N: tl.constexpr,
     ROWS: tl.constexpr,
 ):
+    """A block of queries of one sequence and one head. ``MASK``: 0 none, 1 boolean, 2 added to the scores."""
     # Sequences come in the order of their lengths: programs that start first take the longest.
     number = tl.num_programs(0) - 1 - tl.program_id(0)
     head = tl.program_id(1)

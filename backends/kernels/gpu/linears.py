@@ -23,6 +23,7 @@ _SMALLEST = 16  # rows of a product of tensor cores
 
 @triton.jit
 def txgraph_activated(x, ACTIVATION: tl.constexpr):
+    """An activation of float32."""
     if ACTIVATION == "relu":
         x = tl.where(x < 0.0, 0.0, x)  # NaN stays
     elif ACTIVATION == "gelu":
@@ -55,6 +56,7 @@ def txgraph_int8_linear(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
+    """A block of rows and channels: the sum in int32, then scales, bias and activation in float32."""
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)
@@ -93,6 +95,7 @@ def txgraph_weight_only_linear(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,  # bytes of a weight's row
 ):
+    """A block of rows and channels: numbers of the weight become floats of the input's dtype in registers."""
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     in_n = n < N

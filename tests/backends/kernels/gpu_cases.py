@@ -77,7 +77,7 @@ class Attention:
 
 @dataclass(frozen=True)
 class Int8:
-    """A linear ``[..., K]`` to ``[..., N]`` of rows in int8; ``largest``: all numbers are 127, so that sums are large."""
+    """A linear ``[..., K]`` to ``[..., N]`` of rows in int8; ``largest``: all numbers are 127, and so sums are large."""
 
     rows: tuple[int, ...] = (5,)
     K: int = 72
