@@ -3,8 +3,8 @@
     python scripts/gpu.py [what pytest is told]
 
 Needs torch with CUDA and Triton, transformers, networkx, numpy, pytest, and rich and graphviz, which are Python alone
-and can be brought along in ``build/gpu-packages`` (``make gpu-packages``). Nothing of this project must be installed: it
-is taken from where this file is. Without a GPU, or one of these, it says what is missing, and its exit code is 1.
+and can be brought along in ``build/gpu-packages`` (``make gpu-packages``). This project need not be installed: it is
+taken from where this file is. Without a GPU, or one of these, it says what is missing, and its exit code is 1.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "scripts" / "gpu.py"
 # Of those that other tests import, and their plugins of pytest.
-HIDDEN = "hypothesis typer psutil matplotlib scipy tensorboard peft onnxruntime openvino pytest_timeout xdist".split()
+HIDDEN = ["hypothesis", "typer", "psutil", "matplotlib", "scipy", "tensorboard", "peft", "pytest_timeout", "xdist"]
 HIDES = f"""
 import sys
 from importlib.machinery import PathFinder
@@ -62,5 +62,3 @@ def test_its_tests_need_few_packages(tmp_path: Path, monkeypatch: pytest.MonkeyP
     )
     assert done.returncode == 0, done.stdout
     assert " skipped in " in done.stdout, done.stdout
-    done = run("-m", "benchmarks.compare", "--suite", "cuda", PYTHONPATH=path)
-    assert "suite cuda needs an NVIDIA GPU that torch can use, and there is none here" in done.stderr

@@ -77,7 +77,7 @@ class Attention:
 
 @dataclass(frozen=True)
 class Int8:
-    """A linear ``[..., K]`` to ``[..., N]`` of rows in int8; ``largest``: all numbers are 127, and so sums are large."""
+    """A linear ``[..., K]`` to ``[..., N]`` of rows in int8; ``largest``: all numbers are 127, for large sums."""
 
     rows: tuple[int, ...] = (5,)
     K: int = 72
@@ -123,10 +123,10 @@ class WeightOnly:
 
 ATTENTION: Sequence[Attention] = (
     Attention(),
-    Attention(lengths=(1, 1), D=8, Dv=8),
-    Attention(causal=True, H=4, D=24, Dv=40, joint=False),
-    Attention(F16, lengths=(70, 3, 64, 65), H=2, G=1, D=32, Dv=32, causal=True),
-    Attention(lengths=(33, 40, 5), H=3, G=1, joint=True),
+    Attention(lengths=(3, 1), H=1, G=1, D=8, Dv=8),
+    Attention(lengths=(5, 33), causal=True, H=4, D=24, Dv=40),
+    Attention(F16, lengths=(70, 3, 64, 65), H=1, G=1, D=32, Dv=32, causal=True),
+    Attention(lengths=(33, 40), H=3, G=1, joint=True),
     Attention(lengths=(33, 9, 5), mask="keys", left=True, scale=1.0),
     Attention(lengths=(12, 35, 0), mask="bias", causal=True),
     Attention(F16, lengths=(9, 70), mask="bias", left=True),

@@ -102,20 +102,15 @@ def test_numbers_in_the_interpreter() -> None:
     [
         Attention(F16, D=64, Dv=64, joint=True),
         Attention(BF16, G=1, D=128, Dv=128, causal=True, mask="bias"),
-        Attention(F32, D=64, Dv=64, mask="keys"),
         Int8((20,), K=256, N=128, activation="gelu"),
         WeightOnly((20,), 4, 64, 256, 128, BF16, activation="gelu_tanh"),
-        WeightOnly((1,), 4, 64, 256, 128, F16),
     ],
     ids=str,
 )
 def test_machine_code(case: Any, arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is room for it on that GPU, and what can be multiplied by tensor cores is."""
+    """There is room for it on that GPU, and tensor cores multiply."""
     compiled = assembled(case, arch, monkeypatch)
     assert f".target {arch}" in compiled.asm["ptx"]
     assert compiled.asm["cubin"].startswith(b"\x7fELF")
     assert compiled.metadata.shared <= GPUS[arch].shared_memory[0]
-    one_row = isinstance(case, WeightOnly) and case.rows == (1,)
-    single = isinstance(case, Attention) and case.dtype is F32
-    instruction = "wgmma.mma_async" if arch == "sm_90" else "mma.sync"
-    assert (instruction in compiled.asm["ptx"]) != (one_row or single)
+    assert ("wgmma.mma_async" if arch == "sm_90" else "mma.sync") in compiled.asm["ptx"]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from tests.helpers import normal, rewritten
 from tests.small import apply, traced
 from txgraph import PassContext, Target
-from txgraph.ir import Graph, arguments, interpret
+from txgraph.ir import Graph, arguments
 from txgraph.ir.quantized import quantize_weight
 from txgraph.passes import LowerFakeQuantization
 
