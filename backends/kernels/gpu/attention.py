@@ -77,7 +77,7 @@ def txgraph_ragged_attention(
         d = tl.arange(0, BLOCK_D)
         dv = tl.arange(0, BLOCK_DV)
         in_m = m < length
-        origin = start.to(tl.int64)  # times a stride it may be beyond 32 bits
+        origin = tl.cast(start, tl.int64)  # times a stride it may be beyond 32 bits
         queries = query + (origin + m)[:, None] * query_token + head * query_head + d[None, :]
         q = tl.load(queries, mask=in_m[:, None] & (d < D)[None, :], other=0.0)
         if MASK:

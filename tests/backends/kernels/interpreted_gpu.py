@@ -23,7 +23,7 @@ EIGHT, FOUR = Int8(), WeightOnly(bits=4, group=64, K=128, N=8)
 # A wrong line for a right one, and the case that sees it; none of them reads or writes beyond its tensors.
 FAULTS: list[tuple[str, str, str, Any]] = [
     ("the last key is not seen", "in_n = n < length", "in_n = n < length - 1", PLAIN),
-    ("a sequence starts a token early", "origin = start.to", "origin = tl.maximum(start - 1, 0).to", ONE),
+    ("a sequence starts a token early", "tl.cast(start, ", "tl.cast(tl.maximum(start - 1, 0), ", ONE),
     ("causal hides the token itself", "n[None, :] <= m[:, None]", "n[None, :] < m[:, None]", ONE_AND_CAUSAL),
     ("sums are not rescaled", "sums * shrunk[:, None] +", "sums +", GROUPED),
     ("total is not rescaled", "total * shrunk +", "total +", GROUPED),
