@@ -157,3 +157,22 @@ def test_rows_that_vary() -> None:
     compiled = InductorBackend().lower(graph, SM_90, BackendOptions())
     assert own(compiled.kernels) == ["txgraph_int8_linear"]
     assert not [name for name in FOR_CPUS if name in compiled.code]
+
+
+class Cache(nn.Module):
+    """Writes a row to a buffer, as a step of a decoder does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("held", torch.zeros(2, 16, 8))
+
+    def forward(self, x: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+        self.held.index_copy_(1, place, x)
+        return self.held.sum(1)
+
+
+def test_a_cache_is_written_in_place() -> None:
+    fast = compiled(Cache(), normal(2, 1, 8), torch.tensor([3]))
+    assert [kernel.kind for kernel in fast.kernels()] == ["generated", "generated"]
+    assert "copy_(" not in fast.code().partition("def call(")[2]
+    assert "copy_" not in vars(torch.Tensor)  # it was answered for while that was compiled
