@@ -130,7 +130,8 @@ def _section(kind: type[Pass]) -> Iterator[str]:
     for name, text in fields.items():
         yield f"- **{name}**: {ROLE.sub('', text).replace('``', '`')}"
     for option in dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ():
-        yield f"- **option** `{option.name} = {option.default!r}`: {_option_text(kind, option.name)}"
+        shown = "" if option.default is dataclasses.MISSING else f" = {option.default!r}"
+        yield f"- **option** `{option.name}{shown}`: {_option_text(kind, option.name)}"
     source = Path(inspect.getfile(kind)).relative_to(ROOT).as_posix()
     yield f"- **file**: [{source}](../{source})\n"
 
