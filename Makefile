@@ -11,7 +11,7 @@ DOCS   := $(VENV)/.ready-docs
 WHEEL   := build/wheel
 SOURCES := $(shell find txgraph passes backends -not -path '*__pycache__*' \( -type d -o -type f \))
 
-.PHONY: help demo test lint format typecheck contracts examples docs site serve gallery check bench bench-cpu bench-cuda clean .venv
+.PHONY: help demo test lint format typecheck contracts examples docs site serve gallery check bench bench-cpu bench-cuda gpu gpu-packages clean .venv
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -90,6 +90,12 @@ bench-cpu: $(BENCH) ## all rows and competitors on the CPU, then docs/benchmarks
 bench-cuda: $(BENCH) ## the rows for an NVIDIA GPU, then docs/benchmarks.md
 	$(BIN)/python -m benchmarks.compare --suite cuda
 	$(BIN)/python -m benchmarks.page
+
+gpu-packages: ## what `make gpu` needs in Python alone, to be brought along to a machine without a network
+	$(PYTHON) -m pip install --quiet --target build/gpu-packages rich graphviz
+
+gpu: ## the tests and benchmarks that need an NVIDIA GPU, with the packages of PYTHON as they are
+	$(PYTHON) scripts/gpu.py
 
 clean: ## remove what the other targets made, except .venv
 	rm -rf build dist out txgraph.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

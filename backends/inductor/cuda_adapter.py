@@ -138,6 +138,7 @@ def _told_of(gpu: Gpu) -> Iterator[None]:
     joint_graph.lazy_init(torch.device("cpu"))
     answers: list[tuple[Any, str, Any]] = [
         (torch.version, "cuda", _CUDA),
+        (torch.Tensor, "copy_", _copy),
         (joint_graph, "lazy_init", lambda *_: None),
         (triton.runtime.driver, "_active", driver),
         (triton_helpers, "set_driver_to_gpu", lambda: None),
@@ -167,6 +168,11 @@ def _told_of(gpu: Gpu) -> Iterator[None]:
 
 def _always(answer: Any) -> Callable[..., Any]:
     return lambda *_, **__: answer
+
+
+def _copy(target: torch.Tensor, source: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
+    """``Tensor.copy_``, which would start the device, as the operator alone."""
+    return torch.ops.aten.copy_.default(target, source, non_blocking)  # type: ignore[no-any-return]  # it gives target
 
 
 def _properties(gpu: Gpu) -> SimpleNamespace:

@@ -48,7 +48,9 @@ def _launched(code: Generated | Eager) -> list[Kernel]:
     if isinstance(code, Eager):
         named = [(operator_path(node), node.meta.get(COMPUTES, ())) for node in code.graph.calls()]
         return [Kernel(name, nodes, kind_of_call(name, "interpreted")) for name, nodes in named]
-    kinds: list[KernelKind] = ["generated" if e.code else kind_of_call(e.name, "library") for e in code.launches]
+    kinds: list[KernelKind] = [
+        kind_of_call(each.name, "generated" if each.code else "library") for each in code.launches
+    ]
     return [
         Kernel(each.name, each.nodes, kind, each.code, each.ptx, each.cubin)
         for each, kind in zip(code.launches, kinds, strict=True)

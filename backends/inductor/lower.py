@@ -15,6 +15,7 @@ from txgraph.backends.inductor.adapter import artifact_bytes, check_settings, co
 from txgraph.backends.inductor.attention import choose_attention
 from txgraph.backends.inductor.cuda_adapter import compile_for, cuda_device, missing
 from txgraph.backends.inductor.cuda_attention import choose_cuda_attention
+from txgraph.backends.inductor.cuda_kernels import lower_for_cuda
 from txgraph.backends.inductor.devices import move
 from txgraph.backends.inductor.eager import Eager, not_worth_compiling
 from txgraph.backends.inductor.gemm import choose_gemms, fused_activations
@@ -86,15 +87,19 @@ class InductorBackend:
     def lower(self, graph: Graph, target: Target, options: BackendOptions) -> Compiled:
         """Compile; the weights are handed over at each call, not copied."""
         say("lower", "kernels of our own, compiled once a machine")
-        if is_quantized(graph):
+        if is_quantized(graph) and target.kind == "cpu":
             start("quantized")
         wait()
         check_settings(options.inductor)
         lowered = graph.copy()
         compute_themselves(lowered)
         head = cut_head(lowered)
-        choices = _choose(lowered, options.cache) if target.kind == "cpu" else {}
-        lower_quantized(lowered)
+        choices: dict[str, str] = {}
+        if target.kind == "cpu":
+            choices = _choose(lowered, options.cache)
+            lower_quantized(lowered)
+        else:
+            lower_for_cuda(lowered)
         gpu = absent_gpu(target)
         if gpu is not None:
             choose_cuda_attention(lowered, gpu)

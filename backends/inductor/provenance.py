@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from txgraph.backends.inductor.generated import Launch
+from txgraph.ir.kernel import is_own_kernel
 from txgraph.ir.node import COMPUTES
 
 _aten = torch.ops.aten
+_OWN = "triton_kernel_wrapper_mutation"  # the node by which Inductor calls a Triton kernel that it was given
 
 
 def launches_of(
@@ -44,6 +46,9 @@ def _computed(called: str, inner: Sequence[str]) -> Sequence[str]:
     A call of an operator lists what its arguments were made of, too, and computes the nodes of that operator alone.
     What is left is all of them, if nothing else is: then a view is copied.
     """
+    if is_own_kernel(called):
+        return [name for name in inner if _operator(name) == _OWN]
+    inner = [name for name in inner if _operator(name) != _OWN]  # it writes what such a kernel reads
     of_operator = [name for name in inner if _operator(name) in called.split(".")]
     return of_operator or [name for name in inner if not _is_view(_operator(name))] or inner
 

@@ -37,8 +37,9 @@ def inline_softcap(graph: Graph, target: Target) -> None:
 
 def _fits_flex(node: Node, target: Target) -> bool:
     """Whether FlexAttention compiles, and pays. With sizes that vary, Inductor's C++ names some that nobody defines."""
-    operands = [node.meta["val"], *(source.meta["val"] for source in node.all_input_nodes)]
-    result, query, key = operands[:3]
+    named, result = arguments(node), node.meta["val"]
+    query, key = (named[name].meta["val"] for name in ("query", "key"))
+    operands = [result, *(source.meta["val"] for source in node.all_input_nodes)]
     if target.kind != "cpu" or result.ndim != 4 or result.dtype is torch.float64:
         return False
     fixed = all(isinstance(size, int) for value in operands for size in value.shape)

@@ -50,7 +50,7 @@ class RemovePadding(Pass):
                 context.decline(self, node, "its mask is not proven to hide what an input says is padding")
         for attention in attentions:
             flow, root = TokenFlow.of(graph, attention), next(iter(attention.rest))
-            if reason := _in_the_way(flow, context):
+            if reason := _in_the_way(flow):
                 context.decline(self, root, reason)
                 continue
             mask = attention.formulas.mask
@@ -98,10 +98,8 @@ class RemovePadding(Pass):
             )
 
 
-def _in_the_way(flow: TokenFlow, context: PassContext) -> str:
+def _in_the_way(flow: TokenFlow) -> str:
     """Why nothing can be packed; an empty text if something can."""
-    if context.target.kind != "cpu":
-        return "packed tokens are not available on GPUs yet"
     if 1 in (flow.tokens.batch, flow.tokens.sequence):
         return "a single row has no padding to remove"
     if not flow.layouts:

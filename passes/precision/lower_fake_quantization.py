@@ -5,7 +5,7 @@ after:   q, s = txgraph::quantize_rows(x, d);  txgraph::int8_linears(q, s, [Q], 
          several linears of the same rows are one operator. In 4 bits, or where x is not quantized,
          txgraph::weight_only_linears(x, [Q], [t], [b], activation). Other uses of a fake-quantized weight: a constant
 legal:   exact: the integers and scales are those that the fake operators multiply. The weight is a finite float32
-         constant that no call changes; quantized linears have kernels on CPUs, elsewhere the weight is only folded
+         constant that no call changes
 pays:    a quarter or an eighth of the weight's bytes, and 8-bit products; without, quantizing is only work
 source:  Jacob et al. 2018, section 3: inference of what was trained so
 """
@@ -35,15 +35,14 @@ class LowerFakeQuantization(Pass):
 
     def run(self, graph: Graph, context: PassContext) -> list[Rewrite]:
         rewrites = []
-        if context.target.kind == "cpu":
-            groups: dict[tuple[Node, _Form], list[Node]] = defaultdict(list)
-            for node in graph.calls():
-                form = self._form(graph, node, context)
-                if form is not None:
-                    groups[node.args[0], form].append(node)  # type: ignore[index]  # schema: a tensor
-            for (source, form), group in groups.items():
-                if context.permits(self, group[0]):
-                    rewrites.append(self._join(graph, source, form, group))
+        groups: dict[tuple[Node, _Form], list[Node]] = defaultdict(list)
+        for node in graph.calls():
+            form = self._form(graph, node, context)
+            if form is not None:
+                groups[node.args[0], form].append(node)  # type: ignore[index]  # schema: a tensor
+        for (source, form), group in groups.items():
+            if context.permits(self, group[0]):
+                rewrites.append(self._join(graph, source, form, group))
         for node in graph.calls():
             if (
                 node.target is _WEIGHT

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 from torch.export import Dim
-from transformers import BertConfig, BertModel, GPT2Config, GPT2Model, LlamaConfig, LlamaModel
 
 import txgraph
+from tests.backends.cuda_models import bert, gpt2, llama
 from tests.helpers import normal
 from tests.small import MLP, Encoder, module
 from txgraph import BackendFailed
@@ -23,21 +23,6 @@ from txgraph.ir import without_kernel
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU: nothing is absent")
 
 IDS = torch.arange(24).reshape(2, 12)
-SIZES = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "num_hidden_layers": 1}
-
-
-def bert() -> nn.Module:
-    return BertModel(BertConfig(**SIZES, vocab_size=64)).eval()
-
-
-def gpt2() -> nn.Module:
-    special = {"bos_token_id": 0, "eos_token_id": 0}
-    sizes = {"n_embd": 32, "n_head": 2, "n_layer": 1, "n_positions": 32, "vocab_size": 64}
-    return GPT2Model(GPT2Config(**sizes, **special, use_cache=False)).eval()
-
-
-def llama() -> nn.Module:
-    return LlamaModel(LlamaConfig(**SIZES, num_key_value_heads=1, vocab_size=64, use_cache=False)).eval()
 
 
 def compiled(model: nn.Module, *args: torch.Tensor, target: str = "cuda:sm_90", **more: Any) -> txgraph.OptimizedModel:

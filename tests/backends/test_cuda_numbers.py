@@ -17,7 +17,8 @@ import pytest
 import torch
 from torch import nn
 
-from tests.backends.test_cuda import IDS, axes, bert, check_machine_code, compiled, gpt2, llama, pytestmark
+from tests.backends.cuda_models import bert, gpt2, llama
+from tests.backends.test_cuda import IDS, axes, check_machine_code, compiled, pytestmark
 from tests.small import assert_as_eager
 from txgraph.backends.inductor import cuda_adapter, lower
 from txgraph.backends.inductor.generated import Generated

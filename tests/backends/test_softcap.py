@@ -64,6 +64,10 @@ def test_without_a_mask() -> None:
     assert_lowered(lambda q, k, v: capped(q, k, v), Q, K, V, flex=True)
 
 
+def test_one_tensor_for_all_operands() -> None:
+    assert_lowered(lambda q: capped(q, q, q), Q, flex=True)
+
+
 def test_operands_and_masks_that_the_graph_computes() -> None:
     def function(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         once = capped(q.sin(), k[:, :2, None].expand(2, 2, 2, 20, 8).reshape(2, 4, 20, 8), v, mask * 2)

@@ -21,12 +21,13 @@ class Kernel:
 
     Attributes:
         name: of the function in the generated code, such as ``cpp_fused_add_native_layer_norm_2``, or of the operator
-            that is called, such as ``aten.addmm`` or ``txgraph.linears_native``.
+            that is called, such as ``aten.addmm`` or ``txgraph.linears_native``. Our own for GPUs are functions:
+            ``txgraph_ragged_attention_0``.
         nodes: names of the operator nodes of the optimized graph that it computes, in the order of the graph. An
             operator that is cheap to compute again may be part of several kernels.
         kind: ``"generated"``: by the backend's compiler; ``"library"``: a kernel that torch comes with; ``"txgraph"``:
             one of our own; ``"interpreted"``: an operator that is called one by one.
-        code: its source in C++ or Triton, where it was generated.
+        code: its source in C++ or Triton, where it was generated or is one of our own in Triton.
         ptx, cubin: what a Triton kernel was compiled to, where that was for a GPU that this machine has not: PTX, and
             machine code as an ELF file.
     """
@@ -46,8 +47,13 @@ def operator_path(node: Node) -> str:
 
 
 def kind_of_call(name: str, otherwise: KernelKind) -> KernelKind:
-    """The kind of a kernel that is called by the name of an operator; our own kernels are named ``..._native``."""
-    return "txgraph" if name.startswith("txgraph.") and name.endswith("_native") else otherwise
+    """The kind of a kernel by its name, or by that of the operator that is called."""
+    return "txgraph" if is_own_kernel(name) else otherwise
+
+
+def is_own_kernel(name: str) -> bool:
+    """Whether a kernel is one of ours: an operator ``txgraph...._native``, or Triton's function ``txgraph_...``."""
+    return name.startswith("txgraph_") or (name.startswith("txgraph.") and name.endswith("_native"))
 
 
 def without_kernel(graph: Graph, kernels: Iterable[Kernel]) -> dict[str, str]:
