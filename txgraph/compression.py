@@ -106,7 +106,7 @@ class Compression:
         candidates = on_one_scale(self._candidates(graph, context, wanted, timer, clock))
         lower = partial(backend.lower, target=target, options=options)
         while True:
-            steps = path_of(candidates, self.forced)[:most]
+            steps = path_of(candidates, self.forced, self.budget.largest_error**2)[:most]
             search = Search(self.budget, subject, steps, clock, self.treated, self.used)
             at, chosen_by, held_out, used = search.accepted(search.farthest())
             wrong = self._wrong_parts(subject, steps[:at], lower)

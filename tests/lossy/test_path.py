@@ -48,6 +48,14 @@ def test_what_saves_no_time_is_left_out_unless_forced() -> None:
     assert path_of([candidate("a", float("inf"), 1.0)], forced=True) == []
 
 
+def test_what_alone_is_too_much_does_not_end_the_path() -> None:
+    """It would be worth most, and stand before all others."""
+    much, little = candidate("a", 9.0, 1.0, before=1000.0), candidate("b", 1.0, 5.0)
+    assert [step.new for step in path_of([much, little])] == [much, little]
+    assert [step.new for step in path_of([much, little], largest=4.0)] == [little]
+    assert [step.new for step in path_of([much, little], forced=True, largest=4.0)] == [little]
+
+
 def test_a_weight_is_treated_once() -> None:
     both, one = candidate("a b", 1.0, 1.0), candidate("b", 1.0, 5.0)
     assert [step.new for step in path_of([both, one])] == [both]

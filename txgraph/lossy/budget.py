@@ -70,17 +70,21 @@ class Budget:
         names = ("relative_error", "sqnr_db", "top1_agreement", "max_drop")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
+    @property
+    def largest_error(self) -> float:
+        """The relative error that it allows; infinite where it is not of errors."""
+        given = [] if self.relative_error is None else [self.relative_error]
+        given += [] if self.sqnr_db is None else [10 ** (-self.sqnr_db / 20)]
+        return min(given, default=math.inf)
+
     def used(self, distance: Distance, elsewhere: bool = False) -> float:
         """The share of the budget that outputs at this distance use: above 1 they break it.
 
         Args:
             elsewhere: what is to be expected of other calls (:attr:`Distance.expected`), not what these show.
         """
-        shares, error = [0.0], distance.expected if elsewhere else distance.relative_error
-        if self.relative_error is not None:
-            shares.append(error / self.relative_error)
-        if self.sqnr_db is not None:
-            shares.append(error / 10 ** (-self.sqnr_db / 20))
+        error = distance.expected if elsewhere else distance.relative_error
+        shares = [_share(error, self.largest_error)]
         if self.top1_agreement is not None:
             shares.append(_share(1 - distance.top1_agreement, 1 - self.top1_agreement))
         return max(shares) if all(map(math.isfinite, shares)) else math.inf

@@ -70,15 +70,16 @@ def on_one_scale(candidates: Sequence[Candidate]) -> list[Candidate]:
     return [replace(c, before=least[c.place], after=c.after * least[c.place] / c.before) for c in candidates]
 
 
-def path_of(candidates: Sequence[Candidate], forced: bool = False) -> list[Step]:
+def path_of(candidates: Sequence[Candidate], forced: bool = False, largest: float = float("inf")) -> list[Step]:
     """All steps that may pay, the best first.
 
     Args:
+        largest: squared error of a candidate alone that is too much: it would end the path for all after it.
         forced: also those that save no time; of each place the one with the smallest error.
     """
     by_place: dict[Place, list[Candidate]] = {}
     for candidate in candidates:
-        if candidate.error < float("inf"):
+        if candidate.error <= largest and candidate.error < float("inf"):
             by_place.setdefault(candidate.place, []).append(candidate)
     steps: list[Step] = []
     for group in by_place.values():

@@ -86,10 +86,7 @@ class Search:
 
     def _predicted(self, share: float) -> int:
         """How many steps the errors of single rewrites predict, where the budget is one of errors."""
-        budget = self.budget
-        limits = [budget.relative_error or 0.0, 10 ** (-budget.sqnr_db / 20) if budget.sqnr_db else 0.0]
-        known = [limit for limit in limits if limit]
-        return self._reached((share * min(known)) ** 2) if known else len(self.steps)
+        return self._reached((share * self.budget.largest_error) ** 2)
 
     def _reached(self, limit: float) -> int:
         total = 0.0
@@ -118,7 +115,7 @@ class Search:
         if self.breach:
             return self.breach
         if not self.steps:
-            return "no lossy rewrite is faster here"
+            return "no lossy rewrite is faster here and within the budget"
         return "" if at == len(self.steps) else f"the next step would use more than {AIM:.0%} of the budget"
 
 
