@@ -17,42 +17,40 @@ WIDTHS = (16, 8, 4)
 
 def scheduled(function: tirx.PrimFunc, name: str) -> tirx.PrimFunc:
     """The function under that name, with parallel loops and vectors."""
-    schedule = s_tir.Schedule(tvm.IRModule({"main": function}), error_render_level="none")
+    schedule = s_tir.Schedule(tvm.IRModule({"main": function}), error_render_level="detail")
     root = schedule.get_sblock("root")
     blocks = schedule.get_child_blocks(root)
     outputs = {schedule.get(block).name_hint for block in schedule.get_output_blocks(root)}
-    rows: list[tuple[Any, float]] = []
+    rows: list[tuple[list[Any], float]] = []
     for block in reversed(blocks):
-        if schedule.get(block).name_hint in outputs or not _compute_beside(schedule, block, [row for row, _ in rows]):
-            row, numbers = _rows(schedule, block)
-            rows += [] if row is None else [(row, numbers)]
+        if schedule.get(block).name_hint in outputs or not _compute_beside(schedule, block, [r for r, _ in rows if r]):
+            rows.append(_rows(schedule, block))
+    for loops, numbers in rows:
+        if loops and numbers >= PARALLEL:
+            schedule.parallel(schedule.fuse(*loops))
     for block in blocks:
         _vectorize(schedule, block)
-    for row, numbers in rows:
-        if numbers >= PARALLEL:
-            schedule.parallel(row)
     return schedule.mod["main"].with_attr("global_symbol", name)
 
 
-def _compute_beside(schedule: s_tir.Schedule, block: Any, rows: list[Any]) -> bool:
-    """Compute a block in the loop over the rows of what reads it, if that is a single loop."""
-    for row in rows:
+def _compute_beside(schedule: s_tir.Schedule, block: Any, rows: list[list[Any]]) -> bool:
+    """Compute a block in the loops over the rows of what reads it, if these are the same for all that does."""
+    for loops in rows:
         with contextlib.suppress(s_tir.ScheduleError):
-            schedule.compute_at(block, row)
+            schedule.compute_at(block, loops[-1])
             return True
     return False
 
 
-def _rows(schedule: s_tir.Schedule, block: Any) -> tuple[Any, float]:
-    """One loop over the rows of a block, and how many numbers are computed; no loop if it has a single row."""
+def _rows(schedule: s_tir.Schedule, block: Any) -> tuple[list[Any], float]:
+    """The loops over the rows of a block, and how many numbers are computed."""
     loops = schedule.get_loops(block)
     extents = [as_int(schedule.get(loop).extent) for loop in loops]
     numbers = math.prod(math.inf if extent is None else extent for extent in extents)
     statement = schedule.get(block)
     spatial = sum(each.iter_type == tirx.IterVar.DataPar for each in statement.iter_vars)
     whole_rows = spatial < len(loops) and not _is_lanes(schedule, block)
-    outer = loops[:spatial] if whole_rows else loops[: spatial - 1]
-    return (schedule.fuse(*outer) if outer else None), numbers
+    return (loops[:spatial] if whole_rows else loops[: max(spatial - 1, 0)]), numbers
 
 
 def _vectorize(schedule: s_tir.Schedule, block: Any) -> None:
