@@ -56,7 +56,8 @@ def function_of(region: Region) -> tirx.PrimFunc:
         elif value.cost > LARGEST or (value.cost > CHEAP and sum(user in inside for user in node.users) > 1):
             value = value.stored(node.name)[0]
         values[node] = value
-    return te.create_prim_func([*symbols.values(), *strides, *tensors, *(outputs[node] for node in region.outputs)])
+    taken = [*symbols.values(), *strides, *tensors, *(outputs[node] for node in region.outputs)]
+    return te.create_prim_func(taken, index_dtype_override="int64")  # as symbols are
 
 
 def _input(node: Node, symbols: dict[str, Any], strides: list[Any], tensors: list[te.Tensor]) -> Value:

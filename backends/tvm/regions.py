@@ -104,8 +104,8 @@ def is_contiguous(node: Node) -> bool:
 
 def has_plain_rows(node: Node) -> bool:
     """Whether numbers of the last axis lie side by side."""
-    stride = node.meta["val"].stride()[-1]
-    return isinstance(stride, int) and stride == 1
+    strides = node.meta["val"].stride()
+    return bool(strides) and isinstance(strides[-1], int) and strides[-1] == 1
 
 
 def can_be_read(node: Node, dtypes: Collection[torch.dtype]) -> bool:

@@ -17,7 +17,7 @@ WIDTHS = (16, 8, 4)
 
 def scheduled(function: tirx.PrimFunc, name: str) -> tirx.PrimFunc:
     """The function under that name, with parallel loops and vectors."""
-    schedule = s_tir.Schedule(tvm.IRModule({"main": function}), error_render_level="detail")
+    schedule = s_tir.Schedule(tvm.IRModule({"main": function}), error_render_level="none")
     root = schedule.get_sblock("root")
     blocks = schedule.get_child_blocks(root)
     outputs = {schedule.get(block).name_hint for block in schedule.get_output_blocks(root)}
