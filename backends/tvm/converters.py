@@ -15,7 +15,7 @@ from torch.fx import Node
 from tvm import te, tirx
 
 from txgraph.backends.tvm import numerics
-from txgraph.backends.tvm.numerics import DTYPES, number
+from txgraph.backends.tvm.numerics import DTYPES, HALVES, number
 from txgraph.backends.tvm.sizes import compute
 from txgraph.backends.tvm.values import Value, convert, reduce
 from txgraph.ir import arguments
@@ -38,7 +38,7 @@ class Operands:
         self.node, self.named, self.keep = node, arguments(node), keep
         self._values, self._symbols = values, symbols
         result = node.meta["val"]
-        self.dtype = DTYPES[result.dtype]
+        self.dtype = computed_in(DTYPES[result.dtype])
         self.shape = tuple(self.size(each) for each in result.shape)
 
     def __getitem__(self, name: str) -> Any:
@@ -50,8 +50,9 @@ class Operands:
         return compute(size, self._symbols) if isinstance(size, torch.SymInt) else size
 
     def tensor(self, name: str) -> Value:
-        """An argument that is a tensor."""
-        return self._values[self.named[name]]
+        """An argument that is a tensor, in the dtype that is computed in."""
+        value = self._values[self.named[name]]
+        return value.cast(computed_in(value.dtype))
 
     def operand(self, what: Any, dtype: str) -> Value:
         """A tensor, a number or a size, in a dtype."""
@@ -70,6 +71,11 @@ class Operands:
             lambda index: function(*(each.at(index) for each in operands)),
             cost + sum(each.cost for each in operands),
         )
+
+
+def computed_in(dtype: str) -> str:
+    """The dtype that numbers of a dtype are computed in."""
+    return "float32" if dtype in HALVES else dtype
 
 
 Converter = Callable[[Operands], Value]
@@ -212,7 +218,7 @@ def _convert_add(o: Operands) -> Value:
 def _compared(function: Callable[[Expr, Expr], Expr]) -> Converter:
     def converter(o: Operands) -> Value:
         given = [o["self"], o["other"]]
-        dtype = DTYPES[torch.result_type(*(e.meta["val"] if isinstance(e, Node) else e for e in given))]
+        dtype = computed_in(DTYPES[torch.result_type(*(e.meta["val"] if isinstance(e, Node) else e for e in given))])
         if dtype == "bool":
             dtype = "int32"
         return o.pointwise(function, *(o.operand(each, dtype) for each in given))

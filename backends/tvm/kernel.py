@@ -51,6 +51,7 @@ def function_of(region: Region) -> tirx.PrimFunc:
 
     for node in region.nodes:
         value = CONVERTERS[node.target](Operands(node, values, symbols, keep))  # type: ignore[index]  # see converts
+        value = value.cast(DTYPES[node.meta["val"].dtype])
         if node in region.outputs:
             value, outputs[node] = value.stored(node.name)
         elif value.cost > LARGEST or (value.cost > CHEAP and sum(user in inside for user in node.users) > 1):

@@ -17,13 +17,15 @@ from txgraph.backends.inductor.gemm import choose_gemms, fused_activations
 from txgraph.backends.inductor.kernels import compute_themselves
 from txgraph.backends.inductor.quantized import is_quantized, lower_quantized, unsupported_quantized
 from txgraph.backends.kernels.build import start, wait
-from txgraph.backends.tvm.program import constants_of, kernels_of, program_of
-from txgraph.backends.tvm.regions import Region, find_regions, has_plain_rows, is_contiguous
+from txgraph.backends.tvm.library import load_functions
+from txgraph.backends.tvm.program import constants_of, fallbacks_of, kernels_of, program_of
+from txgraph.backends.tvm.regions import Region
 from txgraph.errors import BackendFailed
-from txgraph.ir import Graph, describe, op_name, type_of
-from txgraph.ir.subgraph import kind_of
+from txgraph.ir import Graph, describe, type_of
 from txgraph.options import BackendOptions, Target
 from txgraph.progress import say
+
+MISSING = 'the tvm backend needs Apache TVM: pip install "txgraph[tvm]"'
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ class TvmBackend:
 
     def lower(self, graph: Graph, target: Target, options: BackendOptions) -> Compiled:
         """Compile; the weights are handed over at each call, not copied."""
+        if not is_installed():
+            raise BackendFailed(MISSING)
         say("lower", "kernels of our own, compiled once a machine")
         if is_quantized(graph):
             start("quantized")
@@ -74,19 +78,25 @@ class TvmBackend:
         compute_themselves(lowered)
         choices = choose_gemms(lowered, options.cache) | choose_attention(lowered, options.cache)
         lower_quantized(lowered)
-        regions, functions = _kernels(lowered)
-        say("lower", f"{len(functions)} kernels by TVM")
-        library, code = _adapter().compile_functions(functions)
-        codes = {name: str(function) for name, function in functions.items()}
-        names = [(name, tuple(node.name for node in region.nodes)) for name, region in regions]
-        return _Lasting(graph, lowered, names, library, codes, code, choices).compiled()
+        say("lower", "TVM")
+        from txgraph.backends.tvm.compiler import generate  # imports tvm: seconds that a warm start does without
+
+        generated = generate(lowered)
+        regions = [(name, tuple(node.name for node in region.nodes)) for name, region in generated.regions]
+        return _Lasting(graph, lowered, regions, generated.library, generated.codes, choices).compiled()
 
     def restore(self, kept: Any) -> Compiled:
         """Load what was compiled in another process."""
-        if not isinstance(kept, _Lasting):
-            raise BackendFailed("this was not kept by the tvm backend")
+        if not is_installed():
+            raise BackendFailed(MISSING)
         wait()
-        return kept.compiled()
+        compiled: Compiled = kept.compiled()
+        return compiled
+
+
+def is_installed() -> bool:
+    """Whether TVM is there; it is not imported."""
+    return importlib.util.find_spec("tvm") is not None
 
 
 @dataclass(frozen=True)
@@ -96,7 +106,7 @@ class _Lasting:
     Attributes:
         graph: the one that was given. lowered: with linears and attention chosen.
         regions: of each kernel's call the function, and the operators of ``lowered`` that it computes.
-        library: see :func:`compile_functions`. codes: of each function, as TIR. code: of all of them, as LLVM's.
+        library, codes: see :class:`txgraph.backends.tvm.compiler.Generated`.
     """
 
     graph: Graph
@@ -104,12 +114,11 @@ class _Lasting:
     regions: list[tuple[str, tuple[str, ...]]]
     library: bytes
     codes: dict[str, str]
-    code: str
     choices: dict[str, str]
 
     def compiled(self) -> Compiled:
-        """Load the functions."""
-        functions = _adapter().load_functions(self.library, list(self.codes)) if self.codes else {}
+        """Load the functions, and put the calls together."""
+        functions = load_functions(self.library, list(self.codes)) if self.codes else {}
         nodes = {node.name: node for node in self.lowered.nodes}
         regions = [(name, Region.of([nodes[each] for each in names])) for name, names in self.regions]
         program = program_of(self.lowered, regions, functions)
@@ -128,46 +137,5 @@ class _Lasting:
             frozen=self.lowered.constants.frozen_values(),
             kernels=kernels_of(self.graph, program, self.codes),
             watched=watched,
+            fallbacks=fallbacks_of(program),
         )
-
-
-def _kernels(graph: Graph) -> tuple[list[tuple[str, Region]], dict[str, Any]]:
-    """The regions of a graph with the names of their functions, and these; equal regions share one."""
-    from txgraph.backends.tvm.kernel import converts, function_of
-    from txgraph.backends.tvm.schedule import scheduled
-
-    named: dict[str, str] = {}
-    functions: dict[str, Any] = {}
-    regions = []
-    for region in find_regions(graph, converts):
-        kind = _kind(graph, region)
-        if kind not in named:
-            operators = "_".join(dict.fromkeys(op_name(node).rpartition(":")[2] for node in region.nodes))
-            named[kind] = f"fused_{operators[:60]}_{len(named)}"
-            functions[named[kind]] = scheduled(function_of(region), named[kind])
-        regions.append((named[kind], region))
-    return regions, functions
-
-
-def _kind(graph: Graph, region: Region) -> str:
-    """Equal for regions that can run the same function."""
-    layouts = [(str(n.meta["val"].dtype), is_contiguous(n), has_plain_rows(n)) for n in region.inputs]
-    types = [str(type_of(node)) for node in region.inputs]
-    return f"{kind_of(graph, [node.name for node in region.nodes])} {layouts} {types} {region.symbols}"
-
-
-def _adapter() -> Any:
-    """What imports tvm: most of four seconds, where nothing is to be lowered none."""
-    if not is_installed():
-        raise BackendFailed(MISSING)
-    from txgraph.backends.tvm import adapter
-
-    return adapter
-
-
-MISSING = 'the tvm backend needs Apache TVM: pip install "txgraph[tvm]"'
-
-
-def is_installed() -> bool:
-    """Whether TVM is there; it is not imported."""
-    return importlib.util.find_spec("tvm") is not None

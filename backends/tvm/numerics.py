@@ -103,8 +103,12 @@ def _polynomial(x: Expr, coefficients: Sequence[float]) -> Expr:
 
 DTYPES = {
     torch.float32: "float32",
+    torch.float16: "float16",
+    torch.bfloat16: "bfloat16",
     torch.float64: "float64",
     torch.int64: "int64",
     torch.int32: "int32",
     torch.bool: "bool",
 }
+HALVES = ("float16", "bfloat16")
+"""Computed in float32; the result of each operator is rounded, as in torch."""

@@ -6,13 +6,15 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
+from torch._ops import OpOverload
 from torch.fx import Node
 
 from txgraph.backends.tvm.launch import Launch
-from txgraph.backends.tvm.regions import Region
-from txgraph.ir import Graph, Kernel
+from txgraph.backends.tvm.regions import MOVES, Region
+from txgraph.ir import Graph, Kernel, describe, op_name, type_of
+from txgraph.ir.aliasing import is_view
 from txgraph.ir.kernel import kind_of_call, operator_path
-from txgraph.ir.node import COMPUTES
+from txgraph.ir.node import COMPUTES, is_symbolic
 
 _SIZE = torch.ops.aten.sym_size.int
 Functions = Mapping[str, Callable[..., None]]
@@ -80,6 +82,7 @@ class _Writer:
         if symbol not in self._sizes:
             node, axis = self._axis_of(symbol)
             self._sizes[symbol] = self._fx.call_function(_SIZE, (self._write(node), axis))
+            self._sizes[symbol].meta["val"] = node.meta["val"].shape[axis]
         return self._sizes[symbol]
 
     def _axis_of(self, symbol: str) -> tuple[Node, int]:
@@ -122,3 +125,17 @@ _LIBRARY = frozenset(
 def is_library(node: Node) -> bool:
     """Whether an operator is meant to be called: products, and what reads at computed indices."""
     return operator_path(node) in _LIBRARY
+
+
+def fallbacks_of(program: Graph) -> tuple[str, ...]:
+    """The operators that should have been generated, and are called one by one: a line for each kind."""
+    found: dict[str, list[Node]] = {}
+    for node in program.calls():
+        if not isinstance(node.target, Launch) and isinstance(node.target, OpOverload):
+            called = is_view(node) or is_symbolic(node) or is_library(node) or node.target in MOVES
+            if not called and node.target.namespace != "txgraph":
+                found.setdefault(f"{op_name(node)} of {type_of(node)}".partition("[")[0], []).append(node)
+    return tuple(
+        f"{what} is called one by one ({len(nodes)} of them): {describe(nodes[0])}"
+        for what, nodes in found.items()
+    )

@@ -15,7 +15,7 @@ from txgraph.ir.aliasing import is_view, reaches_output
 from txgraph.ir.node import same_size
 
 _aten = torch.ops.aten
-_MOVES = frozenset(
+MOVES = frozenset(
     (
         *(_aten.clone.default, _aten._to_copy.default, _aten.cat.default, _aten.arange.default, _aten.full.default),
         *(_aten.new_ones.default, _aten.new_zeros.default, _aten.ones.default, _aten.zeros.default),
@@ -71,7 +71,7 @@ def find_regions(graph: Graph, converts: Callable[[Node], bool]) -> list[Region]
             connected.add_edges_from((s, node) for s in sources if s in inside and changes[s] == changes[node])
     order = {node: at for at, node in enumerate(graph.calls())}
     found = [sorted(part, key=order.__getitem__) for part in nx.connected_components(connected)]
-    found = [part for part in found if any(node.target not in _MOVES for node in part)]
+    found = [part for part in found if any(node.target not in MOVES for node in part)]
     return [Region.of(part) for part in sorted(found, key=lambda part: order[part[0]])]
 
 

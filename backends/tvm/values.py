@@ -12,7 +12,7 @@ from tvm import te, tirx
 from txgraph.backends.tvm.numerics import number
 
 Expr = tvm.ir.Expr
-LANES = 16  # partial results of a reduction, side by side in a vector
+LANES = 32  # partial results of a reduction, side by side in a vector
 LANES_NAME = "lanes"
 
 
@@ -79,7 +79,7 @@ def reduce(value: Value, axis: int, combine: Callable[..., Any], merge: Callable
     shape = (*value.shape[:axis], 1, *value.shape[axis + 1 :])
     extent = value.shape[axis]
     known = as_int(extent)
-    if axis != len(value.shape) - 1 or (known is not None and known < LANES):
+    if axis != len(value.shape) - 1 or (known is not None and known < 2 * LANES):
         return _over(value, axis, shape, extent, combine)
     rows = value.shape[:axis]
     blocks = tirx.floordiv(extent, LANES) if known is None else known // LANES
