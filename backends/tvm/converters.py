@@ -64,18 +64,24 @@ class Operands:
         return Value((), dtype, lambda _: tirx.const(bool(plain) if dtype == "bool" else plain, dtype), 0)
 
     def pointwise(self, function: Callable[..., Expr], *operands: Value, cost: int = 1, dtype: str = "") -> Value:
-        """A function of what stands at one index."""
-        return Value(
-            self.shape,
-            dtype or self.dtype,
-            lambda index: function(*(each.at(index) for each in operands)),
-            cost + sum(each.cost for each in operands),
-        )
+        """A function of what stands at one index; if it costs more than 1 it may name its operands more than once."""
+
+        def read(index: Sequence[Any]) -> Expr:
+            given = [each.at(index) for each in operands]
+            return function(*given) if cost <= 1 else _named(function, given)
+
+        return Value(self.shape, dtype or self.dtype, read, cost + sum(each.cost for each in operands))
 
 
 def computed_in(dtype: str) -> str:
     """The dtype that numbers of a dtype are computed in."""
     return "float32" if dtype in HALVES else dtype
+
+
+def _named(function: Callable[..., Expr], given: Sequence[Expr]) -> Expr:
+    if not given:
+        return function()
+    return numerics.let(given[0], lambda first: _named(functools.partial(function, first), given[1:]))
 
 
 Converter = Callable[[Operands], Value]
@@ -127,14 +133,14 @@ def _gelu_tanh(x: Expr) -> Expr:
 CONVERTERS.update(
     {
         _aten.neg.default: _Unary(lambda x: -x),
-        _aten.abs.default: _Unary(numerics.absolute),
+        _aten.abs.default: _Unary(numerics.absolute, 2),
         _aten.exp.default: _Unary(numerics.exp, 20),
         _aten.tanh.default: _Unary(numerics.tanh, 30),
         _aten.sigmoid.default: _Unary(numerics.sigmoid, 25),
         _aten.erf.default: _Unary(numerics.erf, 40),
         _aten.silu.default: _Unary(lambda x: x * numerics.sigmoid(x), 25),
         torch.ops.txgraph.quick_gelu.default: _Unary(lambda x: x * numerics.sigmoid(x * number(1.702, x)), 25),
-        _aten.relu.default: _Unary(_relu),
+        _aten.relu.default: _Unary(_relu, 2),
         _aten.rsqrt.default: _Unary(lambda x: number(1.0, x) / tirx.sqrt(x), 8),
         _aten.sqrt.default: _Unary(tirx.sqrt, 8),
         _aten.reciprocal.default: _Unary(lambda x: number(1.0, x) / x, 4),
@@ -171,6 +177,10 @@ def _minimum(a: Expr, b: Expr) -> Expr:
     return tirx.Select(tirx.Or(a < b, tirx.isnan(a)) if "float" in numerics.dtype_of(a) else a < b, a, b)
 
 
+def _overloads(*packets: Any) -> list[OpOverload]:
+    return [getattr(packet, overload) for packet in packets for overload in ("Tensor", "Scalar")]
+
+
 def _and(a: Expr, b: Expr) -> Expr:
     return tirx.And(a, b) if numerics.dtype_of(a) == "bool" else tirx.bitwise_and(a, b)
 
@@ -185,10 +195,10 @@ CONVERTERS.update(
         _aten.mul.Scalar: _Binary(lambda a, b: a * b),
         _aten.div.Tensor: _Binary(lambda a, b: a / b, 4),
         _aten.div.Scalar: _Binary(lambda a, b: a / b, 4),
-        _aten.maximum.default: _Binary(_maximum),
-        _aten.minimum.default: _Binary(_minimum),
-        **dict.fromkeys((_aten.bitwise_and.Tensor, _aten.__and__.Tensor), _Binary(_and)),
-        **dict.fromkeys((_aten.bitwise_or.Tensor, _aten.__or__.Tensor), _Binary(_or)),
+        **dict.fromkeys((_aten.maximum.default, _aten.max.other), _Binary(_maximum, 2)),
+        **dict.fromkeys((_aten.minimum.default, _aten.min.other), _Binary(_minimum, 2)),
+        **dict.fromkeys(_overloads(_aten.bitwise_and, _aten.__and__), _Binary(_and)),
+        **dict.fromkeys(_overloads(_aten.bitwise_or, _aten.__or__), _Binary(_or)),
         _aten.logical_and.default: lambda o: _logical(o, tirx.And),
         _aten.logical_or.default: lambda o: _logical(o, tirx.Or),
         _aten.bitwise_not.default: _Unary(lambda x: tirx.Not(x) if numerics.dtype_of(x) == "bool" else ~x),
@@ -263,9 +273,9 @@ def _convert_masked_fill(o: Operands) -> Value:
 def _convert_clamp(o: Operands) -> Value:
     value = o.operand(o["self"], o.dtype)
     if o["min"] is not None:
-        value = o.pointwise(_maximum, value, o.operand(o["min"], o.dtype))
+        value = o.pointwise(_maximum, value, o.operand(o["min"], o.dtype), cost=2)
     if o.named.get("max") is not None:
-        value = o.pointwise(_minimum, value, o.operand(o["max"], o.dtype))
+        value = o.pointwise(_minimum, value, o.operand(o["max"], o.dtype), cost=2)
     return value
 
 
@@ -335,20 +345,15 @@ def _convert_slice(o: Operands) -> Value:
 
 @_converts(_aten.transpose.int)
 def _convert_transpose(o: Operands) -> Value:
-    a, b = o["dim0"] % len(o.shape), o["dim1"] % len(o.shape)
-
-    def swapped(index: Sequence[Any]) -> list[Any]:
-        places = list(index)
-        places[a], places[b] = places[b], places[a]
-        return places
-
-    return _moved(o, swapped)
+    order = list(range(len(o.shape)))
+    a, b = o["dim0"], o["dim1"]
+    order[a], order[b] = order[b], order[a]
+    return o.tensor("self").permuted(order)
 
 
 @_converts(_aten.permute.default)
 def _convert_permute(o: Operands) -> Value:
-    order = [axis % len(o.shape) for axis in o["dims"]]
-    return _moved(o, lambda index: [index[order.index(axis)] for axis in range(len(order))])
+    return o.tensor("self").permuted([axis % len(o.shape) for axis in o["dims"]])
 
 
 @_converts(_aten.cat.default)
@@ -422,8 +427,7 @@ def _convert_layer_norm(o: Operands) -> Value:
     x, count = o.keep(o.tensor("input")), o["normalized_shape"][0]
     mean = _scaled(_sum(x, -1), 1 / count)
     apart = Value(x.shape, o.dtype, lambda i: x.read(i) - mean.at(i), x.cost + 2)
-    square = Value(x.shape, o.dtype, lambda i: apart.read(i) * apart.read(i), 2 * apart.cost)
-    spread = _inverse_root(o, _sum(square, -1), count, o["eps"])
+    spread = _inverse_root(o, _sum(_square(apart), -1), count, o["eps"])
     result = o.pointwise(lambda a, b: a * b, apart, spread)
     return _affine(o, result)
 
@@ -432,8 +436,11 @@ def _convert_layer_norm(o: Operands) -> Value:
 def _convert_rms_norm(o: Operands) -> Value:
     x, count = o.keep(o.tensor("input")), o["normalized_shape"][0]
     eps = o["eps"] if o["eps"] is not None else torch.finfo(o.node.meta["val"].dtype).eps
-    square = Value(x.shape, o.dtype, lambda i: x.read(i) * x.read(i), 2 * x.cost)
-    return _affine(o, o.pointwise(lambda a, b: a * b, x, _inverse_root(o, _sum(square, -1), count, eps)))
+    return _affine(o, o.pointwise(lambda a, b: a * b, x, _inverse_root(o, _sum(_square(x), -1), count, eps)))
+
+
+def _square(value: Value) -> Value:
+    return Value(value.shape, value.dtype, lambda i: numerics.let(value.read(i), lambda x: x * x), value.cost + 1)
 
 
 def _scaled(value: Value, factor: float) -> Value:

@@ -9,7 +9,7 @@ from tvm import te, tirx
 
 from txgraph.backends.tvm.converters import CONVERTERS, Operands
 from txgraph.backends.tvm.numerics import DTYPES
-from txgraph.backends.tvm.regions import Region, can_be_read, has_plain_rows, is_contiguous
+from txgraph.backends.tvm.regions import Region, can_be_read, has_plain_rows, is_contiguous, order_of
 from txgraph.backends.tvm.sizes import compute
 from txgraph.backends.tvm.values import Value, of_tensor
 from txgraph.ir import arguments, type_of
@@ -53,7 +53,9 @@ def function_of(region: Region) -> tirx.PrimFunc:
         value = CONVERTERS[node.target](Operands(node, values, symbols, keep))  # type: ignore[index]  # see converts
         value = value.cast(DTYPES[node.meta["val"].dtype])
         if node in region.outputs:
-            value, outputs[node] = value.stored(node.name)
+            order = order_of(node)
+            turned, outputs[node] = value.permuted(order).stored(node.name)
+            value = turned.permuted([order.index(axis) for axis in range(len(order))])
         elif value.cost > LARGEST or (value.cost > CHEAP and sum(user in inside for user in node.users) > 1):
             value = value.stored(node.name)[0]
         values[node] = value

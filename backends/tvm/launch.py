@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from txgraph.backends.tvm.regions import Region, has_plain_rows, is_contiguous
+from txgraph.backends.tvm.regions import Region, has_plain_rows, is_contiguous, order_of
 from txgraph.backends.tvm.sizes import Size, compute
 
 
@@ -23,7 +23,16 @@ class Launch:
         self._function, self._symbols = function, region.symbols
         self._strided = [(at, has_plain_rows(n)) for at, n in enumerate(region.inputs) if not is_contiguous(n)]
         self._contiguous = [at for at, node in enumerate(region.inputs) if is_contiguous(node)]
-        self._results = [(tuple(n.meta["val"].shape), n.meta["val"].dtype) for n in region.outputs]
+        orders = [order_of(node) for node in region.outputs]
+        self._results = [
+            (tuple(node.meta["val"].shape[axis] for axis in order), node.meta["val"].dtype)
+            for node, order in zip(region.outputs, orders, strict=True)
+        ]
+        self._turned = [
+            (at, [order.index(axis) for axis in range(len(order))])
+            for at, order in enumerate(orders)
+            if order != tuple(range(len(order)))
+        ]
         self._sizes_vary = any(not isinstance(size, int) for shape, _ in self._results for size in shape)
 
     def __call__(self, *given: Any) -> Any:
@@ -41,6 +50,8 @@ class Launch:
         else:
             results = [torch.empty(shape, dtype=dtype) for shape, dtype in self._results]
         self._function(*symbols, *strides, *tensors, *results)
+        for at, places in self._turned:
+            results[at] = results[at].permute(places)
         return tuple(results)
 
 

@@ -8,7 +8,7 @@ source: Cody and Waite 1980 (Software Manual for the Elementary Functions) for t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import tvm
@@ -29,30 +29,49 @@ _ERFC = (
 )
 
 
+def let(value: Expr, body: Callable[[Expr], Expr]) -> Expr:
+    """``body`` of a value that is computed once, however often it is named.
+
+    Integers are left to TVM: it knows the bounds of names, and finds contradictions where a pass copies a loop.
+    """
+    if "float" not in dtype_of(value):
+        return body(value)
+    name = tirx.Var("t", dtype_of(value))
+    return tirx.Let(name, value, body(name))
+
+
 def exp(x: Expr) -> Expr:
     """e to the power of ``x``."""
-    if dtype_of(x) != "float32":
-        return tirx.exp(x)
+    return let(x, _exp) if dtype_of(x) == "float32" else tirx.exp(x)
+
+
+def _exp(x: Expr) -> Expr:
     inside = tirx.max(tirx.min(x, number(88.7228, x)), number(-87.33654, x))
     power = tirx.floor(inside * _LOG2_E + number(0.5, x))
-    rest = inside - power * number(_LN2_HIGH, x) - power * number(_LN2_LOW, x)
-    mantissa = number(1.0, x) + rest + rest * rest * _polynomial(rest, _EXP)
-    half = power.astype("int32") // 2  # 2 to the power of 128 is not a number: two factors
-    result = mantissa * _two_to(half) * _two_to(power.astype("int32") - half)
+    result = let(inside, lambda inside: let(power, lambda power: _exp_reduced(inside, power)))
     result = tirx.Select(x > number(88.7228, x), number(float("inf"), x), result)
     result = tirx.Select(x < number(-87.33654, x), number(0.0, x), result)
     return tirx.Select(tirx.isnan(x), x, result)
 
 
+def _exp_reduced(x: Expr, power: Expr) -> Expr:
+    rest = x - power * number(_LN2_HIGH, x) - power * number(_LN2_LOW, x)
+    mantissa = let(rest, lambda r: number(1.0, x) + r + r * r * _polynomial(r, _EXP))
+    whole = power.astype("int32")
+    half = whole // 2  # 2 to the power of 128 is not a number: two factors
+    return mantissa * _two_to(half) * _two_to(whole - half)
+
+
 def tanh(x: Expr) -> Expr:
     """The hyperbolic tangent."""
-    if dtype_of(x) != "float32":
-        return tirx.tanh(x)
-    square = x * x
-    small = x + x * square * _polynomial(square, _TANH)
+    return let(x, _tanh) if dtype_of(x) == "float32" else tirx.tanh(x)
+
+
+def _tanh(x: Expr) -> Expr:
+    small = let(x * x, lambda square: x + x * square * _polynomial(square, _TANH))
     size = absolute(x)
     large = number(1.0, x) - number(2.0, x) / (exp(size + size) + number(1.0, x))
-    return tirx.Select(size < number(0.625, x), small, _with_sign(large, x))
+    return tirx.Select(size < number(0.625, x), small, let(large, lambda large: _with_sign(large, x)))
 
 
 def sigmoid(x: Expr) -> Expr:
@@ -62,13 +81,15 @@ def sigmoid(x: Expr) -> Expr:
 
 def erf(x: Expr) -> Expr:
     """The error function."""
-    if dtype_of(x) != "float32":
-        return tirx.erf(x)
-    square, size = x * x, absolute(x)
-    small = x * _polynomial(square, _ERF)
+    return let(x, _erf) if dtype_of(x) == "float32" else tirx.erf(x)
+
+
+def _erf(x: Expr) -> Expr:
+    size = absolute(x)
+    small = x * let(x * x, lambda square: _polynomial(square, _ERF))
     place = number(1.0, x) / (number(1.0, x) + size)
-    large = number(1.0, x) - exp(-square) * _polynomial(place, _ERFC)
-    return tirx.Select(size < number(1.0, x), small, _with_sign(large, x))
+    large = number(1.0, x) - exp(-x * x) * let(place, lambda place: _polynomial(place, _ERFC))
+    return tirx.Select(size < number(1.0, x), small, let(large, lambda large: _with_sign(large, x)))
 
 
 def absolute(x: Expr) -> Expr:

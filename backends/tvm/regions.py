@@ -86,15 +86,30 @@ def _keep_inner_views(inside: set[Node]) -> None:
 
 
 def _has_plain_layout(node: Node) -> bool:
-    """Whether nobody outside sees that the result is contiguous."""
-    return is_contiguous(node) or not reaches_output(node)
+    """Whether the result can lie as it does in eager, or nobody sees how it lies."""
+    return not reaches_output(node) or _is_packed(node, order_of(node))
+
+
+def order_of(node: Node) -> tuple[int, ...]:
+    """The axes of a result in the order in which they lie in memory, the longest steps first."""
+    axes = tuple(range(node.meta["val"].ndim))
+    if not reaches_output(node) or _is_packed(node, axes):
+        return axes
+    steps = [step if isinstance(step, int) else int(step.node.hint) for step in node.meta["val"].stride()]
+    return tuple(sorted(axes, key=lambda axis: -steps[axis]))
 
 
 def is_contiguous(node: Node) -> bool:
-    """Whether a tensor lies in the order of its axes, in one piece; no guards are added."""
+    """Whether a tensor lies in the order of its axes, in one piece."""
+    return _is_packed(node, tuple(range(node.meta["val"].ndim)))
+
+
+def _is_packed(node: Node, order: tuple[int, ...]) -> bool:
+    """Whether a tensor lies in that order of its axes, in one piece; no guards are added."""
     value = node.meta["val"]
     expected: int | torch.SymInt = 1
-    for size, stride in zip(reversed(value.shape), reversed(value.stride()), strict=True):
+    for axis in reversed(order):
+        size, stride = value.shape[axis], value.stride()[axis]
         if not same_size(size, 1):
             if not same_size(stride, expected):
                 return False

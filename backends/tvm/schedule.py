@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 from typing import Any
 
@@ -10,6 +11,8 @@ import tvm
 from tvm import s_tir, tirx
 
 from txgraph.backends.tvm.values import LANES_NAME, as_int
+
+log = logging.getLogger(__name__)
 
 PARALLEL = 1 << 14  # numbers: computing fewer takes less time than waking another thread
 WIDTHS = (16, 8, 4)
@@ -25,11 +28,14 @@ def scheduled(function: tirx.PrimFunc, name: str) -> tirx.PrimFunc:
     for block in reversed(blocks):
         if schedule.get(block).name_hint in outputs or not _compute_beside(schedule, block, [r for r, _ in rows if r]):
             rows.append(_rows(schedule, block))
-    for loops, numbers in rows:
-        if loops and numbers >= PARALLEL:
-            schedule.parallel(schedule.fuse(*loops))
-    for block in blocks:
-        _vectorize(schedule, block)
+    try:
+        for loops, numbers in rows:
+            if loops and numbers >= PARALLEL:
+                schedule.parallel(schedule.fuse(*loops))
+        for block in blocks:
+            _vectorize(schedule, block)
+    except s_tir.ScheduleError as error:  # it is right as it is, and slower than it could be
+        log.warning("%s: TVM refuses a parallel loop or a vector: %s", name, error)
     return schedule.mod["main"].with_attr("global_symbol", name)
 
 

@@ -41,6 +41,12 @@ class Value:
             return self
         return Value(self.shape, dtype, lambda index: convert(self.read(index), dtype), self.cost + 1)
 
+    def permuted(self, order: Sequence[int]) -> Value:
+        """The value with its axes in another order."""
+        places = [order.index(axis) for axis in range(len(order))]
+        shape = tuple(self.shape[axis] for axis in order)
+        return Value(shape, self.dtype, lambda index: self.read([index[place] for place in places]), self.cost)
+
     def stored(self, name: str) -> tuple[Value, te.Tensor]:
         """The value read from memory, and the tensor that it is written to."""
         tensor = te.compute(self.shape, lambda *index: self.read(index), name=name)
