@@ -1,4 +1,4 @@
-"""What each operator computes, as expressions of TVM: the table that says which operators are generated."""
+"""What operators compute that are functions of single numbers, or only move numbers, as expressions of TVM."""
 
 from __future__ import annotations
 
@@ -12,99 +12,15 @@ import torch
 import tvm
 from torch._ops import OpOverload
 from torch.fx import Node
-from tvm import te, tirx
+from tvm import tirx
 
 from txgraph.backends.tvm import numerics
-from txgraph.backends.tvm.numerics import DTYPES, HALVES, number
-from txgraph.backends.tvm.sizes import compute
-from txgraph.backends.tvm.values import Value, convert, reduce
-from txgraph.ir import arguments
+from txgraph.backends.tvm.numerics import DTYPES, number
+from txgraph.backends.tvm.operands import CONVERTERS, Converter, Operands, computed_in, converts
+from txgraph.backends.tvm.values import Value, convert
 
 Expr = tvm.ir.Expr
 _aten = torch.ops.aten
-
-
-class Operands:
-    """The arguments of one operator, and what its result is.
-
-    Args:
-        named: by the schema's names. values: of the tensors among them. symbols: of symbolic sizes.
-        keep: makes a tensor of a value that would be computed again and again.
-    """
-
-    def __init__(
-        self, node: Node, values: dict[Node, Value], symbols: dict[str, Any], keep: Callable[[Value], Value]
-    ) -> None:
-        self.node, self.named, self.keep = node, arguments(node), keep
-        self._values, self._symbols = values, symbols
-        result = node.meta["val"]
-        self.dtype = computed_in(DTYPES[result.dtype])
-        self.shape = tuple(self.size(each) for each in result.shape)
-
-    def __getitem__(self, name: str) -> Any:
-        return self.named[name]
-
-    def size(self, size: Any) -> Any:
-        """A size or a number of the graph as an expression."""
-        size = size.meta["val"] if isinstance(size, Node) else size
-        return compute(size, self._symbols) if isinstance(size, torch.SymInt) else size
-
-    def tensor(self, name: str) -> Value:
-        """An argument that is a tensor, in the dtype that is computed in."""
-        value = self._values[self.named[name]]
-        return value.cast(computed_in(value.dtype))
-
-    def operand(self, what: Any, dtype: str) -> Value:
-        """A tensor, a number or a size, in a dtype."""
-        if isinstance(what, Node) and what in self._values:
-            return self._values[what].cast(dtype)
-        plain = self.size(what)
-        if isinstance(plain, Expr):
-            return Value((), dtype, lambda _: convert(plain, dtype))
-        return Value((), dtype, lambda _: tirx.const(bool(plain) if dtype == "bool" else plain, dtype), 0)
-
-    def pointwise(self, function: Callable[..., Expr], *operands: Value, cost: int = 1, dtype: str = "") -> Value:
-        """A function of what stands at one index; if it costs more than 1 it may name its operands more than once."""
-
-        def read(index: Sequence[Any]) -> Expr:
-            given = [each.at(index) for each in operands]
-            return function(*given) if cost <= 1 else _named(function, given)
-
-        return Value(self.shape, dtype or self.dtype, read, cost + sum(each.cost for each in operands))
-
-
-def computed_in(dtype: str) -> str:
-    """The dtype that numbers of a dtype are computed in."""
-    return "float32" if dtype in HALVES else dtype
-
-
-def _named(function: Callable[..., Expr], given: Sequence[Expr]) -> Expr:
-    if not given:
-        return function()
-    return numerics.let(given[0], lambda first: _named(functools.partial(function, first), given[1:]))
-
-
-Converter = Callable[[Operands], Value]
-CONVERTERS: dict[OpOverload, Converter] = {}
-VIEWS = frozenset(
-    (
-        _aten.unsqueeze.default,
-        _aten.squeeze.dim,
-        _aten.expand.default,
-        _aten.slice.Tensor,
-        _aten.transpose.int,
-        _aten.permute.default,
-    )
-)
-"""Operators of the table that are views, too: they are generated only between others that are."""
-
-
-def _converts(*targets: OpOverload) -> Callable[[Converter], Converter]:
-    def add(converter: Converter) -> Converter:
-        CONVERTERS.update(dict.fromkeys(targets, converter))
-        return converter
-
-    return add
 
 
 @dataclass(frozen=True)
@@ -154,7 +70,7 @@ CONVERTERS.update(
 )
 
 
-@_converts(_aten.gelu.default)
+@converts(_aten.gelu.default)
 def _convert_gelu(o: Operands) -> Value:
     return o.pointwise(_gelu if o["approximate"] == "none" else _gelu_tanh, o.tensor("self"), cost=40)
 
@@ -210,7 +126,7 @@ def _logical(o: Operands, function: Callable[[Expr, Expr], Expr]) -> Value:
     return o.pointwise(function, *(o.tensor(name).cast("bool") for name in ("self", "other")))
 
 
-@_converts(_aten.add.Tensor, _aten.add.Scalar, _aten.sub.Tensor, _aten.sub.Scalar, _aten.rsub.Scalar)
+@converts(_aten.add.Tensor, _aten.add.Scalar, _aten.sub.Tensor, _aten.sub.Scalar, _aten.rsub.Scalar)
 def _convert_add(o: Operands) -> Value:
     a, b, alpha = (o.operand(o[name], o.dtype) for name in ("self", "other", "alpha"))
     if o["alpha"] != 1:
@@ -242,7 +158,7 @@ for _name, _function in (
     CONVERTERS[getattr(_aten, _name).Tensor] = CONVERTERS[getattr(_aten, _name).Scalar] = _compared(_function)
 
 
-@_converts(_aten.pow.Tensor_Scalar)
+@converts(_aten.pow.Tensor_Scalar)
 def _convert_pow(o: Operands) -> Value:
     exponent = o["exponent"]
     base = o.operand(o["self"], o.dtype)
@@ -257,19 +173,19 @@ def _convert_pow(o: Operands) -> Value:
     return o.pointwise(power, base, cost=4)
 
 
-@_converts(_aten.where.self, _aten.where.ScalarOther, _aten.where.ScalarSelf, _aten.where.Scalar)
+@converts(_aten.where.self, _aten.where.ScalarOther, _aten.where.ScalarSelf, _aten.where.Scalar)
 def _convert_where(o: Operands) -> Value:
     a, b = (o.operand(o[name], o.dtype) for name in ("self", "other"))
     return o.pointwise(tirx.Select, o.tensor("condition"), a, b)
 
 
-@_converts(_aten.masked_fill.Scalar, _aten.masked_fill.Tensor)
+@converts(_aten.masked_fill.Scalar, _aten.masked_fill.Tensor)
 def _convert_masked_fill(o: Operands) -> Value:
     value = o.operand(o["value"], o.dtype)
     return o.pointwise(tirx.Select, o.tensor("mask"), value, o.tensor("self"))
 
 
-@_converts(_aten.clamp.default, _aten.clamp_min.default)
+@converts(_aten.clamp.default, _aten.clamp_min.default)
 def _convert_clamp(o: Operands) -> Value:
     value = o.operand(o["self"], o.dtype)
     if o["min"] is not None:
@@ -300,9 +216,11 @@ CONVERTERS.update(
 )
 
 
-@_converts(_aten.arange.default, _aten.arange.start, _aten.arange.start_step)
+@converts(_aten.arange.default, _aten.arange.start, _aten.arange.start_step)
 def _convert_arange(o: Operands) -> Value:
-    start, step = (o.operand(o.named.get(name, default), o.dtype).read(()) for name, default in (("start", 0), ("step", 1)))
+    start, step = (
+        o.operand(o.named.get(name, default), o.dtype).read(()) for name, default in (("start", 0), ("step", 1))
+    )
     return Value(o.shape, o.dtype, lambda index: convert(index[0], o.dtype) * step + start)
 
 
@@ -314,13 +232,13 @@ def _moved(o: Operands, index_of: Callable[[Sequence[Any]], Sequence[Any]], name
     return Value(o.shape, o.dtype, lambda index: source.read(index_of(index)), source.cost)
 
 
-@_converts(_aten.unsqueeze.default)
+@converts(_aten.unsqueeze.default)
 def _convert_unsqueeze(o: Operands) -> Value:
     at = o["dim"] % len(o.shape)
     return _moved(o, lambda index: [*index[:at], *index[at + 1 :]])
 
 
-@_converts(_aten.squeeze.dim)
+@converts(_aten.squeeze.dim)
 def _convert_squeeze(o: Operands) -> Value:
     source = o.tensor("self")
     if len(source.shape) == len(o.shape):
@@ -329,13 +247,13 @@ def _convert_squeeze(o: Operands) -> Value:
     return _moved(o, lambda index: [*index[:at], 0, *index[at:]])
 
 
-@_converts(_aten.expand.default)
+@converts(_aten.expand.default)
 def _convert_expand(o: Operands) -> Value:
     source = o.tensor("self")
     return Value(o.shape, o.dtype, source.at, source.cost)
 
 
-@_converts(_aten.slice.Tensor)
+@converts(_aten.slice.Tensor)
 def _convert_slice(o: Operands) -> Value:
     at = o["dim"] % len(o.shape)
     length, start, step = o.tensor("self").shape[at], o.size(o["start"] or 0), o["step"]
@@ -343,7 +261,7 @@ def _convert_slice(o: Operands) -> Value:
     return _moved(o, lambda index: [*index[:at], index[at] * step + first, *index[at + 1 :]])
 
 
-@_converts(_aten.transpose.int)
+@converts(_aten.transpose.int)
 def _convert_transpose(o: Operands) -> Value:
     order = list(range(len(o.shape)))
     a, b = o["dim0"], o["dim1"]
@@ -351,12 +269,12 @@ def _convert_transpose(o: Operands) -> Value:
     return o.tensor("self").permuted(order)
 
 
-@_converts(_aten.permute.default)
+@converts(_aten.permute.default)
 def _convert_permute(o: Operands) -> Value:
     return o.tensor("self").permuted([axis % len(o.shape) for axis in o["dims"]])
 
 
-@_converts(_aten.cat.default)
+@converts(_aten.cat.default)
 def _convert_cat(o: Operands) -> Value:
     parts = [o.operand(each, o.dtype) for each in o["tensors"]]
     at = o["dim"] % len(o.shape)
@@ -372,93 +290,3 @@ def _convert_cat(o: Operands) -> Value:
         return result
 
     return Value(o.shape, o.dtype, read, 2 + sum(part.cost for part in parts))
-
-
-# Reductions, and what is made of them.
-
-
-def _sum(value: Value, axis: int) -> Value:
-    return reduce(value, axis, te.sum, lambda a, b: a + b)
-
-
-@_converts(_aten.sum.dim_IntList, _aten.mean.dim)
-def _convert_reduction(o: Operands) -> Value:
-    value = o.tensor("self").cast(o.dtype)
-    rank = len(value.shape)
-    axes = sorted({axis % rank for axis in o["dim"]} if o["dim"] else set(range(rank)))
-    count: Any = 1
-    for axis in reversed(axes):
-        count = count * value.shape[axis]
-        value = _sum(value, axis)
-    if o.node.target is _aten.mean.dim:
-        total, divisor = value, o.operand(count, o.dtype).read(()) if isinstance(count, int) else convert(count, o.dtype)
-        value = Value(total.shape, o.dtype, lambda index: total.read(index) / divisor, total.cost + 4)
-    if o["keepdim"]:
-        return value
-    kept = [axis for axis in range(rank) if axis not in axes]
-
-    def placed(index: Sequence[Any]) -> list[Any]:
-        places: list[Any] = [0] * rank
-        for axis, each in zip(kept, index, strict=True):
-            places[axis] = each
-        return places
-
-    whole = value
-    return Value(o.shape, o.dtype, lambda index: whole.read(placed(index)), whole.cost)
-
-
-@_converts(_aten.softmax.int, _aten._softmax.default, _aten._safe_softmax.default)
-def _convert_softmax(o: Operands) -> Value:
-    value, axis = o.tensor("self").cast(o.dtype), o["dim"]
-    highest = reduce(value, axis, te.max, tirx.max)
-    raised = Value(value.shape, o.dtype, lambda i: numerics.exp(value.read(i) - highest.at(i)), value.cost + 20)
-    kept = o.keep(raised)
-    total = _sum(kept, axis)
-    if o.node.target is _aten._safe_softmax.default:  # rows that see nothing are 0
-        lowest = tirx.const(-math.inf, o.dtype)
-        return o.pointwise(
-            lambda a, b, most: tirx.Select(tirx.EQ(most, lowest), number(0, a), a / b), kept, total, highest, cost=5
-        )
-    return o.pointwise(lambda a, b: a / b, kept, total, cost=4)
-
-
-@_converts(_aten.layer_norm.default)
-def _convert_layer_norm(o: Operands) -> Value:
-    x, count = o.keep(o.tensor("input")), o["normalized_shape"][0]
-    mean = _scaled(_sum(x, -1), 1 / count)
-    apart = Value(x.shape, o.dtype, lambda i: x.read(i) - mean.at(i), x.cost + 2)
-    spread = _inverse_root(o, _sum(_square(apart), -1), count, o["eps"])
-    result = o.pointwise(lambda a, b: a * b, apart, spread)
-    return _affine(o, result)
-
-
-@_converts(_aten.rms_norm.default)
-def _convert_rms_norm(o: Operands) -> Value:
-    x, count = o.keep(o.tensor("input")), o["normalized_shape"][0]
-    eps = o["eps"] if o["eps"] is not None else torch.finfo(o.node.meta["val"].dtype).eps
-    return _affine(o, o.pointwise(lambda a, b: a * b, x, _inverse_root(o, _sum(_square(x), -1), count, eps)))
-
-
-def _square(value: Value) -> Value:
-    return Value(value.shape, value.dtype, lambda i: numerics.let(value.read(i), lambda x: x * x), value.cost + 1)
-
-
-def _scaled(value: Value, factor: float) -> Value:
-    return Value(value.shape, value.dtype, lambda i: value.read(i) * tirx.const(factor, value.dtype), value.cost + 1)
-
-
-def _inverse_root(o: Operands, total: Value, count: int, eps: float) -> Value:
-    one = tirx.const(1.0, o.dtype)
-
-    def read(index: Sequence[Any]) -> Expr:
-        return one / tirx.sqrt(total.read(index) * tirx.const(1 / count, o.dtype) + tirx.const(eps, o.dtype))
-
-    return o.keep(Value(total.shape, o.dtype, read, 12))
-
-
-def _affine(o: Operands, value: Value) -> Value:
-    if o["weight"] is not None:
-        value = o.pointwise(lambda a, b: a * b, value, o.tensor("weight"))
-    if o.named.get("bias") is not None:
-        value = o.pointwise(lambda a, b: a + b, value, o.tensor("bias"))
-    return value

@@ -7,13 +7,15 @@ from typing import Any
 from torch.fx import Node
 from tvm import te, tirx
 
-from txgraph.backends.tvm.converters import CONVERTERS, Operands
+from txgraph.backends.tvm import converters, reductions
 from txgraph.backends.tvm.numerics import DTYPES
+from txgraph.backends.tvm.operands import CONVERTERS, Operands
 from txgraph.backends.tvm.regions import Region, can_be_read, has_plain_rows, is_contiguous, order_of
 from txgraph.backends.tvm.sizes import compute
 from txgraph.backends.tvm.values import Value, of_tensor
 from txgraph.ir import arguments, type_of
 
+FILLED_BY = (converters, reductions)  # the table
 CHEAP = 6  # instructions that are rather run twice than their result read from memory
 LARGEST = 200  # instructions that are read as one expression
 

@@ -50,7 +50,9 @@ class TvmBackend:
         for node in graph.nodes:
             tensor_type = type_of(node)
             if target.kind != "cpu" or (tensor_type is not None and tensor_type.device.type != "cpu"):
-                reasons.append(f"{describe(node)}: the tvm backend generates code for CPUs only, the target is {target}")
+                reasons.append(
+                    f"{describe(node)}: the tvm backend generates code for CPUs only, the target is {target}"
+                )
             without_kernel = unsupported_quantized(node, target)
             reasons += [without_kernel] if without_kernel else []
         return reasons

@@ -3,7 +3,8 @@
 Each is within a few units in the last place of float32; infinities and NaN come out as in torch.
 
 source: Cody and Waite 1980 (Software Manual for the Elementary Functions) for the reduction of exp's argument; the
-        coefficients were fitted at Chebyshev's nodes; erfc(x) = exp(-x^2) g(1 / (1 + x)) as in Shepherd and Laframboise 1981.
+        coefficients were fitted at Chebyshev's nodes; erfc(x) = exp(-x^2) g(1 / (1 + x)) as in Shepherd and
+        Laframboise 1981.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def let(value: Expr, body: Callable[[Expr], Expr]) -> Expr:
 
 
 def exp(x: Expr) -> Expr:
-    """e to the power of ``x``."""
+    """Euler's number to the power of ``x``."""
     return let(x, _exp) if dtype_of(x) == "float32" else tirx.exp(x)
 
 

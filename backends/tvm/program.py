@@ -136,6 +136,5 @@ def fallbacks_of(program: Graph) -> tuple[str, ...]:
             if not called and node.target.namespace != "txgraph":
                 found.setdefault(f"{op_name(node)} of {type_of(node)}".partition("[")[0], []).append(node)
     return tuple(
-        f"{what} is called one by one ({len(nodes)} of them): {describe(nodes[0])}"
-        for what, nodes in found.items()
+        f"{what} is called one by one ({len(nodes)} of them): {describe(nodes[0])}" for what, nodes in found.items()
     )

@@ -113,7 +113,5 @@ def reduce(value: Value, axis: int, combine: Callable[..., Any], merge: Callable
 def _over(value: Value, axis: int, shape: Sequence[Any], extent: Any, combine: Callable[..., Any]) -> Value:
     k = te.reduce_axis((0, extent), "k")
     kept = [size for at, size in enumerate(shape) if at != axis]
-    reduced = te.compute(
-        kept, lambda *i: combine(value.read([*i[:axis], k, *i[axis:]]), axis=k), name="reduced"
-    )
+    reduced = te.compute(kept, lambda *i: combine(value.read([*i[:axis], k, *i[axis:]]), axis=k), name="reduced")
     return Value(tuple(shape), value.dtype, lambda index: reduced(*index[:axis], *index[axis + 1 :]))
