@@ -9,17 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import tvm
 from torch._ops import OpOverload
 from torch.fx import Node
 from tvm import tirx
+from tvm.ir import Expr
 
 from txgraph.backends.tvm import numerics
 from txgraph.backends.tvm.numerics import DTYPES, number
 from txgraph.backends.tvm.operands import CONVERTERS, Converter, Operands, computed_in, converts
 from txgraph.backends.tvm.values import Value, convert
 
-Expr = tvm.ir.Expr
 _aten = torch.ops.aten
 
 

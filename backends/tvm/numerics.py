@@ -12,10 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-import tvm
 from tvm import tirx
-
-Expr = tvm.ir.Expr
+from tvm.ir import Expr
 
 _LOG2_E, _LN2_HIGH, _LN2_LOW = 1.4426950408889634, 0.693359375, -2.12194440e-4
 _EXP = (0.5, 0.16666576266288757, 0.04166646674275398, 0.008363179862499237, 0.0013933646259829402)

@@ -7,18 +7,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import tvm
 from torch._ops import OpOverload
 from torch.fx import Node
 from tvm import tirx
+from tvm.ir import Expr
 
 from txgraph.backends.tvm import numerics
 from txgraph.backends.tvm.numerics import DTYPES, HALVES
 from txgraph.backends.tvm.sizes import compute
 from txgraph.backends.tvm.values import Value, convert
 from txgraph.ir import arguments
-
-Expr = tvm.ir.Expr
 
 
 class Operands:

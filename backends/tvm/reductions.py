@@ -7,15 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import tvm
 from tvm import te, tirx
+from tvm.ir import Expr
 
 from txgraph.backends.tvm import numerics
 from txgraph.backends.tvm.numerics import number
 from txgraph.backends.tvm.operands import Operands, converts
 from txgraph.backends.tvm.values import Value, convert, reduce
 
-Expr = tvm.ir.Expr
 _aten = torch.ops.aten
 
 

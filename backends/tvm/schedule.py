@@ -77,4 +77,4 @@ def _vectorize(schedule: s_tir.Schedule, block: Any) -> None:
 
 
 def _is_lanes(schedule: s_tir.Schedule, block: Any) -> bool:
-    return schedule.get(block).name_hint.startswith(LANES_NAME)
+    return str(schedule.get(block).name_hint).startswith(LANES_NAME)

@@ -6,12 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import tvm
 from tvm import te, tirx
+from tvm.ir import Expr
 
 from txgraph.backends.tvm.numerics import number
 
-Expr = tvm.ir.Expr
 LANES = 32  # partial results of a reduction, side by side in a vector
 LANES_NAME = "lanes"
 
