@@ -64,7 +64,9 @@ CONVERTERS.update(
         _aten.log.default: _Unary(tirx.log, 50),
         _aten.logical_not.default: lambda o: o.pointwise(tirx.Not, o.tensor("self").cast("bool")),
         _aten.clone.default: _Unary(lambda x: x, 0),
-        _aten._to_copy.default: lambda o: o.tensor("self").cast(o.dtype),
+        **dict.fromkeys((_aten._to_copy.default, _aten.type_as.default), lambda o: o.tensor("self").cast(o.dtype)),
+        _aten.ceil.default: _Unary(tirx.ceil),
+        _aten.floor.default: _Unary(tirx.floor),
     }
 )
 
