@@ -37,6 +37,7 @@ class Compiled:
         frozen: names of the model's tensors whose values it holds, beside those that the graph holds.
         kernels: what one call launches, in that order.
         watched: as ``run``, and tells of each of the kernels.
+        fallbacks: operators that it does not know, and calls one by one, in words, for the report.
     """
 
     run: Callable[[Sequence[torch.Tensor]], Sequence[Any]]
@@ -48,6 +49,7 @@ class Compiled:
     frozen: frozenset[str] = frozenset()
     kernels: tuple[Kernel, ...] = ()
     watched: Callable[[Sequence[torch.Tensor], Watch], Sequence[Any]] | None = None
+    fallbacks: tuple[str, ...] = ()
 
 
 class Backend(Protocol):

@@ -8,10 +8,13 @@ from importlib.metadata import EntryPoint, entry_points
 from txgraph.backends.base import Backend
 from txgraph.backends.inductor import InductorBackend
 from txgraph.backends.reference import ReferenceBackend
+from txgraph.backends.tvm import TvmBackend
+from txgraph.backends.tvm.lower import MISSING, is_installed
 from txgraph.errors import BackendFailed
 
-_BUILT_IN: dict[str, type[InductorBackend] | type[ReferenceBackend]] = {
+_BUILT_IN: dict[str, type[InductorBackend] | type[ReferenceBackend] | type[TvmBackend]] = {
     "inductor": InductorBackend,
+    "tvm": TvmBackend,
     "reference": ReferenceBackend,
 }
 
@@ -31,6 +34,8 @@ def choose_backend(name: str) -> Backend:
                 "the inductor backend needs a C++ compiler and found none: install one (Debian, Ubuntu: "
                 '`apt-get install g++`), or use backend="reference", which runs without compiling'
             )
+        if wanted == "tvm" and not is_installed():
+            raise BackendFailed(MISSING)
         return _BUILT_IN[wanted]()
     backend: Backend = _plugins()[wanted].load()()
     return backend

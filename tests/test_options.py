@@ -71,11 +71,14 @@ def test_the_target_of_a_device() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"backend": "xla"}, ValueError, r"unknown backend 'xla': expected one of \['auto', 'inductor', 'reference'"),
+        (
+            {"backend": "xla"},
+            ValueError,
+            r"unknown backend 'xla': expected one of \['auto', 'inductor', 'tvm'",
+        ),
         ({"verify": "some"}, ValueError, r"unknown verify 'some': expected one of \('off', 'final', 'passes'"),
         ({"padding": "ones"}, ValueError, r'unknown padding \'ones\': expected "exact" or "zeros"'),
         ({"options": {"max_graph": 3, "a": 1}}, ValueError, r"unknown options \['a', 'max_graph'\]: expected some of"),
-        ({"backend": "tvm"}, NotImplementedError, r'backend="tvm" is not available yet; use backend="inductor"'),
         ({"budget": 0.01}, TypeError, r"budget must be a txgraph.Budget, got float"),
         ({"budget": txgraph.Budget(relative_error=0.1)}, ValueError, r"budget= is given without calibration="),
         ({"calibration": [(torch.ones(2, 4),)] * 2}, ValueError, r"calibration= is given without budget="),

@@ -104,7 +104,7 @@ class _Compilation:
                 seconds=self.clock.seconds(),
                 cached=str(folder),
             )
-            _tell(self.report, graph_report, kept.notes)
+            _tell(self.report, graph_report, kept.notes, compiled)
             state = ModelState(call.model, {name: kept.before.constants[name] for name in kept.frozen})
             before, after, out_spec = kept.before, kept.after, kept.out_spec
             return CompiledCall(
@@ -197,7 +197,7 @@ class _Compilation:
         )
         doubts = verifier.doubts(after) if spending is None else ()  # of rounding to few bits little is to be said
         notes = tuple(dict.fromkeys((*doubts, *context.advice)))
-        _tell(self.report, graph_report, notes)
+        _tell(self.report, graph_report, notes, compiled)
         state = ModelState(call.model, frozen_tensors(before, after, compiled))
         return CompiledCall(
             call.structure, guard, state, before, after, context, compiled, captured.out_spec, graph_report, notes
@@ -235,8 +235,9 @@ def _target(options: CompileOptions, model: nn.Module, backend: Backend) -> Targ
     return target
 
 
-def _tell(report: Report, graph_report: GraphReport, notes: Sequence[str]) -> None:
+def _tell(report: Report, graph_report: GraphReport, notes: Sequence[str], compiled: Compiled) -> None:
     report.graphs.append(graph_report)
+    report.fallbacks += [Fallback(f"backend {graph_report.backend}", reason) for reason in compiled.fallbacks]
     report.notes += [note for note in notes if note not in report.notes]
 
 

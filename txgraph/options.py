@@ -136,8 +136,7 @@ class CompileOptions:
         """Check the arguments of ``optimize``; nothing is silently ignored.
 
         Raises:
-            ValueError: a value that no version of txgraph accepts.
-            NotImplementedError: a value that is part of the interface but not built yet.
+            ValueError: a value that txgraph does not accept.
         """
         if padding not in ("exact", "zeros"):
             raise ValueError(f'unknown padding {padding!r}: expected "exact" or "zeros"')
@@ -150,8 +149,6 @@ class CompileOptions:
             raise ValueError(f"unknown verify {verify!r}: expected one of {get_args(VerifyLevel)}")
         if measure not in get_args(MeasureLevel):
             raise ValueError(f"unknown measure {measure!r}: expected one of {get_args(MeasureLevel)}")
-        if backend == "tvm":
-            raise NotImplementedError('backend="tvm" is not available yet; use backend="inductor"')
         if target is not None and not isinstance(target, Target | str):
             raise TypeError(f"target must be a str or txgraph.Target, not {type(target).__name__}")
         return cls(

@@ -30,7 +30,7 @@ PACKAGES = {
     "onnxscript": "`txgraph bench` against either of these",
     "tensorboard": "`to_tensorboard()`",
     "triton": "code for NVIDIA GPUs",
-    "apache-tvm": "the TVM backend, where it is available",
+    "apache-tvm": '`backend="tvm"`',
 }
 """Packages that txgraph itself does not need, and what they are for."""
 
