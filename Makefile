@@ -60,8 +60,8 @@ typecheck: $(WHEEL)/.ready ## mypy --strict on the built wheel
 contracts: $(WHEEL)/.ready ## import-linter on the built wheel
 	cd $(WHEEL) && $(BIN)/lint-imports --no-cache --config $(CURDIR)/pyproject.toml
 
-examples: $(READY) ## run every example and notebook, two at a time
-	@ls examples/*.py | xargs -P 2 -I{} sh -c 'said=$$($(BIN)/python {} 2>&1); code=$$?; printf "== %s\n%s\n" {} "$$said"; exit $$code'
+examples: $(READY) ## run every example and notebook, two at a time, each with one thread: threads of two wait for each other
+	@export OMP_NUM_THREADS=1; ls examples/*.py | xargs -P 2 -I{} sh -c 'said=$$($(BIN)/python {} 2>&1); code=$$?; printf "== %s\n%s\n" {} "$$said"; exit $$code'
 	$(BIN)/python scripts/run_notebooks.py
 
 docs: $(READY) site ## links, code blocks, doctests, the site, and whether what is generated is up to date

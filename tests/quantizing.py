@@ -9,7 +9,7 @@ import torch
 from torch.fx import Node
 
 from txgraph import Pass, PassContext, Rewrite
-from txgraph.backends.inductor.linears import Linears
+from txgraph.backends.calls.linears import Linears
 from txgraph.ir import Graph, GraphBuilder
 from txgraph.ir.quantized import quantize_weight, quantize_weight_grouped
 from txgraph.rewrite.base import replace

@@ -178,17 +178,6 @@ def compiled_graphs() -> Iterator[list[_CompiledGraph]]:
         yield found
 
 
-def onednn_linear() -> Callable[..., torch.Tensor] | None:
-    """OneDNN's linear with a fused activation, ``None`` where this torch is built without oneDNN.
-
-    Called as ``f(input, weight, bias, attr, scalars, algorithm)``.
-    """
-    if not torch.backends.mkldnn.is_available():
-        return None
-    operator: Callable[..., torch.Tensor] = torch.ops.mkldnn._linear_pointwise.default
-    return operator
-
-
 def flex_attention(
     module: torch.fx.GraphModule,
     query: Node,

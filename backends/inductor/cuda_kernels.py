@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch.fx import Node
 
-from txgraph.backends.inductor.linears import put
+from txgraph.backends.calls.linears import put
 from txgraph.backends.kernels.quantized import DEEPEST
 from txgraph.ir import Graph, GraphBuilder, arguments, type_of
 from txgraph.ir.activations import activate

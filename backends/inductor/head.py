@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch.fx import Node
 
-from txgraph.backends.inductor.eager import Eager
+from txgraph.backends.calls.eager import Eager
 from txgraph.ir import Graph, extract
 
 _DECIDES_SIZES = frozenset((torch.ops.txgraph.token_index.default,))

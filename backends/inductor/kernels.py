@@ -9,18 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from txgraph.backends.inductor.eager import Eager
+from txgraph.backends.calls.eager import Eager
 from txgraph.backends.inductor.generated import Generated
 from txgraph.backends.inductor.pieces import Piece
 from txgraph.ir import Graph, Kernel
 from txgraph.ir.kernel import KernelKind, kind_of_call, operator_path
 from txgraph.ir.node import COMPUTES
-
-
-def compute_themselves(graph: Graph) -> None:
-    """Write down in each operator node that it is in its own place."""
-    for node in graph.calls():
-        node.meta[COMPUTES] = (node.name,)
 
 
 def kernels_of(

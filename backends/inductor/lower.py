@@ -11,28 +11,30 @@ import torch
 from torch.fx import Node
 
 from txgraph.backends.base import Compiled
+from txgraph.backends.calls.attention import choose_attention
+from txgraph.backends.calls.eager import Eager
+from txgraph.backends.calls.gemm import choose_gemms, fused_activations
+from txgraph.backends.calls.linears import join_linears
+from txgraph.backends.calls.quantized import is_quantized, lower_quantized, unsupported_quantized
 from txgraph.backends.inductor.adapter import artifact_bytes, check_settings, compile_graph, load_artifact, settings
-from txgraph.backends.inductor.attention import choose_attention
 from txgraph.backends.inductor.cuda_adapter import compile_for, cuda_device, missing
 from txgraph.backends.inductor.cuda_attention import choose_cuda_attention
 from txgraph.backends.inductor.cuda_kernels import lower_for_cuda
 from txgraph.backends.inductor.devices import move
-from txgraph.backends.inductor.eager import Eager, not_worth_compiling
-from txgraph.backends.inductor.gemm import choose_gemms, fused_activations
 from txgraph.backends.inductor.generated import Generated, Launch
 from txgraph.backends.inductor.gpus import GPUS, absent_gpu
 from txgraph.backends.inductor.head import cut_head
-from txgraph.backends.inductor.kernels import compute_themselves, kernels_of
-from txgraph.backends.inductor.linears import join_linears
+from txgraph.backends.inductor.kernels import kernels_of
 from txgraph.backends.inductor.mutations import write_in_place, written_in_place
 from txgraph.backends.inductor.pieces import layers
 from txgraph.backends.inductor.program import Plan, Program, constant_nodes
-from txgraph.backends.inductor.quantized import is_quantized, lower_quantized, unsupported_quantized
 from txgraph.backends.inductor.softcap import inline_softcap, softcap_to_flex
+from txgraph.backends.inductor.worth import not_worth_compiling
 from txgraph.backends.kernels.build import start, wait
 from txgraph.errors import BackendFailed
 from txgraph.ir import Graph, GraphBuilder, Kernel, arguments, describe, type_of
 from txgraph.ir.activations import activate
+from txgraph.ir.kernel import compute_themselves
 from txgraph.options import BackendOptions, Target
 from txgraph.progress import say, track
 

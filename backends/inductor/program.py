@@ -10,7 +10,7 @@ import torch
 from torch.fx import Node
 
 from txgraph.backends.base import Watch
-from txgraph.backends.inductor.eager import Eager
+from txgraph.backends.calls.eager import Eager
 from txgraph.backends.inductor.generated import Generated
 from txgraph.backends.inductor.pieces import Piece
 from txgraph.ir import Graph

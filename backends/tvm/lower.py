@@ -11,17 +11,17 @@ from typing import Any
 import torch
 
 from txgraph.backends.base import Compiled, Watch
-from txgraph.backends.inductor.attention import choose_attention
-from txgraph.backends.inductor.eager import Eager
-from txgraph.backends.inductor.gemm import choose_gemms, fused_activations
-from txgraph.backends.inductor.kernels import compute_themselves
-from txgraph.backends.inductor.quantized import is_quantized, lower_quantized, unsupported_quantized
+from txgraph.backends.calls.attention import choose_attention
+from txgraph.backends.calls.eager import Eager
+from txgraph.backends.calls.gemm import choose_gemms, fused_activations
+from txgraph.backends.calls.quantized import is_quantized, lower_quantized, unsupported_quantized
 from txgraph.backends.kernels.build import start, wait
 from txgraph.backends.tvm.library import load_functions
 from txgraph.backends.tvm.program import constants_of, fallbacks_of, kernels_of, program_of
 from txgraph.backends.tvm.regions import Region
 from txgraph.errors import BackendFailed
 from txgraph.ir import Graph, describe, type_of
+from txgraph.ir.kernel import compute_themselves
 from txgraph.options import BackendOptions, Target
 from txgraph.progress import say
 

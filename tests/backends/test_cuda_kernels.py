@@ -10,10 +10,10 @@ from torch import nn
 from torch.export import Dim
 
 import txgraph
+from tests.backends.calls.test_quantized import assert_near
 from tests.backends.cuda_models import bert
 from tests.backends.test_cuda import compiled, pytestmark
 from tests.backends.test_cuda_numbers import interpreted
-from tests.backends.test_quantized import assert_near
 from tests.helpers import normal
 from tests.quantizing import QuantizeLinears
 from tests.small import apply, graph_of, traced

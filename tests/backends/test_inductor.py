@@ -12,8 +12,10 @@ from torch.export import Dim
 
 import txgraph
 from tests.small import MLP, assert_as_eager, traced
-from txgraph.backends.inductor import InductorBackend, gemm
-from txgraph.backends.inductor.adapter import compile_graph, onednn_linear
+from txgraph.backends.calls import gemm
+from txgraph.backends.calls.onednn import onednn_linear
+from txgraph.backends.inductor import InductorBackend
+from txgraph.backends.inductor.adapter import compile_graph
 from txgraph.backends.inductor.generated import Generated
 from txgraph.ir.ops import ACTIVATIONS
 from txgraph.options import BackendOptions, Target

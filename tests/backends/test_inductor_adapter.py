@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
 import torch
@@ -66,20 +66,6 @@ def test_compiled_functions_are_stored() -> None:
     function._artifacts = None  # type: ignore[attr-defined]
     with pytest.raises(RuntimeError, match="no artifact"):
         adapter.artifact_bytes(function)
-
-
-@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch is built without oneDNN")
-def test_onednn_linear_has_its_schema() -> None:
-    operator: Any = adapter.onednn_linear()
-    assert str(operator._schema) == (
-        "mkldnn::_linear_pointwise(Tensor X, Tensor W, Tensor? B, str attr, Scalar?[] scalars, str? algorithm)"
-        " -> Tensor Y"
-    )
-
-
-def test_without_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    assert adapter.onednn_linear() is None
 
 
 def test_flex_attention_takes_what_the_adapter_gives() -> None:

@@ -146,7 +146,7 @@ def test_unknown_passes_are_named_with_the_known_ones() -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--backend", "gcc"], "unknown backend 'gcc': expected one of auto, inductor, reference"),
+        (["--backend", "gcc"], "unknown backend 'gcc': expected one of auto, inductor, tvm, reference"),
         (["fuse-gelu", "--all"], "give names of passes or --all, not both"),
         (["--batch", "0"], "Invalid value for '--batch': "),
         (["--length", "many"], "Invalid value for '--length': "),

@@ -10,7 +10,7 @@ from torch._ops import OpOverload
 from torch.fx import Node
 
 from txgraph.ir.graph import Graph
-from txgraph.ir.node import GETITEM, is_symbolic, packet_of
+from txgraph.ir.node import COMPUTES, GETITEM, is_symbolic, packet_of
 
 KernelKind = Literal["generated", "library", "txgraph", "interpreted"]
 
@@ -38,6 +38,12 @@ class Kernel:
     code: str = ""
     ptx: str = field(default="", repr=False)
     cubin: bytes = field(default=b"", repr=False)
+
+
+def compute_themselves(graph: Graph) -> None:
+    """Write down in each operator node that it is in its own place."""
+    for node in graph.calls():
+        node.meta[COMPUTES] = (node.name,)
 
 
 def operator_path(node: Node) -> str:

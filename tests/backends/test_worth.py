@@ -6,17 +6,16 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 from transformers import BertConfig, BertModel
 
 import txgraph
 from tests.helpers import normal
-from tests.small import graph_of, traced
-from txgraph.backends.inductor import eager
-from txgraph.backends.inductor.eager import Eager, not_worth_compiling
+from tests.small import graph_of
+from txgraph.backends.calls.eager import Eager
+from txgraph.backends.inductor import worth
 from txgraph.backends.inductor.pieces import layers, whole
-from txgraph.cache.adapter import dumps, loads
+from txgraph.backends.inductor.worth import not_worth_compiling
 from txgraph.options import Target
 from txgraph.verify import check_gates
 
@@ -56,7 +55,7 @@ def test_all_together_lose_little(monkeypatch: pytest.MonkeyPatch) -> None:
     pieces = layers(graph, CPU, wanted=True)
     chosen = []
     for loss in (0.0, 0.05, 10.0):
-        monkeypatch.setattr(eager, "LARGEST_LOSS", loss)
+        monkeypatch.setattr(worth, "LARGEST_LOSS", loss)
         chosen.append(not_worth_compiling(graph, pieces, CPU))
     assert chosen[0] == frozenset()
     assert chosen[0] <= chosen[1] <= chosen[2]
@@ -66,7 +65,7 @@ def test_all_together_lose_little(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """All that is no layer is small. Gives the pieces that were run so."""
-    monkeypatch.setattr(eager, "LARGEST_LOSS", 10.0)
+    monkeypatch.setattr(worth, "LARGEST_LOSS", 10.0)
     run: list[Any] = []
     original = Eager.__call__
     monkeypatch.setattr(Eager, "__call__", lambda self, *tensors: run.append(self) or original(self, *tensors))
@@ -97,20 +96,3 @@ def test_dynamic_sizes(small: list[Any]) -> None:
         torch.testing.assert_close(fast(x)[1], model(x)[1])
     assert len(fast.report.graphs) == 2
     assert small
-
-
-def test_it_can_be_kept() -> None:
-    graph = traced(lambda x, w: F.linear(x, w).tanh(), normal(2, 8), w=normal(4, 8))
-    weight = graph.constants["w"]
-    function = Eager(graph)
-    (before,) = function(normal(2, 8))
-    assert function.source
-    again = loads(dumps(function, lambda tensor: "w"), lambda place: weight)
-    assert isinstance(again, Eager)
-    assert torch.equal(again(normal(2, 8))[0], before)
-
-
-def test_autocast_does_not_act_on_it() -> None:
-    function = Eager(traced(lambda x, w: F.linear(x, w), normal(2, 8), w=normal(4, 8)))
-    with torch.autocast("cpu", torch.bfloat16):
-        assert function(normal(2, 8))[0].dtype is torch.float32

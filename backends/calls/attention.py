@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch.fx import Node
 
-from txgraph.backends.inductor.fastest import fastest
+from txgraph.backends.calls.fastest import fastest
 from txgraph.backends.kernels.attention import attention_native
 from txgraph.ir import Graph, GraphBuilder, arguments, type_of
 from txgraph.ir.node import same_size

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from tests.small import MLP, find, graph_of, traced
-from txgraph.backends.inductor import gemm
-from txgraph.backends.inductor.adapter import onednn_linear
+from txgraph.backends.calls import gemm
+from txgraph.backends.calls.onednn import onednn_linear
 from txgraph.ir import Graph, GraphBuilder, check_spec, interpret
 from txgraph.verify import check_gates
 

@@ -13,7 +13,7 @@ import operator
 import torch
 from torch.fx import Node
 
-from txgraph.backends.inductor.linears import put
+from txgraph.backends.calls.linears import put
 from txgraph.backends.kernels.linear import ACTIVATIONS
 from txgraph.backends.kernels.quantized import DEEPEST
 from txgraph.ir import Graph, GraphBuilder, arguments, describe, op_name, type_of

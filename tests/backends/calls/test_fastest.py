@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from txgraph.backends.inductor import fastest as module
-from txgraph.backends.inductor.fastest import fastest
+from txgraph.backends.calls import fastest as module
+from txgraph.backends.calls.fastest import fastest
 from txgraph.cost import CoreClock
 
 

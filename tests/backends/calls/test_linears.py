@@ -10,8 +10,8 @@ from torch import nn
 import txgraph
 from tests.helpers import normal
 from tests.small import bits, find, module, traced
-from txgraph.backends.inductor import linears
-from txgraph.backends.inductor.linears import join_linears
+from txgraph.backends.calls import linears
+from txgraph.backends.calls.linears import join_linears
 from txgraph.ir import Graph, GraphBuilder, arguments, check_spec, interpret
 from txgraph.ir.linears import Linears
 

@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from torch._ops import OpOverload
 from torch.fx import Node
 
-from txgraph.backends.inductor.adapter import onednn_linear
-from txgraph.backends.inductor.fastest import fastest
-from txgraph.backends.inductor.linears import put
+from txgraph.backends.calls.fastest import fastest
+from txgraph.backends.calls.linears import put
+from txgraph.backends.calls.onednn import onednn_linear
 from txgraph.backends.kernels.linear import ACTIVATIONS as NATIVE_ACTIVATIONS
 from txgraph.backends.kernels.linear import linears_native
 from txgraph.ir import Graph, GraphBuilder, type_of

@@ -14,7 +14,7 @@ import txgraph
 from tests.helpers import normal
 from tests.padded import RIGHT, Encoder, assert_close, ids, keys, mean
 from tests.small import graph_of, traced
-from txgraph.backends.inductor import attention
+from txgraph.backends.calls import attention
 from txgraph.ir import check_spec, interpret
 
 NATIVE, TORCH = "txgraph::attention_native", "scaled_dot_product_attention"
