@@ -39,7 +39,8 @@ This page is generated from `benchmarks/results/` by `python -m benchmarks.page`
   round.
 - *Best peer* is the fastest competitor that is not txgraph and not wrong; eager is one of them.
 - *Error* is the largest difference to eager, relative to eager's largest value; *to float64* is the difference to
-  eager in float64, which eager itself has, too. A competitor is wrong where its error is over the row's tolerance.
+  eager in float64, which eager itself has, too, and *by norm* the norm of that difference over the norm of the output,
+  which is what a budget bounds. A competitor is wrong where its error is over the row's tolerance.
 - On padded rows all competitors are judged at valid positions only. `txgraph-zeros` is `padding="zeros"`: it promises
   zeros at masked positions, and breaks its promise where there is anything else. The others promise eager's values
   everywhere; where they differ at masked positions, a note says so.
@@ -94,11 +95,12 @@ def with_speed(readme: str, results: Mapping[str, dict[str, Any]]) -> str:
 
 
 def _section(suite: Suite, result: dict[str, Any]) -> str:
+    compares_ours = any("txgraph" in row.get("competitors", ()) for row in result["rows"])
     lines = [
         f"## {suite.title}\n",
         f"{_where(result)} ([all times](../benchmarks/results/{suite.name}.json)).\n",
         f"![Times faster than eager, on each row](../benchmarks/results/{suite.name}.svg)\n",
-        _overview(result),
+        *([_overview(result)] if compares_ours else []),
         _summary(result),
     ]
     return "\n".join([*lines, *(_row(row) for row in result["rows"])])
@@ -154,6 +156,7 @@ def _row(row: dict[str, Any]) -> str:
         "times best peer",
         "error",
         "to float64",
+        "by norm",
         "cold s",
         "peak MB",
         "held MB",
@@ -175,13 +178,15 @@ def _row(row: dict[str, Any]) -> str:
 
 def _cells(entry: dict[str, Any], row: dict[str, Any]) -> Iterator[str]:
     if entry["failed"]:
-        yield from ("failed", *[""] * (8 if row["new_tokens"] else 7))
+        yield from ("failed", *[""] * (9 if row["new_tokens"] else 8))
         return
     yield _ms(entry).removesuffix(" ms")
     yield from (_ratio(entry, baseline) for baseline in ("eager", "best peer"))
     yield "wrong" if entry["error"]["wrong"] else f"{entry['error']['relative']:.1e}"
     exact = entry["error_against_float64"]["relative"]
     yield "" if exact is None else f"{exact:.1e}"
+    norm = entry["error_against_float64"].get("norm")  # older results have none
+    yield "" if norm is None else f"{norm:.1e}"
     yield f"{entry['cold_seconds']:.1f}"
     yield f"{entry['rss_bytes']['end'] / MB:.0f}"
     held = entry["rss_bytes"]["held_end"]

@@ -21,6 +21,7 @@ _HEADINGS = (
     "largest\nerror",
     "relative\nerror",
     "error to\nfloat64",
+    "by\nnorm",
     "cold\ns",
     "peak\nMB",
     "held\nMB",
@@ -71,8 +72,8 @@ def print_summary(result: dict[str, Any], console: Console) -> None:
         )
 
 
-def _size(error: dict[str, Any]) -> str:
-    return "" if error["relative"] is None else f"{error['relative']:.1e}"
+def _size(error: dict[str, Any], measure: str = "relative") -> str:
+    return "" if error[measure] is None else f"{error[measure]:.1e}"
 
 
 def _cells(entry: dict[str, Any]) -> list[str]:
@@ -86,6 +87,7 @@ def _cells(entry: dict[str, Any]) -> list[str]:
         *(_ratio(entry, baseline) for baseline in ("eager", "torch.compile", "best peer")),
         *(f"[{color}]{size}[/{color}]" for size in sizes),
         _size(entry["error_against_float64"]),
+        _size(entry["error_against_float64"], "norm"),
         f"{entry['cold_seconds']:.1f}",
         f"{memory['end'] / MB:.0f}",
         "" if memory["held_end"] is None else f"{memory['held_end'] / MB:.0f}",

@@ -36,7 +36,7 @@ def test_one_bad_competitor_does_not_end_the_row() -> None:
     names = ["Arrays", "Raises", "Dies", "WrongLater"]
     row = compare_row(ROW, tiny(*names), QUICK)
     entries = row["competitors"]
-    assert entries["arrays"]["error"] == {"max_abs": 0.0, "relative": 0.0, "wrong": ""}
+    assert entries["arrays"]["error"] == {"max_abs": 0.0, "relative": 0.0, "norm": 0.0, "wrong": ""}
     assert entries["raises"]["failed"] == "RuntimeError: no such kernel"
     assert entries["dies"]["failed"].startswith("the process ended with code 3")
     assert "is over" in entries["wrong later"]["error"]["wrong"]
@@ -97,6 +97,15 @@ def test_competitor_that_takes_too_long_is_ended() -> None:
 def test_outputs_are_judged(outputs: list[torch.Tensor], wrong: str) -> None:
     error = compare_outputs(outputs, [torch.tensor([1.0, 2.0])], tolerance=1e-4)
     assert re.search(wrong, error["wrong"])
+
+
+def test_errors_by_norm() -> None:
+    """One of a hundred is off by half: by the largest that is much, by norm a twentieth of it."""
+    exact = torch.ones(100)
+    found = exact.clone()
+    found[3] = 1.5
+    error = compare_outputs([found, exact], [exact, exact], tolerance=1.0)
+    assert error == {"max_abs": 0.5, "relative": 0.5, "norm": pytest.approx(0.05), "wrong": ""}
 
 
 def test_integers_are_equal_or_not() -> None:

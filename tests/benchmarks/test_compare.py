@@ -52,7 +52,7 @@ def test_competitors_take_turns(result: dict[str, Any]) -> None:
 def test_entry_of_a_competitor(result: dict[str, Any]) -> None:
     entry = result["rows"][0]["competitors"]["eager"]
     assert entry["failed"] == ""
-    assert entry["error"] == {"max_abs": 0.0, "relative": 0.0, "wrong": ""}
+    assert entry["error"] == {"max_abs": 0.0, "relative": 0.0, "norm": 0.0, "wrong": ""}
     assert entry["cold_seconds"] == pytest.approx(entry["build_seconds"] + entry["first_call_seconds"])
     assert entry["min_seconds"] <= entry["median_seconds"]
     memory = entry["rss_bytes"]

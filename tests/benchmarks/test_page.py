@@ -27,7 +27,7 @@ def entry(name: str) -> dict[str, Any]:
         "cold_seconds": 12.5,
         "rss_bytes": {"after_compile": 8e8, "end": 9e8, "held_end": 7e8},
         "error": {"max_abs": 1e-6, "relative": 2e-6, "wrong": wrong},
-        "error_against_float64": {"max_abs": 1e-6, "relative": 3e-6, "wrong": ""},
+        "error_against_float64": {"max_abs": 1e-6, "relative": 3e-6, "norm": 4e-6, "wrong": ""},
         "details": {},
     }
 
@@ -95,10 +95,10 @@ def test_page_has_every_row_and_competitor(result: dict[str, Any]) -> None:
         "| padded | 400.0 ms | 200.0 ms (openvino) | 100.0 ms | 4.00 | 2.00 | 50.0 ms, 4.00 times best peer |" in text
     )
     assert "| lost | failed |  |  |  |  |  |" in text
-    assert "| txgraph | 100.0 | 4.00 | 2.00 | 2.0e-06 | 3.0e-06 | 12.5 | 900 | 700 |\n" in text
-    assert "| txgraph | 100.0 | 4.00 | 2.00 | 2.0e-06 | 3.0e-06 | 12.5 | 900 | 700 | 80.0 |\n" in text
+    assert "| txgraph | 100.0 | 4.00 | 2.00 | 2.0e-06 | 3.0e-06 | 4.0e-06 | 12.5 | 900 | 700 |\n" in text
+    assert "| txgraph | 100.0 | 4.00 | 2.00 | 2.0e-06 | 3.0e-06 | 4.0e-06 | 12.5 | 900 | 700 | 80.0 |\n" in text
     assert "- absent failed: PackageMissing: absent is not installed\n" in text
-    assert "| wrong | wrong |  |  | wrong | 3.0e-06 | 12.5 | 900 | 700 |\n" in text
+    assert "| wrong | wrong |  |  | wrong | 3.0e-06 | 4.0e-06 | 12.5 | 900 | 700 |\n" in text
     assert "txgraph: 4.00 times as fast as eager, 2.00 times as fast as the best peer" in text
     assert "50% of the positions are valid. Errors are judged at valid positions." in text
     assert "No results of `--suite cuda` are here yet." in text

@@ -18,6 +18,7 @@ def compare_outputs(
 
     Returns:
         ``max_abs``: largest difference; ``relative``: the same in units of eager's largest value of that output;
+        ``norm``: ``||y - y'|| / ||y||``, what budgets bound;
         ``wrong``: why the outputs are not eager's, empty when they are within ``tolerance`` (relative).
         Both errors are ``None`` where the outputs cannot be compared.
     """
@@ -25,17 +26,19 @@ def compare_outputs(
         result, eager = select_valid(result, valid), select_valid(eager, valid)
     wrong = _difference_in_kind(result, eager)
     if wrong:
-        return {"max_abs": None, "relative": None, "wrong": wrong}
-    max_abs, relative = 0.0, 0.0
+        return {"max_abs": None, "relative": None, "norm": None, "wrong": wrong}
+    max_abs, relative, norm = 0.0, 0.0, 0.0
     for ours, theirs in zip(result, eager, strict=True):
         if theirs.numel():
             error = float((ours.double() - theirs.double()).abs().max())
             scale = float(theirs.double().abs().max())
             max_abs = max(max_abs, error)
             relative = max(relative, error / scale if scale else error)
+            size, distance = float(theirs.double().norm()), float((ours.double() - theirs.double()).norm())
+            norm = max(norm, distance / size if size else distance)
     if relative > tolerance:
         wrong = f"relative error {relative:.1e} is over {tolerance:.0e}"
-    return {"max_abs": max_abs, "relative": relative, "wrong": wrong}
+    return {"max_abs": max_abs, "relative": relative, "norm": norm, "wrong": wrong}
 
 
 def select_valid(outputs: Sequence[torch.Tensor], valid: torch.Tensor) -> list[torch.Tensor]:
