@@ -11,7 +11,9 @@ DOCS   := $(VENV)/.ready-docs
 WHEEL   := build/wheel
 SOURCES := $(shell find txgraph passes backends -not -path '*__pycache__*' \( -type d -o -type f \))
 
-.PHONY: help demo test lint format typecheck contracts examples docs site serve gallery check bench bench-cpu bench-cuda gpu gpu-packages clean .venv
+EXAMPLES := $(patsubst examples/%,run-%,$(wildcard examples/*.py))
+
+.PHONY: $(EXAMPLES) run-notebooks help demo test lint format typecheck contracts examples docs site serve gallery check bench bench-cpu bench-cuda gpu gpu-packages clean .venv
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -60,9 +62,14 @@ typecheck: $(WHEEL)/.ready ## mypy --strict on the built wheel
 contracts: $(WHEEL)/.ready ## import-linter on the built wheel
 	cd $(WHEEL) && $(BIN)/lint-imports --no-cache --config $(CURDIR)/pyproject.toml
 
-examples: $(READY) ## run every example and notebook, two at a time, each with one thread: threads of two wait for each other
-	@export OMP_NUM_THREADS=1; ls examples/*.py | xargs -P 2 -I{} sh -c 'said=$$($(BIN)/python {} 2>&1); code=$$?; printf "== %s\n%s\n" {} "$$said"; exit $$code'
-	$(BIN)/python scripts/run_notebooks.py
+examples: $(EXAMPLES) run-notebooks ## run every example and notebook (-j2: two at a time)
+
+# One thread each: threads of two at a time would wait for each other.
+$(EXAMPLES): run-%: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python examples/$*
+
+run-notebooks: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/run_notebooks.py
 
 docs: $(READY) site ## links, code blocks, doctests, the site, and whether what is generated is up to date
 	$(BIN)/python scripts/generate_pass_docs.py --check

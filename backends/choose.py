@@ -6,16 +6,13 @@ import shutil
 from importlib.metadata import EntryPoint, entry_points
 
 from txgraph.backends.base import Backend
-from txgraph.backends.inductor import InductorBackend
-from txgraph.backends.reference import ReferenceBackend
-from txgraph.backends.tvm import TvmBackend
-from txgraph.backends.tvm.lower import MISSING, is_installed
 from txgraph.errors import BackendFailed
 
-_BUILT_IN: dict[str, type[InductorBackend] | type[ReferenceBackend] | type[TvmBackend]] = {
-    "inductor": InductorBackend,
-    "tvm": TvmBackend,
-    "reference": ReferenceBackend,
+_GROUP = "txgraph.backends"
+_BUILT_IN = {  # named, not imported: importing Inductor takes as long as importing all of txgraph
+    "inductor": "txgraph.backends.inductor:InductorBackend",
+    "tvm": "txgraph.backends.tvm:TvmBackend",
+    "reference": "txgraph.backends.reference:ReferenceBackend",
 }
 
 
@@ -28,26 +25,32 @@ def choose_backend(name: str) -> Backend:
         BackendFailed: it needs something that is not installed; says what and how to get it.
     """
     wanted = "inductor" if name == "auto" else name
-    if wanted in _BUILT_IN:
-        if wanted == "inductor" and not _has_compiler():
-            raise BackendFailed(
-                "the inductor backend needs a C++ compiler and found none: install one (Debian, Ubuntu: "
-                '`apt-get install g++`), or use backend="reference", which runs without compiling'
-            )
-        if wanted == "tvm" and not is_installed():
-            raise BackendFailed(MISSING)
-        return _BUILT_IN[wanted]()
-    backend: Backend = _plugins()[wanted].load()()
+    if wanted == "inductor" and not _has_compiler():
+        raise BackendFailed(
+            "the inductor backend needs a C++ compiler and found none: install one (Debian, Ubuntu: "
+            '`apt-get install g++`), or use backend="reference", which runs without compiling'
+        )
+    if wanted == "tvm":
+        _check_tvm()
+    backend: Backend = _all()[wanted].load()()
     return backend
 
 
 def backend_names() -> list[str]:
     """Everything that ``optimize(backend=...)`` takes here."""
-    return ["auto", *_BUILT_IN, *sorted(_plugins())]
+    return ["auto", *_all()]
 
 
-def _plugins() -> dict[str, EntryPoint]:
-    return {p.name: p for p in entry_points(group="txgraph.backends")}
+def _all() -> dict[str, EntryPoint]:
+    own = [EntryPoint(name, path, _GROUP) for name, path in _BUILT_IN.items()]
+    return {each.name: each for each in (*sorted(entry_points(group=_GROUP), key=lambda p: p.name), *own)}
+
+
+def _check_tvm() -> None:
+    from txgraph.backends.tvm.lower import MISSING, is_installed
+
+    if not is_installed():
+        raise BackendFailed(MISSING)
 
 
 def _has_compiler() -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -38,3 +40,11 @@ def test_types_are_published() -> None:
 def test_sources_of_kernels_are_published() -> None:
     kinds = {path.suffix for path in (FOLDERS["txgraph.backends"] / "kernels").iterdir() if path.is_file()} - {".py"}
     assert SETUPTOOLS["package-data"]["txgraph.backends.kernels"] == sorted(f"*{kind}" for kind in kinds)
+
+
+def test_importing_txgraph_does_not_import_compilers() -> None:
+    """They take as long as torch itself, and what they are needed for may never come."""
+    heavy = ["torch._dynamo", "torch._inductor", "tvm", "transformers"]
+    code = f"import sys, txgraph, txgraph.cli.app; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -63,6 +63,7 @@ class UnderBudget(ours.Txgraph):
 
     limit = 0.0
     dense = True
+    search_seconds = Budget(relative_error=1.0).seconds
 
     def build(self, model: nn.Module, inputs: Mapping[str, Any]) -> Run:
         passes = for_every_call(default_pipeline()) if self.dense else default_pipeline()

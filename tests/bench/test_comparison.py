@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -32,9 +33,19 @@ def tiny(*names: str) -> dict[str, str]:
     return {name: f"{HERE}:{name}" for name in names}
 
 
-def test_one_bad_competitor_does_not_end_the_row() -> None:
+def test_one_bad_competitor_does_not_end_the_row(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["Arrays", "Raises", "Dies", "WrongLater"]
+    limits: dict[str, float] = {}
+    ask = Worker.ask
+
+    def watched(worker: Worker, command: str, limit: float = math.inf, **arguments: Any) -> dict[str, Any]:
+        if command == "build":
+            limits[worker.name] = limit
+        return ask(worker, command, limit, **arguments)
+
+    monkeypatch.setattr(Worker, "ask", watched)
     row = compare_row(ROW, tiny(*names), QUICK)
+    assert limits == {"Arrays": QUICK.cold_limit + 7, **dict.fromkeys(names[1:], QUICK.cold_limit)}
     entries = row["competitors"]
     assert entries["arrays"]["error"] == {"max_abs": 0.0, "relative": 0.0, "norm": 0.0, "wrong": ""}
     assert entries["raises"]["failed"] == "RuntimeError: no such kernel"

@@ -85,6 +85,7 @@ class Arrays(Competitor):
     """Gives NumPy arrays, as runtimes outside torch do."""
 
     name = "arrays"
+    search_seconds = 7.0
 
     def build(self, model: nn.Module, inputs: Mapping[str, Any]) -> Run:
         return lambda inputs: [model(**inputs).numpy()]

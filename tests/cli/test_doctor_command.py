@@ -54,7 +54,7 @@ def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(name: str) -> None:
         raise RuntimeError("No working C++ compiler found\nin many places")
 
-    monkeypatch.setattr(doctor, "load", load)
+    monkeypatch.setattr("txgraph.backends.kernels.build.load", load)
     result = run()
     assert result.exit_code == 1
     (line,) = [line for line in result.stdout.splitlines() if line.startswith("C++ compiler")]

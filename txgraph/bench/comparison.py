@@ -26,7 +26,8 @@ class Settings:
         rounds: turns of each competitor. threads: of each competitor.
         turn_seconds: a turn times calls until this has passed, and one at least.
         warm_up_calls: timed by no one, after the first call.
-        cold_limit: seconds after which a competitor that compiles, or has not answered otherwise, has failed.
+        cold_limit: seconds after which a competitor that compiles, or has not answered otherwise, has failed. One that
+            searches has its :attr:`Competitor.search_seconds` besides.
     """
 
     rounds: int = 15
@@ -130,13 +131,14 @@ def _hello(worker: Worker, settings: Settings) -> tuple[str, dict[str, Any]]:
         facts = worker.answer(settings.cold_limit)
     except WorkerFailed as error:
         return worker.name, {"failed": str(error)}
-    return facts["competitor"], {"failed": "", "promises_zeros": facts["promises_zeros"]}
+    told = {key: facts[key] for key in ("promises_zeros", "search_seconds")}
+    return facts["competitor"], {"failed": "", **told}
 
 
 def _start(worker: Worker, entry: dict[str, Any], judge: _Judge, settings: Settings) -> None:
     """Compile, call once and judge the outputs."""
     try:
-        built = worker.ask("build", settings.cold_limit)
+        built = worker.ask("build", settings.cold_limit + entry["search_seconds"])
     except WorkerFailed as error:
         entry["failed"] = str(error)
         return

@@ -53,6 +53,7 @@ class Service:
             "row": self._row.name,
             "competitor": self._competitor.name,
             "promises_zeros": isinstance(self._competitor, ZeroPadding),
+            "search_seconds": self._competitor.search_seconds,
             "tolerance": self._row.tolerance,
             "new_tokens": self._row.new_tokens,
             "dtype": ", ".join(sorted({str(p.dtype).removeprefix("torch.") for p in self._model.parameters()})),

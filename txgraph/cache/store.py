@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from txgraph.cache.adapter import dumps, loads
 from txgraph.cache.fingerprint import CannotTell
 from txgraph.capture.state import plain_tensors
 from txgraph.ir.digest import digest_of
@@ -61,6 +60,8 @@ class Store:
         Raises:
             CannotTell: it cannot be pickled, or needs too much space. OSError: the folder cannot be written to.
         """
+        from txgraph.cache.adapter import dumps  # with all of Inductor: not where nothing is kept
+
         places, made = _Places(_tensors_of(model)), {name: digest_of(tensor) for name, tensor in frozen.items()}
         try:
             data = dumps((value, dict(frozen), made), places)
@@ -117,6 +118,8 @@ def _tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def _read(folder: Path, tensors: Mapping[str, torch.Tensor]) -> Any:
     """The value; ``None`` if it is for other values of the model's tensors."""
+    from txgraph.cache.adapter import loads
+
     stored = (folder / _CALL).read_bytes()
     digest, data = stored[:32], stored[32:]
     if hashlib.sha256(data).digest() != digest:

@@ -18,7 +18,6 @@ import torch
 import typer
 from rich.console import Console
 
-from txgraph.backends.kernels.build import load
 from txgraph.cache import Store, is_on
 from txgraph.progress import say, show_progress
 
@@ -102,6 +101,8 @@ def _torch() -> Finding:
 
 def _compiler() -> Finding:
     """Compiles one of our kernels, as an optimization would."""
+    from txgraph.backends.kernels.build import load  # with all of Inductor
+
     name = os.environ.get("CXX", "g++")
     say("compile", "kernels of our own, once a machine")
     try:

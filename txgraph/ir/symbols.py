@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch._dynamo.source import ConstantSource
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 
 from txgraph.ir.builder import fake_mode_of
@@ -17,6 +16,8 @@ def new_size(graph: Graph, name: str, origin: str, hint: int) -> torch.SymInt:
         name: how it is printed. origin: of what it is the size; a graph has one of each.
         hint: what it is taken to be where code is tuned.
     """
+    from torch._dynamo.source import ConstantSource  # with all of Dynamo: not where it is not needed
+
     mode = fake_mode_of(graph)
     if mode.shape_env is None:  # a graph that was made by hand
         mode.shape_env, mode.static_shapes = ShapeEnv(), False

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("every_integer_product")
 Tensor = torch.Tensor
 SIZES = [  # M, K, N
     *((m, 20, 30) for m in (1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 33, 48, 49, 65, 100)),
-    *((m, k, 30) for m in (1, 4, 9) for k in (1, 2, 3, 4, 31, 32, 33, 63, 64, 65, 127, 300)),
+    *((m, k, 30) for m in (1, 9) for k in (1, 2, 3, 4, 31, 32, 33, 63, 64, 65, 127, 300)),
     *((m, 20, n) for m in (2, 9) for n in (1, 5, 8, 17, 47, 48, 49, 95, 97, 193, 400)),
     (513, 30, 10),  # more rows than are taken at a time
     (1100, 40, 70),

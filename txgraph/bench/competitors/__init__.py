@@ -18,10 +18,12 @@ class Competitor(ABC):
         name: how users name it.
         packages: modules that it needs and txgraph does not, each of a package that pip knows by the same name. The
             worker imports them outside all timing.
+        search_seconds: that compiling may take beyond :attr:`Settings.cold_limit`: a search with a limit of its own.
     """
 
     name = ""
     packages: tuple[str, ...] = ()
+    search_seconds: float = 0.0
 
     @abstractmethod
     def build(self, model: nn.Module, inputs: Mapping[str, Any]) -> Run:
