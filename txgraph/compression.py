@@ -11,7 +11,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,11 +24,14 @@ from torch import nn
 from torch.fx import Node
 
 from txgraph.backends import Backend, Compiled
+from txgraph.cache import is_on
+from txgraph.cost import BUSY, CoreClock
 from txgraph.errors import TxgraphError
 from txgraph.ir import Graph, check_spec
 from txgraph.lossy.budget import Budget
 from txgraph.lossy.calibration import Calibration
 from txgraph.lossy.distance import Distance
+from txgraph.lossy.findings import Findings, graph_text, named
 from txgraph.lossy.parts import parts_of
 from txgraph.lossy.path import Candidate, Step, on_one_scale, path_of, state_after
 from txgraph.lossy.search import Clock, Search, spent_on
@@ -43,6 +48,16 @@ from txgraph.rewrite import LossyContext, LossyPass, PassContext, Place
 log = logging.getLogger(__name__)
 
 Run = Callable[[Sequence[torch.Tensor]], Sequence[Any]]
+
+
+@dataclass(frozen=True)
+class _Running:
+    """The graph that will run, and how its rewrites are timed; ``text``: all that these times depend on."""
+
+    graph: Graph
+    context: PassContext
+    timer: RewriteTimer
+    text: str
 
 
 @dataclass
@@ -63,14 +78,14 @@ class Compression:
     level: VerifyLevel
     _subject: Subject | None = None
     _lossy: LossyContext = field(default_factory=LossyContext)
-    _errors: dict[tuple[LossyPass, Place], float] = field(default_factory=dict)
+    _findings: Findings = field(default_factory=Findings)
     _score: float | None = None
 
     def forget(self) -> None:
         """The model has changed: what was found of it does not hold."""
         self._subject, self._score = None, None
         self._lossy = LossyContext()
-        self._errors.clear()
+        self._findings = Findings()
 
     def spend(
         self,
@@ -97,13 +112,18 @@ class Compression:
             plain = replace(context, inputs={}, vetoes={}, near_misses=None, advice=[])
             self._subject = Subject.of(self.model, self.calibration, self.budget.seed, self.pipeline, plain, self.level)
             self._lossy = LossyContext(observe=self._subject.observe)
+            if options.cache and is_on():
+                self._findings = Findings.of(self._subject.graph, self.calibration.digest, str(self.budget.seed))
         subject = self._subject
         self._check_reachable(subject)
         notes = list(subject.notes)
         timer = RewriteTimer(backend, target, options)
-        wanted = self._promising(subject, graph, context, timer, clock)
+        running = _Running(graph, context, timer, graph_text(graph, backend.name, backend.settings, target, options))
+        wanted = self._promising(subject, running, clock)
         self._measure_errors(subject, wanted, clock)
-        candidates = on_one_scale(self._candidates(graph, context, wanted, timer, clock))
+        candidates = on_one_scale(self._candidates(running, wanted, clock))
+        if self._findings.reused:
+            notes.append(f"{self._findings.reused} errors and times are those that an earlier search found")
         lower = partial(backend.lower, target=target, options=options)
         while True:
             steps = path_of(candidates, self.forced, self.budget.largest_error**2)[:most]
@@ -231,11 +251,10 @@ class Compression:
                 f"float64. The smallest relative_error that can be reached is about {distance.relative_error:.1e}"
             )
 
-    def _promising(
-        self, subject: Subject, graph: Graph, context: PassContext, timer: RewriteTimer, clock: Clock
-    ) -> dict[LossyPass, set[Place]]:
-        """Where each method may save time on a graph: of places that are alike one is tried, where shapes tell."""
+    def _promising(self, subject: Subject, running: _Running, clock: Clock) -> dict[LossyPass, set[Place]]:
+        """Where each method may save time: of places that are alike one is tried, where shapes tell."""
         found: dict[LossyPass, set[Place]] = {}
+        graph = running.graph
         nodes = {node.name: node for node in graph.nodes}
         for method in self.methods:
             roots: dict[str, dict[Node, Place]] = {}
@@ -243,66 +262,90 @@ class Compression:
                 roots.setdefault(method.shape_of(graph, nodes[root]), {})[nodes[root]] = place
             found[method] = set()
             for alike in roots.values():
-                if method.by_shape and not self.forced:
-                    first, place = next(iter(alike.items()))
-                    say("compress", f"{method.label}: is it faster for {method.module_of(first)}")
-                    self._run(method, subject.graph, subject.context, {(method, place)})  # prepared by what flows there
-                    if (method, place) not in self._lossy.prepared:
-                        continue  # the calibration does not reach it
-                    result = self._run(method, graph, context, {(method, place)})
-                    if not any(measured.after < measured.before for _, measured in timer.times(result)):
-                        continue
-                found[method].update(alike.values())
+                root, place = next(iter(alike.items()))
+                shapes_tell = method.by_shape and not self.forced
+                if not shapes_tell or self._is_faster(method, root, place, subject, running):
+                    found[method].update(alike.values())
                 if clock.is_over("looking for what is faster"):
                     return found
         return found
+
+    def _is_faster(self, method: LossyPass, root: Node, place: Place, subject: Subject, running: _Running) -> bool:
+        what = f"faster {running.text} {named(method, place)}"
+        known = self._findings.find(what)
+        if known is not None:
+            return bool(known["faster"])
+        say("compress", f"{method.label}: is it faster for {method.module_of(root)}")
+        self._run(method, subject.graph, subject.context, {(method, place)})  # prepared by what flows there
+        if (method, place) not in self._lossy.prepared:
+            return False  # the calibration does not reach it
+        result = self._run(method, running.graph, running.context, {(method, place)})
+        watch = CoreClock()
+        faster = any(measured.after < measured.before for _, measured in running.timer.times(result))
+        self._findings.keep(what, for_others=_is_quiet(watch), faster=faster)
+        return faster
 
     def _measure_errors(self, subject: Subject, wanted: Mapping[LossyPass, set[Place]], clock: Clock) -> None:
         """The error of each rewrite by itself, on the subject."""
         nodes = {node.name: node for node in subject.graph.nodes}
         for method, places in wanted.items():
-            chosen = {(method, place) for place in places} - self._errors.keys()
+            chosen = {(method, place) for place in places if self._error(method, place) is None}
             if not chosen:
                 continue
             say("compress", f"{method.label}: prepare")
             result = self._run(method, subject.graph, subject.context, chosen)
             rewrites, roots = result.rewrites, method.places(subject.graph, self._lossy)
+            left = Counter(roots[rewrite.root] for rewrite in rewrites)  # a weight may be used twice
+            for _, place in chosen - {(method, place) for place in left}:  # it cannot be done there
+                self._findings.keep(f"error {named(method, place)}", error=math.inf)
+            sums: dict[Place, float] = {}
             errors = squared_errors(subject.graph, probes(subject.graph, result.after, rewrites), subject.few)
             for number, (rewrite, error) in enumerate(zip(rewrites, errors, strict=True), 1):
-                key = method, roots[rewrite.root]
-                self._errors[key] = self._errors.get(key, 0.0) + error  # a weight may be used twice
+                place = roots[rewrite.root]
+                sums[place] = sums.get(place, 0.0) + error
+                left[place] -= 1
+                if not left[place]:
+                    self._findings.keep(f"error {named(method, place)}", error=sums[place])
                 say("compress", f"{method.label}: {method.module_of(nodes[rewrite.root])}", number, len(rewrites))
                 if clock.is_over("errors of single rewrites"):
                     return
 
-    def _candidates(
-        self,
-        graph: Graph,
-        context: PassContext,
-        wanted: Mapping[LossyPass, set[Place]],
-        timer: RewriteTimer,
-        clock: Clock,
-    ) -> list[Candidate]:
-        """What could be done to a graph, with error and seconds."""
-        found: dict[tuple[LossyPass, Place], Candidate] = {}
+    def _error(self, method: LossyPass, place: Place) -> float | None:
+        """The squared error of a method at a place alone, if it was measured."""
+        known = self._findings.find(f"error {named(method, place)}")
+        return None if known is None else known["error"]
+
+    def _candidates(self, running: _Running, wanted: Mapping[LossyPass, set[Place]], clock: Clock) -> list[Candidate]:
+        """What could be done to the graph that will run, with error and seconds."""
+        found: list[Candidate] = []
+        graph = running.graph
         nodes = {node.name: node for node in graph.nodes}
         for method in self.methods:
-            known = {(method, place) for place in wanted.get(method, ()) if (method, place) in self._errors}
-            result, places = self._run(method, graph, context, known), method.places(graph, self._lossy)
-            for root, measured in timer.times(result):
-                place = places[root]
-                module = method.module_of(nodes[root])
-                if (method, place) in found:
-                    earlier = found[method, place]
-                    found[method, place] = replace(
-                        earlier, before=earlier.before + measured.before, after=earlier.after + measured.after
-                    )
-                else:
-                    error = self._errors[method, place]
-                    found[method, place] = Candidate(method, place, module, error, measured.before, measured.after)
-                if clock.is_over("times of single rewrites"):
-                    return list(found.values())
-        return list(found.values())
+            places = method.places(graph, self._lossy)
+            known = {place: self._error(method, place) for place in wanted.get(method, ())}
+            errors = {place: error for place, error in known.items() if error is not None and error < math.inf}
+            text = {place: f"seconds {running.text} {named(method, place)}" for place in errors}
+            new = {(method, p) for p in errors if not self._findings.find(text[p])}
+            if new:
+                watch = CoreClock()
+                result = self._run(method, graph, running.context, new)
+                seconds: dict[Place, tuple[float, float]] = {}
+                left = Counter(places[rewrite.root] for rewrite in result.rewrites)
+                for root, measured in running.timer.times(result):
+                    before, after = seconds.get(places[root], (0.0, 0.0))
+                    seconds[places[root]] = before + measured.before, after + measured.after
+                    left[places[root]] -= 1
+                    if clock.is_over("times of single rewrites"):
+                        break
+                for place, (before, after) in ((p, s) for p, s in seconds.items() if not left[p]):
+                    self._findings.keep(text[place], for_others=_is_quiet(watch), before=before, after=after)
+            modules = {place: method.module_of(nodes[root]) for root, place in reversed(places.items())}
+            for place in dict.fromkeys(places.values()):
+                times = self._findings.find(text[place]) if place in errors else None
+                if times is not None:
+                    before, after = times["before"], times["after"]
+                    found.append(Candidate(method, place, modules[place], errors[place], before, after))
+        return found
 
     def _run(
         self, method: LossyPass, graph: Graph, context: PassContext, chosen: set[tuple[LossyPass, Place]]
@@ -325,6 +368,11 @@ class Compression:
                 PassRecord(method.name, "applied", result.rewrites, time.perf_counter() - started, lossy=method.label)
             )
         return graph, records
+
+
+def _is_quiet(watch: CoreClock) -> bool:
+    """Whether what was measured since then may be told to other processes."""
+    return (watch.share() or 0.0) <= BUSY
 
 
 def compression_of(model: nn.Module, pipeline: Pipeline, options: CompileOptions) -> Compression | None:

@@ -20,10 +20,16 @@ class Measurements:
 
     Args:
         folder: the cache's; by default where the environment says.
+        of: what else they depend on: such measurements are in a file of their own.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
-        self.path = (folder or default_folder()) / f"measured-{machine()[:16]}.json"
+    def __init__(self, folder: Path | None = None, of: str = "") -> None:
+        names = "-".join(("measured", machine()[:16], *filter(None, [of])))
+        self.path = (folder or default_folder()) / f"{names}.json"
+
+    def all(self) -> dict[str, dict[str, float]]:
+        """Everything, by what it is about."""
+        return self._read()
 
     def find(self, about: str) -> dict[str, float]:
         """The seconds of each way; empty if it was not measured."""
