@@ -42,8 +42,9 @@ def backend_names() -> list[str]:
 
 
 def _all() -> dict[str, EntryPoint]:
-    own = [EntryPoint(name, path, _GROUP) for name, path in _BUILT_IN.items()]
-    return {each.name: each for each in (*sorted(entry_points(group=_GROUP), key=lambda p: p.name), *own)}
+    own = {name: EntryPoint(name, path, _GROUP) for name, path in _BUILT_IN.items()}
+    others = sorted(entry_points(group=_GROUP), key=lambda each: each.name)
+    return own | {each.name: each for each in others if each.name not in own}
 
 
 def _check_tvm() -> None:

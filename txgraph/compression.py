@@ -262,9 +262,9 @@ class Compression:
                 roots.setdefault(method.shape_of(graph, nodes[root]), {})[nodes[root]] = place
             found[method] = set()
             for alike in roots.values():
-                root, place = next(iter(alike.items()))
+                first, place = next(iter(alike.items()))
                 shapes_tell = method.by_shape and not self.forced
-                if not shapes_tell or self._is_faster(method, root, place, subject, running):
+                if not shapes_tell or self._is_faster(method, first, place, subject, running):
                     found[method].update(alike.values())
                 if clock.is_over("looking for what is faster"):
                     return found
@@ -339,7 +339,7 @@ class Compression:
                         break
                 for place, (before, after) in ((p, s) for p, s in seconds.items() if not left[p]):
                     self._findings.keep(text[place], for_others=_is_quiet(watch), before=before, after=after)
-            modules = {place: method.module_of(nodes[root]) for root, place in reversed(places.items())}
+            modules = {place: method.module_of(nodes[root]) for root, place in reversed([*places.items()])}
             for place in dict.fromkeys(places.values()):
                 times = self._findings.find(text[place]) if place in errors else None
                 if times is not None:

@@ -32,7 +32,7 @@ class Findings:
         text = "\n".join((str(graph), *weights, *others))
         disk = Measurements(of=hashlib.sha256(text.encode()).hexdigest()[:16])
         known = disk.all()
-        return cls(disk, len(known), known)
+        return cls(disk, len(known), dict(known))
 
     def find(self, what: str) -> Mapping[str, float] | None:
         """The numbers, if they are known."""
