@@ -2,9 +2,9 @@
 
 The model's Python cannot be compared as such. What is told apart: the classes of its modules and all that they hold;
 the files of these classes with all that they import, except for installed packages, which count by their versions;
-names, types and ties of the weights, and which are mostly zeros, not their values (those that a graph holds are compared
-when it is taken from the cache). What this does not see, a value that is computed when a module is imported, the check on
-the call has to find.
+names, types and ties of the weights, and which are mostly zeros, not their values (those that a graph holds are
+compared when it is taken from the cache). What this does not see, a value that is computed when a module is imported,
+the check on the call has to find.
 """
 
 from __future__ import annotations
