@@ -130,13 +130,14 @@ def choose_gemms(graph: Graph, remembers: bool = False) -> dict[str, str]:
         if shape is not None:
             found.setdefault(shape, []).append(node)
     report: dict[str, str] = {}
+    packed = PackedWeights(graph)
     for shape, nodes in track(found.items(), "measure linears", lambda item: str(item[0]), timed=True):
-        packed = PackedWeights(graph)
         name, report[str(shape)] = _measure(shape, graph, nodes, remembers, packed)
         if shape.zeros:
             report[str(shape)] += f"; not zero: {describe_weights(graph, nodes)}"
         for node in nodes if name != "aten" or len(shape.n) > 1 else ():
             _replace(graph, node, WAYS[name], shape.zeros if name == "sparse" else None, packed)
+        packed.release()
     return report
 
 

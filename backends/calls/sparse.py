@@ -57,6 +57,8 @@ class PackedWeights:
     def tensor(self, weight: Node, zeros: Zeros) -> torch.Tensor:
         """The packed weight."""
         key = self._key(weight, zeros)
+        if key in self._nodes:
+            return self._graph.constants[str(self._nodes[key].target)]
         if key not in self._packed:
             held = frozen_weight(self._graph, weight)
             assert held is not None, "its zeros were counted"
@@ -70,6 +72,10 @@ class PackedWeights:
             name, *_ = key
             self._nodes[key] = builder.constant(f"{name}_nonzero", self.tensor(weight, zeros), [name])
         return self._nodes[key]
+
+    def release(self) -> None:
+        """Forget those that are no constants."""
+        self._packed.clear()
 
     def _key(self, weight: Node, zeros: Zeros) -> tuple[str, bool, Zeros]:
         (name,) = names_of([weight])
