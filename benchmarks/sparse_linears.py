@@ -1,8 +1,8 @@
 """Linears of weights that are mostly zeros, beside the fastest dense one: ``python -m benchmarks.sparse_linears``.
 
 For each shape, pattern and share of numbers that are not zero, all take turns: torch's linear, oneDNN's, our dense
-kernel, our sparse kernel with lists for one row and for four (by 1, by 4), and torch's own products of sparse layouts (CSR, and BSR
-where there are blocks), which want the input transposed.
+kernel, our sparse kernel with lists for one row and for four (by 1, by 4), and torch's own products of sparse layouts
+(CSR, and BSR where there are blocks), which want the input transposed.
 """
 
 from __future__ import annotations

@@ -99,12 +99,14 @@ std::vector<Share<T>> shares_of(const Operands<X, T>& o, int64_t size, int64_t s
   return shares;
 }
 
-// Memory of a thread, which it keeps; of one size for each USE.
+// Memory of a thread, which it keeps; of one size for each USE. It begins at a line of the cache: no vector lies in two.
 template <int USE, typename T>
 T* scratch(int64_t size) {
+  constexpr int64_t LINE = 64; // bytes
   static thread_local std::vector<T> memory;
-  if (static_cast<int64_t>(memory.size()) < size) memory.resize(size);
-  return memory.data();
+  const int64_t needed = size + LINE / static_cast<int64_t>(sizeof(T));
+  if (static_cast<int64_t>(memory.size()) < needed) memory.resize(needed);
+  return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(memory.data()) + LINE - 1) / LINE * LINE);
 }
 
 // Turns a tile of sums around, up to LANES columns of the result for up to LANES of M rows. column(i): sums of a column.
