@@ -38,7 +38,8 @@ def pack(weight: torch.Tensor, group: int, block: int) -> torch.Tensor:
     padded = F.pad(weight.detach(), (0, -depth % block, 0, -rows % group))
     groups = padded.view(padded.shape[0] // group, group, padded.shape[1] // block, block).permute(2, 0, 3, 1)
     used = (groups != 0).any(-1)  # [blocks, groups, columns]
-    values, columns = groups[used], used.nonzero()[:, 2].to(torch.uint8)
+    values = groups.masked_select(used[..., None])
+    columns = torch.arange(block, dtype=torch.uint8).expand_as(used).masked_select(used)
     starts = F.pad(used.sum(-1).flatten().cumsum(0), (1, 0)).to(torch.int32)
     sizes = torch.tensor([group, block, len(columns)], dtype=torch.int32)
     parts = [part.contiguous().view(-1).view(torch.uint8) for part in (sizes, starts, values, columns)]
