@@ -17,6 +17,7 @@ from tests.small import assert_as_eager, graph_of, module, traced
 from txgraph.backends.calls import gemm
 from txgraph.backends.calls.sparse import Zeros, left_dense
 from txgraph.ir import check_spec, interpret
+from txgraph.passes.precision.weight_only import WeightOnly
 from txgraph.verify import check_gates
 
 Tensor = torch.Tensor
@@ -161,3 +162,10 @@ def test_a_weight_that_each_call_changes_stays_dense(tried: list[list[str]]) -> 
     held.register_buffer("weight", torch.zeros(8, 32))
     gemm.choose_gemms(graph_of(module(forward, held=held), X).copy())
     assert not any("sparse" in ways for ways in tried)
+
+
+def test_lossy_methods_tell_pruned_linears_from_others() -> None:
+    """Of places of one shape one is timed: an int8 product may beat the dense linear, and not the sparse one."""
+    graph = traced(lambda x, w, v: F.linear(x, w) + F.linear(x, v), X, w=pruned(64, 32), v=normal(64, 32))
+    first, second = (node for node in graph.calls() if node.target is torch.ops.aten.linear.default)
+    assert WeightOnly().shape_of(graph, first) != WeightOnly().shape_of(graph, second)
