@@ -1,7 +1,8 @@
 """Which rewrites pay on the user's own model: each kind is compiled and timed, before and after.
 
 What a rewrite removes, and what it makes, are two small graphs. Both are lowered by the backend and run on random
-values of the types that the model has there. Rewrites that are equal but for their weights are one kind.
+values of the types that the model has there. Rewrites that are equal but for their weights are one kind, if these are
+zero to the same part: where they mostly are, linears may be computed differently.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from txgraph.cost import CostModel, Measurement, best_seconds, size_hint
 from txgraph.errors import BackendFailed
 from txgraph.ir import Graph, extract
 from txgraph.ir.subgraph import kind_of
+from txgraph.ir.zeros import nonzero_percent
 from txgraph.options import BackendOptions, Target
 from txgraph.pipeline import PassResult
 from txgraph.progress import say
@@ -59,7 +61,9 @@ class RewriteTimer:
         if not {node.name for node in before.nodes}.issuperset(rewrite.removed):
             return Measurement(rewrite.rule, rewrite.root, problem="it rewrites what the same pass has made")
         old, new = _gone(before, rewrite.removed, stay), _operators(after, rewrite.made)
-        key = f"{rewrite.rule}\n{kind_of(before, old)}\n{kind_of(after, new)}"
+        key = (
+            f"{rewrite.rule}\n{kind_of(before, old)} {_zeros(before, old)}\n{kind_of(after, new)} {_zeros(after, new)}"
+        )
         known = self._measured.get(key)
         if known is None:
             self._measured[key] = measured = self._time(rewrite, result.context.cost, (before, old), (after, new))
@@ -96,6 +100,13 @@ class RewriteTimer:
                 torch.cuda.synchronize()
 
         return run
+
+
+def _zeros(graph: Graph, names: Collection[str]) -> list[int | None]:
+    """How much of the matrices that these operators read is not zero, in their order."""
+    read = dict.fromkeys(s for node in graph.calls() if node.name in names for s in node.all_input_nodes)
+    held = [graph.constant(source) for source in read]
+    return [nonzero_percent([tensor]) for tensor in held if tensor is not None and tensor.ndim == 2]
 
 
 def _operators(graph: Graph, names: Collection[str]) -> list[str]:

@@ -3,9 +3,12 @@
 before:  linear(x, w, b), txgraph::linear_activation(x, w, b, act) or txgraph::linears(x, [w, ...], [b, ...])
 after:   txgraph::linears_native(x, [w, ...], [b, ...], act) where our own kernel is faster than torch's linear;
          txgraph::linear_onednn(x, w, b, act) for each where oneDNN is;
+         txgraph::sparse_linears_native(x, [w's numbers that are not zero, ...], [b, ...], act) where w is mostly zeros,
+         and leaving them out is faster;
          linear(x, w, b) for each where torch's is
 why:     torch's linear calls MKL, which is the slower GEMM on some processors by a factor of two.
-         All take the model's own weights (no packed copy); the first two compute the activation on the way.
+         All but the sparse one take the model's own weights (no packed copy); all but torch's compute the activation
+         on the way.
 """
 
 from __future__ import annotations
@@ -23,8 +26,11 @@ from torch.fx import Node
 from txgraph.backends.calls.fastest import fastest
 from txgraph.backends.calls.linears import put
 from txgraph.backends.calls.onednn import onednn_linear
+from txgraph.backends.calls.sparse import PackedWeights, Zeros, describe_weights
+from txgraph.backends.kernels.build import load
 from txgraph.backends.kernels.linear import ACTIVATIONS as NATIVE_ACTIVATIONS
 from txgraph.backends.kernels.linear import linears_native
+from txgraph.backends.kernels.sparse_linear import sparse_linears_native
 from txgraph.ir import Graph, GraphBuilder, type_of
 from txgraph.ir.activations import activate
 from txgraph.ir.linears import Linears
@@ -66,17 +72,23 @@ define(
 
 @dataclass(frozen=True)
 class GemmShape:
-    """Linears of one input: ``[m, k] @ [n, k].T`` for each ``n``, with their activation (empty: none)."""
+    """Linears of one input: ``[m, k] @ [n, k].T`` for each ``n``, with their activation (empty: none).
+
+    Attributes:
+        zeros: of their weights, where these are many.
+    """
 
     m: int
     k: int
     n: tuple[int, ...]
     activation: str
     bias: bool
+    zeros: Zeros | None = None
 
     def __str__(self) -> str:
         n = "+".join(map(str, self.n))
-        return f"linear {self.m}x{self.k}x{n}" + (f" + {self.activation}" if self.activation else "")
+        activation = f" + {self.activation}" if self.activation else ""
+        return f"linear {self.m}x{self.k}x{n}{activation}" + (f", {self.zeros}" if self.zeros else "")
 
 
 @dataclass(frozen=True)
@@ -96,6 +108,7 @@ WAYS = {
     "aten": Way(torch.ops.aten.linear.default),
     "txgraph": Way(torch.ops.txgraph.linears_native.default, frozenset(NATIVE_ACTIVATIONS), together=True),
     "oneDNN": Way(torch.ops.txgraph.linear_onednn.default, frozenset(_ONEDNN_ACTIVATIONS)),
+    "sparse": Way(torch.ops.txgraph.sparse_linears_native.default, frozenset(NATIVE_ACTIVATIONS), together=True),
 }
 
 
@@ -116,11 +129,15 @@ def choose_gemms(graph: Graph, remembers: bool = False) -> dict[str, str]:
         shape = _shape_of(node, graph)
         if shape is not None:
             found.setdefault(shape, []).append(node)
-    report = {}
+    report: dict[str, str] = {}
+    packed = PackedWeights(graph)
     for shape, nodes in track(found.items(), "measure linears", lambda item: str(item[0]), timed=True):
-        name, report[str(shape)] = _measure(shape, graph, nodes, remembers)
+        name, report[str(shape)] = _measure(shape, graph, nodes, remembers, packed)
+        if shape.zeros:
+            report[str(shape)] += f"; not zero: {describe_weights(graph, nodes)}"
         for node in nodes if name != "aten" or len(shape.n) > 1 else ():
-            _replace(graph, node, WAYS[name])
+            _replace(graph, node, WAYS[name], shape.zeros if name == "sparse" else None, packed)
+        packed.release()
     return report
 
 
@@ -140,9 +157,9 @@ def _shape_of(node: Node, graph: Graph) -> GemmShape | None:
     if rows == 0:
         return None
     widths = tuple(w.shape[0] for w in weights if w is not None)
-    return GemmShape(
-        rows, int(source.shape[-1]), widths, linears.activation, any(b is not None for b in linears.biases)
-    )
+    bias, frozen = any(b is not None for b in linears.biases), linears.frozen_weights(graph)
+    zeros = None if frozen is None else Zeros.of(frozen)
+    return GemmShape(rows, int(source.shape[-1]), widths, linears.activation, bias, zeros)
 
 
 def _constant_weight(graph: Graph, value: object) -> torch.Tensor | None:
@@ -153,7 +170,9 @@ def _constant_weight(graph: Graph, value: object) -> torch.Tensor | None:
     return graph.constant(value)
 
 
-def _measure(shape: GemmShape, graph: Graph, nodes: Sequence[Node], remembers: bool) -> tuple[str, str]:
+def _measure(
+    shape: GemmShape, graph: Graph, nodes: Sequence[Node], remembers: bool, packed: PackedWeights
+) -> tuple[str, str]:
     """Time each way on random input with the real weights; torch's own stays unless another is faster.
 
     As in a call of the model, each run takes the next weights of that shape, and before it other weights are read: what
@@ -176,6 +195,9 @@ def _measure(shape: GemmShape, graph: Graph, nodes: Sequence[Node], remembers: b
         ways["oneDNN"] = each(lambda x, weight, bias: after(_linear_onednn(x, weight, bias, inside)))
     if as_it_is and shape.activation in NATIVE_ACTIVATIONS:
         ways["txgraph"] = lambda: linears_native(x, *next(turns), shape.activation)
+    if shape.zeros is not None:
+        load("sparse")
+        ways["sparse"] = _sparse_way(shape, graph, nodes, x, packed)
     others = itertools.cycle(_pieces(graph.constants.values()) or [x])
 
     def read_others() -> None:
@@ -184,7 +206,25 @@ def _measure(shape: GemmShape, graph: Graph, nodes: Sequence[Node], remembers: b
 
     bytes_read = sum(weight.nbytes for weight in weights), sum(tensor.nbytes for tensor in graph.constants.values())
     about = f"{shape!r}, strides {[*weights[0].stride()]}, {bytes_read} bytes"
-    return fastest(ways, MEASURED_SECONDS, about if remembers else "", read_others)
+    compared = {"compared": "sparse"} if shape.zeros else {}
+    return fastest(ways, MEASURED_SECONDS, about if remembers else "", read_others, **compared)
+
+
+def _sparse_way(
+    shape: GemmShape, graph: Graph, nodes: Sequence[Node], x: torch.Tensor, packed: PackedWeights
+) -> Callable[[], object]:
+    zeros = shape.zeros
+    assert zeros is not None, "it is a way where there are zeros"
+    inside = shape.activation if shape.activation in NATIVE_ACTIVATIONS else ""
+    after = torch.Tensor.contiguous if inside == shape.activation else ACTIVATIONS[shape.activation]
+    operands = []
+    for node in nodes:
+        linears = Linears.of(node)
+        assert linears is not None, "_shape_of: linears"
+        held = [packed.tensor(weight, zeros) for weight in linears.weights]
+        operands.append((held, [graph.constant(bias) for bias in linears.biases]))
+    turns = itertools.cycle(operands)
+    return lambda: [after(y) for y in sparse_linears_native(x, *next(turns), inside, shape.n, zeros.block)]
 
 
 def _pieces(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
@@ -201,15 +241,23 @@ def _operands(graph: Graph, node: Node) -> tuple[list[torch.Tensor], list[torch.
     return [w for w in weights if w is not None], [graph.constant(bias) for bias in linears.biases]
 
 
-def _replace(graph: Graph, node: Node, way: Way) -> None:
-    """Compute a node's linears in one way; each that has no operator for all at once has one for each."""
+def _replace(graph: Graph, node: Node, way: Way, zeros: Zeros | None, packed: PackedWeights) -> None:
+    """Compute a node's linears in one way; each that has no operator for all at once has one for each.
+
+    Args:
+        zeros: of the weights, where the way is to leave them out.
+    """
     linears = Linears.of(node)
     assert linears is not None, "_shape_of: linears"
     builder = GraphBuilder(graph, node)
     inside = linears.activation if linears.activation in way.fused else ""
-    rest = [inside] if way.fused else []
+    rest: list[object] = [inside] if way.fused else []
     if way.together:
-        results = builder.call(way.operator, linears.input, linears.weights, linears.biases, *rest)
+        weights: Sequence[Node] = linears.weights
+        if zeros is not None:
+            rest += [[int(weight.meta["val"].shape[0]) for weight in weights], zeros.block]
+            weights = [packed.node(builder, weight, zeros) for weight in weights]
+        results = builder.call(way.operator, linears.input, weights, linears.biases, *rest)
         values = [builder.call(operator.getitem, results, at) for at in range(len(linears.weights))]
     else:
         each = zip(linears.weights, linears.biases, strict=True)

@@ -16,6 +16,7 @@ from txgraph.backends.calls.eager import Eager
 from txgraph.backends.calls.gemm import choose_gemms, fused_activations
 from txgraph.backends.calls.linears import join_linears
 from txgraph.backends.calls.quantized import is_quantized, lower_quantized, unsupported_quantized
+from txgraph.backends.calls.sparse import left_dense
 from txgraph.backends.inductor.adapter import artifact_bytes, check_settings, compile_graph, load_artifact, settings
 from txgraph.backends.inductor.cuda_adapter import compile_for, cuda_device, missing
 from txgraph.backends.inductor.cuda_attention import choose_cuda_attention
@@ -106,6 +107,7 @@ class InductorBackend:
         if gpu is not None:
             choose_cuda_attention(lowered, gpu)
             choices["device"] = f"{target} is not here: compiled as for an NVIDIA {gpu.name}, never run"
+        choices |= left_dense(lowered, target.kind)
         join_linears(lowered)
         _inline_activations(lowered)
         inline_softcap(lowered, target)

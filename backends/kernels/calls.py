@@ -47,7 +47,7 @@ def call_linears(
     for at, (weight, bias, result) in enumerate(zip(weights, held, results, strict=True)):
         scale = 0 if scales is None else scales[at].data_ptr()
         bias_at = 0 if bias is None else bias.data_ptr()
-        numbers += (weight.data_ptr(), scale, bias_at, result.data_ptr(), weight.shape[0])
+        numbers += (weight.data_ptr(), scale, bias_at, result.data_ptr(), result.shape[-1])
     call(library, function, *numbers)
 
 

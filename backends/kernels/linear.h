@@ -79,13 +79,13 @@ struct Operands {
   }
 };
 
-// Rows of a weight that a thread takes at a time: as many columns of the result, whose rows are N apart.
+// Rows of a weight that a thread takes at a time, from `first` on: as many columns of the result, whose rows are N apart.
 template <typename T>
 struct Share {
   const T* weight;
   const float *scales, *bias;
   float* result;
-  int64_t rows, N;
+  int64_t rows, N, first;
 };
 
 // Rows of a weight are `step` numbers apart, those of its scales `scale_step`.
@@ -95,16 +95,18 @@ std::vector<Share<T>> shares_of(const Operands<X, T>& o, int64_t size, int64_t s
   for (const auto& each : o.linears)
     for (int64_t n = 0; n < each.N; n += size)
       shares.push_back({each.weight + n * step, each.scales ? each.scales + n * scale_step : nullptr,
-                        each.bias ? each.bias + n : nullptr, each.result + n, std::min(size, each.N - n), each.N});
+                        each.bias ? each.bias + n : nullptr, each.result + n, std::min(size, each.N - n), each.N, n});
   return shares;
 }
 
-// Memory of a thread, which it keeps; of one size for each USE.
+// Memory of a thread, which it keeps; of one size for each USE. It begins at a line of the cache: no vector lies in two.
 template <int USE, typename T>
 T* scratch(int64_t size) {
+  constexpr int64_t LINE = 64; // bytes
   static thread_local std::vector<T> memory;
-  if (static_cast<int64_t>(memory.size()) < size) memory.resize(size);
-  return memory.data();
+  const int64_t needed = size + LINE / static_cast<int64_t>(sizeof(T));
+  if (static_cast<int64_t>(memory.size()) < needed) memory.resize(needed);
+  return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(memory.data()) + LINE - 1) / LINE * LINE);
 }
 
 // Turns a tile of sums around, up to LANES columns of the result for up to LANES of M rows. column(i): sums of a column.
@@ -159,11 +161,12 @@ void finish_row(float* row, const Share<T>& share, int activation) {
   finish_row(row, share, activation, [](Vec sum, int64_t, int64_t) { return sum; });
 }
 
-// All linears in float32. Blocks of K keep the vectors in the first-level cache.
-// rows_of(share, k, depth): numbers [k, k + depth) of the rows of a weight, and how far apart the rows are; of a weight
-// that is TURNED, how far apart the columns are.
-template <bool TURNED, typename T, typename Rows>
-void compute(const Operands<float, T>& o, const std::vector<Share<T>>& shares, int64_t size, Rows rows_of) {
+// All linears in float32. Blocks of K, `block` numbers each, keep the vectors in the first-level cache.
+// product_of(share, k, depth): a function that multiplies numbers [k, k + depth) of the rows of a weight by a panel:
+// (width, vectors, sums, line), where the sums of a row are `line` apart; for k > 0 it adds to them.
+template <typename T, typename ProductOf>
+void compute(
+    const Operands<float, T>& o, const std::vector<Share<T>>& shares, int64_t size, int64_t block, ProductOf product_of) {
   const Panels panels(o.M);
   const int64_t line = panels.vectors * LANES;
   float* packed = scratch<0, float>(line * o.K);
@@ -179,13 +182,11 @@ void compute(const Operands<float, T>& o, const std::vector<Share<T>>& shares, i
     for (int64_t b = 0; b < static_cast<int64_t>(shares.size()); ++b) {
       const Share<T>& share = shares[b];
       if (!o.K) std::fill_n(sums, share.rows * line, 0.f);
-      for (int64_t k = 0; k < o.K; k += DEPTH) {
-        const int64_t depth = std::min(DEPTH, o.K - k);
-        const auto [rows, step] = rows_of(share, k, depth);
+      for (int64_t k = 0; k < o.K; k += block) {
+        const auto product = product_of(share, k, std::min(block, o.K - k));
         for (int64_t p = 0; p < panels.count; ++p) {
           const int64_t first = panels.first(p) * LANES, width = panels.width(p);
-          multiply<TURNED>(width, share.rows, rows, step, packed + first * o.K + k * width * LANES, width * LANES, depth,
-                           sums + first, line, k > 0, true);
+          product(width, packed + first * o.K + k * width * LANES, sums + first, line);
         }
       }
       for (int64_t v = 0; v < panels.vectors; ++v)
@@ -194,6 +195,18 @@ void compute(const Operands<float, T>& o, const std::vector<Share<T>>& shares, i
                  [&](int64_t i) { return load(sums + (n + i) * line + v * LANES); });
     }
   }
+}
+
+// The same of rows that lie as numbers. rows_of(share, k, depth): numbers [k, k + depth) of the rows of a weight, and how
+// far apart the rows are; of a weight that is TURNED, how far apart the columns are.
+template <bool TURNED, typename T, typename Rows>
+void compute(const Operands<float, T>& o, const std::vector<Share<T>>& shares, int64_t size, Rows rows_of) {
+  compute(o, shares, size, DEPTH, [&](const Share<T>& share, int64_t k, int64_t depth) {
+    const auto [rows, step] = rows_of(share, k, depth);
+    return [&share, k, depth, rows = rows, step = step](int64_t width, const float* x, float* sums, int64_t line) {
+      multiply<TURNED>(width, share.rows, rows, step, x, width * LANES, depth, sums, line, k > 0, true);
+    };
+  });
 }
 
 } // namespace

@@ -15,6 +15,7 @@ from txgraph.backends.calls.attention import choose_attention
 from txgraph.backends.calls.eager import Eager
 from txgraph.backends.calls.gemm import choose_gemms, fused_activations
 from txgraph.backends.calls.quantized import is_quantized, lower_quantized, unsupported_quantized
+from txgraph.backends.calls.sparse import left_dense
 from txgraph.backends.kernels.build import start, wait
 from txgraph.backends.tvm.library import load_functions
 from txgraph.backends.tvm.program import constants_of, fallbacks_of, kernels_of, program_of
@@ -79,6 +80,7 @@ class TvmBackend:
         lowered = graph.copy()
         compute_themselves(lowered)
         choices = choose_gemms(lowered, options.cache) | choose_attention(lowered, options.cache)
+        choices |= left_dense(lowered, target.kind)
         lower_quantized(lowered)
         say("lower", "TVM")
         from txgraph.backends.tvm.compiler import generate  # imports tvm: seconds that a warm start does without

@@ -51,6 +51,14 @@ def test_values_of_weights_do_not_count() -> None:
     assert fingerprint(model, [X]) == fingerprint(Model(), [X])
 
 
+def test_how_much_of_a_weight_is_zero_does_count() -> None:
+    """Linears are computed differently then, though the graph may hold no value of theirs."""
+    model = Model()
+    with torch.no_grad():
+        model.up.weight[1:] = 0
+    assert fingerprint(model, [X]) != fingerprint(Model(), [X])
+
+
 class Other(Model):
     pass
 

@@ -14,6 +14,7 @@ from tests.mutants.mutant import Mutant
 from tests.mutants.operators import ACTIVATIONS, NORMS
 from tests.mutants.padding import PADDING
 from tests.mutants.sparsity import SPARSITY
+from tests.mutants.zeros import ZEROS
 
 AREAS: Mapping[str, tuple[Mutant, ...]] = {
     "attention": ATTENTION,
@@ -25,6 +26,7 @@ AREAS: Mapping[str, tuple[Mutant, ...]] = {
     "folding and moving": FOLDS,
     "padding": PADDING,
     "dead channels and heads": SPARSITY,
+    "weights that are mostly zeros": ZEROS,
     "what a pass owes to the pipeline": CONTRACT,
     "capture and mutations": CAPTURE,
     "backends": BACKENDS,

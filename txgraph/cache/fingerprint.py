@@ -2,8 +2,9 @@
 
 The model's Python cannot be compared as such. What is told apart: the classes of its modules and all that they hold;
 the files of these classes with all that they import, except for installed packages, which count by their versions;
-names, types and ties of the weights, not their values (those that a graph holds are compared when it is taken from the
-cache). What this does not see, a value that is computed when a module is imported, the check on the call has to find.
+names, types and ties of the weights, and which are mostly zeros, not their values (those that a graph holds are
+compared when it is taken from the cache). What this does not see, a value that is computed when a module is imported,
+the check on the call has to find.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from torch import nn
 from torch.backends import cpu
 
 from txgraph.ir.digest import digest_of
+from txgraph.ir.zeros import nonzero_percent
 
 _OWN = ("txgraph", "txgraph.passes", "txgraph.backends")
 _TOLD = re.compile("(TORCH|ATEN|MKL|ONEDNN|DNNL|OMP|KMP|GOMP)_")  # variables that torch and its libraries read
@@ -109,13 +111,14 @@ def _held(module: nn.Module) -> dict[str, Any]:
 
 
 def _weights(model: nn.Module) -> Iterator[tuple[Any, ...]]:
-    """Names and types of parameters and buffers, and which of them are one tensor or have one memory."""
+    """Names and types of parameters and buffers, which of them have one memory, and which are mostly zeros."""
     places: dict[tuple[Any, ...], int] = {}
     for named in (model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)):
         for name, tensor in named:
             memory = (tensor.device, tensor.untyped_storage().data_ptr(), tensor.storage_offset())
             place = places.setdefault(memory, len(places))
-            yield name, tensor.dtype, tuple(tensor.shape), tensor.stride(), tensor.device, type(tensor), place
+            zeros = nonzero_percent([tensor]) if tensor.ndim == 2 else None  # such weights are computed differently
+            yield name, tensor.dtype, tuple(tensor.shape), tensor.stride(), tensor.device, type(tensor), place, zeros
 
 
 def _switches() -> tuple[Any, ...]:

@@ -33,8 +33,9 @@ def check_weights(model: nn.Module) -> None:
                 f"the model outside of it"
             )
         if tensor.layout is not torch.strided or tensor.is_quantized or (tensor.is_complex() and name in held):
+            dense = ": give it dense, by to_dense(); zeros are found there" if "sparse" in str(tensor.layout) else ""
             raise TxgraphError(
-                f"{name} has layout {tensor.layout} and dtype {tensor.dtype}, which optimize() does not take"
+                f"{name} has layout {tensor.layout} and dtype {tensor.dtype}, which optimize() does not take{dense}"
             )
         if name in held:
             devices.add(tensor.device)

@@ -19,6 +19,7 @@ from txgraph.ir import Graph, GraphBuilder, provenance_of, type_of
 from txgraph.ir.digest import digest_of
 from txgraph.ir.linears import Linears, names_of, results_of
 from txgraph.ir.node import GETITEM
+from txgraph.ir.zeros import nonzero_percent
 from txgraph.rewrite.base import Pass, PassContext, Rewrite, replace
 
 Prepared = Mapping[str, torch.Tensor]
@@ -138,13 +139,13 @@ class LinearPass(LossyPass):
         return ", ".join((first, *(other.rpartition(".")[2] for other in others)))
 
     def shape_of(self, graph: Graph, root: Node) -> str:
-        """Sizes of input and weights, and what is computed on the way."""
+        """Sizes of input and weights, how much of these is zero, and what is computed on the way."""
         linears = Linears.of(_computing(root))
         weights = [] if linears is None else linears.frozen_weights(graph) or []
         if linears is None:
             return ""
         forms = [(tuple(w.shape), w.stride(), b is not None) for w, b in zip(weights, linears.biases, strict=True)]
-        return f"{type_of(linears.input)} {forms} {linears.activation}"
+        return f"{type_of(linears.input)} {forms} {nonzero_percent(weights)} {linears.activation}"
 
     def run(self, graph: Graph, context: PassContext) -> list[Rewrite]:
         """Rewrite all linears that are chosen; what is not prepared yet is prepared now."""

@@ -27,6 +27,15 @@ def test_of_equals_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fastest({"b": lambda: 1, "a": lambda: 2}, 1.0) == ("b", "b (2 µs b, 2 µs a)")
 
 
+@pytest.mark.usefixtures("quiet")
+def test_one_way_beside_the_best_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = {"a": 3e-6, "b": 2e-6, "c": 4e-6}
+    monkeypatch.setattr(module, "best_seconds", lambda *ways, seconds, before, rounds: [*times.values()])
+    ways = {name: lambda: None for name in times}
+    assert fastest(ways, 1.0, compared="c") == ("b", "b (3 µs a, 2 µs b, 4 µs c; c is 0.50x as fast)")
+    assert fastest(ways, 1.0, compared="b") == ("b", "b (3 µs a, 2 µs b, 4 µs c; b is 1.50x as fast)")
+
+
 @pytest.fixture
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CoreClock, "share", lambda self: 0.0)
