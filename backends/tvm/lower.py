@@ -156,6 +156,14 @@ def is_installed() -> bool:
     return importlib.util.find_spec("tvm") is not None
 
 
+def load(code: Code, target: Target) -> dict[str, Callable[..., Any]] | None:
+    """The functions of generated code, by name; ``None``: they are for a GPU that this machine has not."""
+    if target.is_absent:
+        return None
+    kernels = Kernels(code.source, code.fatbin) if code.fatbin else None
+    return load_functions(code.library, list(code.functions), kernels) if code.functions else {}
+
+
 @dataclass(frozen=True)
 class _Lasting:
     """All of a compiled graph but its functions: it can be pickled.
@@ -174,12 +182,10 @@ class _Lasting:
 
     def compiled(self) -> Compiled:
         """Load the functions, and put the calls together."""
-        absent, code = self.target.is_absent, self.code
-        if absent:
-            functions: dict[str, Callable[..., Any]] = dict.fromkeys(code.functions, refuse(self.target))
-        else:
-            kernels = Kernels(code.source, code.fatbin) if code.fatbin else None
-            functions = load_functions(code.library, list(code.functions), kernels) if code.functions else {}
+        functions = load(self.code, self.target)
+        refused = refuse(self.target) if functions is None else None
+        if functions is None:
+            functions = dict.fromkeys(self.code.functions, refuse(self.target))
         nodes = {node.name: node for node in self.lowered.nodes}
         regions = [(name, Region.of([nodes[each] for each in names])) for name, names in self.regions]
         program = program_of(self.lowered, regions, functions)
@@ -191,12 +197,12 @@ class _Lasting:
                 return run.watched([*weights, *tensors], watch.launch)
 
         return Compiled(
-            refuse(self.target) if absent else lambda tensors: run(*weights, *tensors),
-            code.source,
+            refused or (lambda tensors: run(*weights, *tensors)),
+            self.code.source,
             self.choices,
-            keep=None if absent else lambda: self,
+            keep=None if refused else lambda: self,
             frozen=self.lowered.constants.frozen_values(),
-            kernels=kernels_of(self.graph, program, code),
-            watched=None if absent else watched,
+            kernels=kernels_of(self.graph, program, self.code),
+            watched=None if refused else watched,
             fallbacks=fallbacks_of(program),
         )

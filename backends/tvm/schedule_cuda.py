@@ -40,7 +40,8 @@ class _Block:
 
     Attributes:
         spatial: extents of the axes of what it gives. reduces: whether it reduces. across: the last axis of what it
-            reads. bytes: of one number. above: names of all that it reads, and of what that reads.
+            reads. bytes: of one number. lanes: how many numbers vectors may hold. above: names of all that it reads, and
+            of what that reads.
     """
 
     name: str
@@ -49,6 +50,7 @@ class _Block:
     reduces: bool
     across: bool
     bytes: int
+    lanes: tuple[int, ...]
     above: frozenset[str]
 
 
@@ -96,9 +98,11 @@ class _Scheduler:
         spatial = [each.dom.extent for each in statement.iter_vars if each.iter_type == tirx.IterVar.DataPar]
         size = tvm.DataType(str(statement.writes[0].source.dtype)).bits
         across = str(statement.name_hint).startswith(ACROSS)
+        # TVM 0.27 reads four numbers of one byte as four of two
+        touched = {str(each.source.dtype) for each in (*statement.reads, *statement.writes)}
         return _Block(
             *(str(statement.name_hint), handle, tuple(spatial), statement.init is not None, across),
-            *(max(size // 8, 1), frozenset(above)),
+            *(max(size // 8, 1), () if "bool" in touched else LANES, frozenset(above)),
         )
 
     # Which blocks run in one kernel.
@@ -120,7 +124,7 @@ class _Scheduler:
     def _begun(self, block: _Block, row_axes: int | None) -> _Kernel:
         """A kernel of one block, which has that many axes of rows; of none, if no rows are reduced in it."""
         schedule = self._schedule
-        loops = schedule.get_loops(block.handle)[: len(block.spatial)]
+        loops = list(schedule.get_loops(block.handle)[: len(block.spatial)])
         if not loops or row_axes == 0:
             outermost = schedule.get_loops(block.handle)
             unit = schedule.add_unit_loop(outermost[0] if outermost else block.handle)
@@ -128,10 +132,10 @@ class _Scheduler:
         else:
             rows = len(loops) if row_axes is None else row_axes
         extents = tuple(schedule.get(loop).extent for loop in loops[:rows])
-        loop = schedule.fuse(*loops[:rows])
         if row_axes is None:
-            lanes = 1 if block.reduces else next((n for n in LANES if _divides(n, extents[-1])), 1)
-            loop, _ = schedule.split(loop, [None, lanes])
+            lanes = 1 if block.reduces else next((n for n in block.lanes if _divides(n, extents[-1])), 1)
+            loops[-1], _ = schedule.split(loops[-1], [None, lanes])
+        loop = schedule.fuse(*loops[:rows])
         return _Kernel(loop, extents, row_axes is not None, [block])
 
     def _merged(self, kernels: list[_Kernel]) -> list[_Kernel]:
@@ -141,12 +145,15 @@ class _Scheduler:
         merged: list[list[_Kernel]] = []
         for kernel in kernels:
             for group in merged:
-                if group[0].by_rows == kernel.by_rows and _same(group[0].rows, kernel.rows):
+                if group[0].by_rows == kernel.by_rows and _same(self._sizes(group[0]), self._sizes(kernel)):
                     group.append(kernel)
                     break
             else:
                 merged.append([kernel])
         return [self._joined(group) for group in merged]
+
+    def _sizes(self, kernel: _Kernel) -> list[Any]:
+        return [*kernel.rows, self._schedule.get(kernel.loop).extent]
 
     def _joined(self, group: list[_Kernel]) -> _Kernel:
         if len(group) == 1:
@@ -216,9 +223,9 @@ class _Scheduler:
             columns = [schedule.add_unit_loop(reduced)]
         whole = schedule.fuse(*columns)
         extent = schedule.get(whole).extent
-        lanes = next((n for n in LANES if _divides(n * WARP, extent)), 1)
+        lanes = next((n for n in block.lanes if _divides(n * WARP, extent)), 1)
         if (known := as_int(extent)) is not None and known > WARP * LANES[0]:
-            lanes = next((n for n in LANES if _divides(n, extent)), 1)
+            lanes = next((n for n in block.lanes if _divides(n, extent)), 1)
         return list(schedule.split(whole, [None, 1 if block.reduces and not block.across else lanes]))
 
 
