@@ -1,7 +1,7 @@
-"""Machine code for TVM's functions, made in a process of its own: TVM's code generators can crash, or take for ever.
+"""Machine code for TVM's functions. For GPUs it is made in a process of its own: code generators can crash, or hang.
 
-This file runs as a script, and imports nothing of txgraph or torch, which take seconds. It reads the names of folders,
-one a line, and answers each with a line of JSON once what is there is compiled.
+There this file runs as a script, and imports nothing of txgraph or torch, which take seconds. It reads the names of
+folders, one a line, and answers each with a line of JSON once what is there is compiled.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-JOB = "job.json"  # functions: TIR by name; target: TVM's, of a GPU, or null; nvcc: a path, or empty
+JOB = "job.json"  # functions: TIR by name; target: TVM's, of a GPU; nvcc: a path, or empty
 LIBRARY, SOURCE = "kernels.so", "kernels.cu"  # what runs on the CPU, and what that launches on a GPU
 FATBIN, PTX, CUBIN = "kernels.fatbin", "kernels.ptx", "kernels.cubin"
 RESOURCES = "resources.txt"  # registers and memory of each kernel, by the assembler's word
@@ -25,17 +26,23 @@ def compile_folder(folder: Path) -> None:
 
     job = json.loads((folder / JOB).read_text())
     module = tvm.IRModule({name: tvm.script.from_source(text) for name, text in job["functions"].items()})
+    compile_module(module, job["target"], folder)
+    if job["nvcc"]:
+        _assemble(folder, job["nvcc"], job["target"]["arch"])
+
+
+def compile_module(module: Any, target: dict[str, str] | None, folder: Path) -> None:
+    """A library of functions; for a GPU also the source of what it launches there."""
+    import tvm
+
     here = tvm.target.Target.from_device("cpu").export()
-    if job["target"] is None:  # a product and a sum may be one instruction, as in torch's own kernels
-        target = tvm.target.Target({**here, "fast-math-contract": True})
+    if target is None:  # a product and a sum may be one instruction, as in torch's own kernels
+        executable = tvm.compile(module, target=tvm.target.Target({**here, "fast-math-contract": True}))
     else:
-        target = tvm.target.Target(job["target"], host=here)
-    executable = tvm.compile(module, target=target)
+        executable = tvm.compile(module, target=tvm.target.Target(target, host=here))
     executable.export_library(str(folder / LIBRARY))
     for imported in executable.mod.imports:
         (folder / SOURCE).write_text(imported.inspect_source())
-        if job["nvcc"]:
-            _assemble(folder, job["nvcc"], job["target"]["arch"])
 
 
 def _assemble(folder: Path, nvcc: str, arch: str) -> None:

@@ -55,11 +55,9 @@ def generate(graph: Graph, gpu: Gpu | None) -> Generated:
             if kind not in named:
                 operators = "_".join(dict.fromkeys(op_name(node).rpartition(":")[2] for node in region.nodes))
                 named[kind] = f"fused_{operators[:LONGEST_NAME]}_{len(named)}"
-                functions[named[kind]] = _function(
-                    region, named[kind], scheduled if gpu is None else scheduled_for_cuda
-                )
+                functions[named[kind]] = _function(region, named[kind], schedule)
             regions.append((named[kind], region))
-    return Generated(_code({name: function.script() for name, function in functions.items()}, gpu), regions)
+    return Generated(_code(functions, gpu), regions)
 
 
 def _kind(graph: Graph, region: Region) -> str:
@@ -72,32 +70,37 @@ def _function(region: Region, name: str, schedule: Callable[[tirx.PrimFunc, str]
     try:
         return schedule(function_of(region), name)
     except Exception as error:  # TVM raises whatever its passes raise
-        first = (str(error).strip().splitlines() or [""])[0]
         raise BackendFailed(
-            f"TVM failed on {len(region.nodes)} operators from {describe(region.nodes[0])} on: "
-            f"{type(error).__name__}: {first}"
+            f"TVM failed on {len(region.nodes)} operators from {describe(region.nodes[0])} on: {_text(error)}"
         ) from error
 
 
-def _code(functions: dict[str, str], gpu: Gpu | None) -> Code:
-    """Machine code of functions that are given as TIR."""
+def _code(functions: dict[str, tirx.PrimFunc], gpu: Gpu | None) -> Code:
     if not functions:
         return Code()
+    scripts = {name: function.script() for name, function in functions.items()}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        job = {"functions": functions, "target": gpu and _target(gpu), "nvcc": gpu and gpu.nvcc}
-        (folder / codegen.JOB).write_text(json.dumps(job))
-        compile_folder(folder)
-        library = (folder / codegen.LIBRARY).read_bytes()
-        if gpu is None:
-            return Code(library, "\n".join(functions.values()), functions)
-        source = (folder / codegen.SOURCE).read_text()
-        code = Code(library, source, _by_function(_KERNEL, source, functions))
-        if not gpu.nvcc:
-            return code
-        fatbin, cubin = ((folder / each).read_bytes() for each in (codegen.FATBIN, codegen.CUBIN))
-        ptx = _by_function(_ENTRY, (folder / codegen.PTX).read_text(), functions)
-        return replace(code, fatbin=fatbin, cubin=cubin, ptx=ptx)
+        if gpu is not None:
+            return _code_for_gpu(scripts, gpu, folder)
+        try:
+            codegen.compile_module(tvm.IRModule(functions), None, folder)
+        except Exception as error:  # as above
+            raise BackendFailed(f"TVM failed on this graph: {_text(error)}") from error
+        return Code((folder / codegen.LIBRARY).read_bytes(), "\n".join(scripts.values()), scripts)
+
+
+def _code_for_gpu(scripts: dict[str, str], gpu: Gpu, folder: Path) -> Code:
+    (folder / codegen.JOB).write_text(json.dumps({"functions": scripts, "target": _target(gpu), "nvcc": gpu.nvcc}))
+    compile_folder(folder)
+    source = (folder / codegen.SOURCE).read_text()
+    code = Code((folder / codegen.LIBRARY).read_bytes(), source, _by_function(_KERNEL, source, scripts))
+    if not gpu.nvcc:
+        return code
+    fatbin, cubin = ((folder / each).read_bytes() for each in (codegen.FATBIN, codegen.CUBIN))
+    return replace(
+        code, fatbin=fatbin, cubin=cubin, ptx=_by_function(_ENTRY, (folder / codegen.PTX).read_text(), scripts)
+    )
 
 
 def _target(gpu: Gpu) -> dict[str, str]:
@@ -110,3 +113,8 @@ def _by_function(kernel: re.Pattern[str], text: str, functions: dict[str, str]) 
     for match in kernel.finditer(text):
         found[re.sub(r"_kernel(_\d+)?$", "", match[1])].append(match[0])
     return {name: "\n\n".join(kernels) for name, kernels in found.items()}
+
+
+def _text(error: Exception) -> str:
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first}"

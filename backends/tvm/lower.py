@@ -73,10 +73,10 @@ class TvmBackend:
         return unknown(target)
 
     def prepare(self, weights: Iterable[torch.Tensor], target: Target) -> None:
-        """Compile our own kernels, if they may be used, and have TVM ready."""
-        if is_installed():
+        """Compile our own kernels, if they may be used; for GPUs, have a process import TVM."""
+        if target.kind != "cpu":
             worker.start()
-        if target.kind == "cpu":
+        else:
             start("parallel")
             if any(weight.dtype is torch.float32 for weight in weights):
                 start("kernels")

@@ -1,7 +1,8 @@
 """Functions of single numbers.
 
-On GPUs they are those of CUDA's library, by name: what TVM calls there by itself loses digits of large angles. On CPUs exp,
-tanh and erf of float32 are polynomials: LLVM would call the C library for each number. Each is within a few units in the last place of float32; infinities and NaN come out as in torch.
+On GPUs they are those of CUDA's library, by name: what TVM calls there by itself loses digits of large angles. On CPUs
+exp, tanh and erf of float32 are polynomials: LLVM would call the C library for each number. Each is within a few units
+in the last place of float32; infinities and NaN come out as in torch.
 
 source: Cody and Waite 1980 (Software Manual for the Elementary Functions) for the reduction of exp's argument; the
         coefficients were fitted at Chebyshev's nodes; erfc(x) = exp(-x^2) g(1 / (1 + x)) as in Shepherd and

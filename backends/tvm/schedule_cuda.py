@@ -39,9 +39,9 @@ class _Block:
     """A block before anything was done to it.
 
     Attributes:
-        spatial: extents of the axes of what it gives. reduces: whether it reduces. across: the last axis of what it
-            reads. bytes: of one number. lanes: how many numbers vectors may hold. above: names of all that it reads, and
-            of what that reads.
+        spatial: extents of the axes of what it gives. reduces: whether it reduces. across: and does so over the last
+            axis of what it reads. bytes: of one number. lanes: how many numbers vectors may hold. above: names of all
+            that it reads, and of what that reads.
     """
 
     name: str
@@ -158,6 +158,7 @@ class _Scheduler:
     def _joined(self, group: list[_Kernel]) -> _Kernel:
         if len(group) == 1:
             return group[0]
+        # it takes the place of the last one, so that all that others need comes before
         loop = self._schedule.merge(*(kernel.loop for kernel in group))
         return _Kernel(loop, group[0].rows, group[0].by_rows, [block for kernel in group for block in kernel.blocks])
 

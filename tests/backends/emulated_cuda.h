@@ -53,7 +53,9 @@ static inline ushort2 make_ushort2(int x, int y) { return {(unsigned short)x, (u
 
 using half = _Float16;
 using __half = half;
-struct __half2 { half x, y; };
+struct __align__(4) half2 { half x, y; };
+using __half2 = half2;
+static inline half2 make_half2(half x, half y) { return {x, y}; }
 static inline bool __hgt(half a, half b) { return a > b; }
 static inline bool __hlt(half a, half b) { return a < b; }
 
@@ -73,7 +75,7 @@ struct nv_bfloat16 {
   }
 };
 using __nv_bfloat16 = nv_bfloat16;
-struct nv_bfloat162 {
+struct __align__(4) nv_bfloat162 {
   nv_bfloat16 x, y;
   nv_bfloat162() = default;
   nv_bfloat162(nv_bfloat16 x, nv_bfloat16 y) : x(x), y(y) {}

@@ -1,7 +1,8 @@
 """Run what TVM generated for a GPU on a CPU: its own code that launches, and the CUDA source, compiled for the CPU.
 
-The library is the one that a GPU would be given. What it launches is its CUDA source behind ``emulated_cuda.h``: threads
-of a block take turns, meet at barriers, and shuffle. Tensors say that they are on a GPU, and lie in the CPU's memory.
+The library is the one that a GPU would be given. What it launches is its CUDA source behind ``emulated_cuda.h``: the
+threads of a block take turns, meet at barriers, and shuffle. Tensors say that they are on a GPU, and lie in the CPU's
+memory.
 """
 
 from __future__ import annotations
