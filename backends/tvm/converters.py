@@ -59,9 +59,9 @@ CONVERTERS.update(
         _aten.rsqrt.default: _Unary(lambda x: number(1.0, x) / tirx.sqrt(x), 8),
         _aten.sqrt.default: _Unary(tirx.sqrt, 8),
         _aten.reciprocal.default: _Unary(lambda x: number(1.0, x) / x, 4),
-        _aten.cos.default: _Unary(functools.partial(numerics.library, "cos"), 50),
-        _aten.sin.default: _Unary(functools.partial(numerics.library, "sin"), 50),
-        _aten.log.default: _Unary(functools.partial(numerics.library, "log"), 50),
+        _aten.cos.default: _Unary(tirx.cos, 50),
+        _aten.sin.default: _Unary(tirx.sin, 50),
+        _aten.log.default: _Unary(tirx.log, 50),
         _aten.logical_not.default: lambda o: o.pointwise(tirx.Not, o.tensor("self").cast("bool")),
         _aten.clone.default: _Unary(lambda x: x, 0),
         **dict.fromkeys((_aten._to_copy.default, _aten.type_as.default), lambda o: o.tensor("self").cast(o.dtype)),
@@ -169,7 +169,7 @@ def _convert_pow(o: Operands) -> Value:
             return functools.reduce(lambda a, b: a * b, [x] * int(exponent))
         if exponent == -0.5:
             return number(1.0, x) / tirx.sqrt(x)
-        return numerics.library("pow", x, number(exponent, x))
+        return tirx.pow(x, number(exponent, x))
 
     return o.pointwise(power, base, cost=4)
 

@@ -1,8 +1,7 @@
-"""Functions of single numbers.
+"""exp, tanh and erf of float32 as polynomials: LLVM would call the C library for each number.
 
-On GPUs they are those of CUDA's library, by name: what TVM calls there by itself loses digits of large angles. On CPUs
-exp, tanh and erf of float32 are polynomials: LLVM would call the C library for each number. Each is within a few units
-in the last place of float32; infinities and NaN come out as in torch.
+On GPUs exp and tanh are CUDA's own; with its erf TVM would read and write no vectors. Each polynomial is within a few
+units in the last place of float32; infinities and NaN come out as in torch.
 
 source: Cody and Waite 1980 (Software Manual for the Elementary Functions) for the reduction of exp's argument; the
         coefficients were fitted at Chebyshev's nodes; erfc(x) = exp(-x^2) g(1 / (1 + x)) as in Shepherd and
@@ -48,17 +47,9 @@ def for_gpu() -> bool:
     return target is not None and str(target.kind.name) == "cuda"
 
 
-def library(name: str, *operands: Expr) -> Expr:
-    """A function of the C library, as TVM knows it; on GPUs that of CUDA's, by its name there."""
-    if not for_gpu():
-        return getattr(tirx, name)(*operands)
-    dtype = dtype_of(operands[0])
-    return tirx.call_pure_extern(dtype, {"float32": f"{name}f", "float64": name}[dtype], *operands)
-
-
 def exp(x: Expr) -> Expr:
     """Euler's number to the power of ``x``."""
-    return let(x, _exp) if _is_polynomial(x) else library("exp", x)
+    return let(x, _exp) if _is_polynomial(x) else tirx.exp(x)
 
 
 def _exp(x: Expr) -> Expr:
@@ -80,7 +71,7 @@ def _exp_reduced(x: Expr, power: Expr) -> Expr:
 
 def tanh(x: Expr) -> Expr:
     """The hyperbolic tangent."""
-    return let(x, _tanh) if _is_polynomial(x) else library("tanh", x)
+    return let(x, _tanh) if _is_polynomial(x) else tirx.tanh(x)
 
 
 def _tanh(x: Expr) -> Expr:
@@ -97,7 +88,7 @@ def sigmoid(x: Expr) -> Expr:
 
 def erf(x: Expr) -> Expr:
     """The error function."""
-    return let(x, _erf) if _is_polynomial(x) else library("erf", x)
+    return let(x, _erf) if dtype_of(x) == "float32" else tirx.erf(x)
 
 
 def _erf(x: Expr) -> Expr:

@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 
 import txgraph
 from tests.backends import emulated_cuda
-from tests.backends.cuda_models import gpt2, llama
+from tests.backends.cuda_models import llama
 from tests.backends.test_cuda import IDS, axes
 from tests.backends.test_tvm import _activations, _arithmetic, _moves, _reductions, _special
 from tests.small import assert_as_eager, bits, module
@@ -60,20 +60,16 @@ def check(fast: txgraph.OptimizedModel, model: nn.Module, *args: Any, **kwargs: 
 
 
 @pytest.mark.usefixtures("emulated")
-@pytest.mark.parametrize(
-    ("make", "dynamic", "dtype"),
-    [(gpt2, False, torch.float16), (llama, True, torch.bfloat16)],
-)
-def test_models(make: Callable[[], nn.Module], dynamic: bool, dtype: torch.dtype) -> None:
+def test_a_model() -> None:
+    """Sizes vary; others were run by hand, see docs/cuda.md."""
     torch.manual_seed(0)
-    model = make().to(dtype)
+    model = llama().bfloat16()
     batch = {"input_ids": IDS, "attention_mask": (IDS < 20).long()}
-    fast = compiled(model, kwargs=batch, dynamic_shapes=axes(batch) if dynamic else None)
+    fast = compiled(model, kwargs=batch, dynamic_shapes=axes(batch))
     check(fast, model, **batch)
-    if dynamic:
-        ids = torch.arange(27).reshape(3, 9)
-        check(fast, model, input_ids=ids, attention_mask=(ids < 25).long())
-        assert len(fast.report.graphs) == 1
+    ids = torch.arange(27).reshape(3, 9)
+    check(fast, model, input_ids=ids, attention_mask=(ids < 25).long())
+    assert len(fast.report.graphs) == 1
     assert fast.report.fallbacks == []
 
 
@@ -116,3 +112,4 @@ def test_operators() -> None:
     shapes = dict.fromkeys(("x", "y", "n", "wide"), sizes)
     fast = compiled(model, *inputs(2, 4), dynamic_shapes=shapes, passes=txgraph.Pipeline())
     check(fast, model, *inputs(3, 37))
+    assert not re.findall(r"\b__\w+f\(", fast.code())  # such as __cosf, which is wrong for large angles
