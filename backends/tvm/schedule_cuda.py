@@ -170,7 +170,8 @@ class _Scheduler:
         except s_tir.ScheduleError:
             return False
         extents = [self._schedule.get(loop).extent for loop in self._columns(kernel.loop, block)]
-        each = math.prod(known) if None not in (known := [as_int(extent) for extent in extents]) else None
+        known = [each for extent in extents if (each := as_int(extent)) is not None]
+        each = math.prod(known) if len(known) == len(extents) else None
         once = _same([_product([*kernel.rows, *extents]) // self._lanes(kernel)], [_product(block.spatial)])
         room = SHARED - kernel.shared if kernel.by_rows else REGISTERS * block.bytes
         if each is None or not once or each * block.bytes > room:

@@ -113,3 +113,23 @@ def test_operators() -> None:
     fast = compiled(model, *inputs(2, 4), dynamic_shapes=shapes, passes=txgraph.Pipeline())
     check(fast, model, *inputs(3, 37))
     assert not re.findall(r"\b__\w+f\(", fast.code())  # such as __cosf, which is wrong for large angles
+
+
+@pytest.mark.usefixtures("emulated")
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [("__syncthreads();", ""), (", 16, 32)", ", 8, 32)"), ("(int64_t)96", "(int64_t)95"), ("expf(", "exp2f(")],
+    ids=["no barrier", "half a warp", "rows overlap", "another base"],
+)
+def test_wrong_kernels_are_noticed(right: str, wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_source = emulated_cuda._compiled
+
+    def changed(source: str, folder: Path) -> Path:
+        assert right in source
+        return compile_source(source.replace(right, wrong), folder)
+
+    monkeypatch.setattr(emulated_cuda, "_compiled", changed)
+    model, x = module(lambda x: F.softmax(x * 2, -1)), torch.randn(5, 96)
+    fast = compiled(model, x, dynamic_shapes={"x": {0: Dim.AUTO}})
+    with pytest.raises(AssertionError):
+        check(fast, model, x)
