@@ -53,8 +53,13 @@ def _assemble(folder: Path, nvcc: str, arch: str) -> None:
     if done.returncode:
         raise RuntimeError(f"nvcc failed: {done.stderr.strip()[-LAST_WORDS:]}")
     (folder / RESOURCES).write_text(done.stderr)
-    (compiled,) = folder.glob(f"kernels*{arch}.cubin")
-    compiled.rename(folder / CUBIN)
+    (cubin,) = folder.glob(f"kernels*{arch}.cubin")
+    cubin.rename(folder / CUBIN)
+    named = (
+        folder / f"kernels.compute_{arch.removeprefix('sm_')}.ptx"
+    )  # where there is one for other architectures, too
+    if named.exists():
+        named.rename(folder / PTX)
 
 
 def main() -> None:

@@ -58,8 +58,8 @@ def kind_of_call(name: str, otherwise: KernelKind) -> KernelKind:
 
 
 def is_own_kernel(name: str) -> bool:
-    """Whether a kernel is one of ours: an operator ``txgraph...._native``, or Triton's function ``txgraph_...``."""
-    return name.startswith("txgraph_") or (name.startswith("txgraph.") and name.endswith("_native"))
+    """Whether a kernel is one of ours: ``txgraph...._native``, ``txgraph...._triton``, or the function ``txgraph_...``."""
+    return name.startswith("txgraph_") or (name.startswith("txgraph.") and name.endswith(("_native", "_triton")))
 
 
 def without_kernel(graph: Graph, kernels: Iterable[Kernel]) -> dict[str, str]:
