@@ -55,10 +55,8 @@ def _assemble(folder: Path, nvcc: str, arch: str) -> None:
     (folder / RESOURCES).write_text(done.stderr)
     (cubin,) = folder.glob(f"kernels*{arch}.cubin")
     cubin.rename(folder / CUBIN)
-    named = (
-        folder / f"kernels.compute_{arch.removeprefix('sm_')}.ptx"
-    )  # where there is one for other architectures, too
-    if named.exists():
+    named = folder / f"kernels.compute_{arch.removeprefix('sm_')}.ptx"
+    if named.exists():  # for some architectures nvcc makes PTX for others, too
         named.rename(folder / PTX)
 
 

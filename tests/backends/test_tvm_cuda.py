@@ -16,8 +16,9 @@ import txgraph
 from tests.backends.cuda_models import bert
 from tests.backends.test_cuda import IDS
 from tests.helpers import normal
-from tests.small import MLP, graph_of, module
-from txgraph import BackendFailed
+from tests.quantizing import QuantizeLinears
+from tests.small import MLP, apply, graph_of, module
+from txgraph import BackendFailed, BackendOptions
 from txgraph.backends.tvm import TvmBackend, library, lower, worker
 from txgraph.backends.tvm.launch import Launch
 from txgraph.backends.tvm.regions import Region
@@ -66,6 +67,16 @@ def test_without_nvcc_the_code_is_source(monkeypatch: pytest.MonkeyPatch) -> Non
     (kernel,) = [kernel for kernel in fast.kernels() if kernel.kind == "generated"]
     assert "__global__" in kernel.code
     assert kernel.cubin == b""
+
+
+def test_quantized_weights_are_multiplied_by_our_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lower, "find_nvcc", lambda: "")
+    model = nn.Sequential(nn.Linear(256, 512), nn.GELU(), nn.Linear(512, 256)).eval()
+    graph, _ = apply(QuantizeLinears(8), graph_of(model, normal(5, 256)))
+    made = TvmBackend().lower(graph, Target("cuda", arch="sm_90"), BackendOptions())
+    kinds = [kernel.kind for kernel in made.kernels if kernel.name != "getitem"]
+    assert kinds == ["txgraph", "generated", "txgraph"]
+    assert made.keep is None  # there is nothing that runs
 
 
 def test_nvcc_that_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
