@@ -58,7 +58,7 @@ def kind_of_call(name: str, otherwise: KernelKind) -> KernelKind:
 
 
 def is_own_kernel(name: str) -> bool:
-    """Whether a kernel is one of ours: ``txgraph...._native``, ``txgraph...._triton``, or ``txgraph_...``, a function."""
+    """Whether a kernel is one of ours: ``txgraph...._native`` or ``_triton``, or Triton's function ``txgraph_...``."""
     return name.startswith("txgraph_") or (name.startswith("txgraph.") and name.endswith(("_native", "_triton")))
 
 
