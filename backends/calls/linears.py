@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch.fx import Node
 
-from txgraph.ir import Graph, GraphBuilder
+from txgraph.ir import Graph, GraphBuilder, arguments
+from txgraph.ir.activations import activate
 from txgraph.ir.aliasing import reaches_output
 from txgraph.ir.linears import Linears, results_of
 
@@ -53,6 +54,20 @@ def _joined(graph: Graph, node: Node, linears: Linears) -> list[Node]:
 def _joint(builder: GraphBuilder, nodes: Sequence[Node | None], tensors: list[torch.Tensor]) -> Node:
     names = list(dict.fromkeys(str(n.target) for n in nodes if n is not None))
     return builder.constant("_and_".join(names), torch.cat(tensors), names)
+
+
+def inline_activations(graph: Graph) -> None:
+    """Write the activations of ``txgraph::`` that stayed back as ATen operators."""
+    for node in graph.calls():
+        if node.target is torch.ops.txgraph.quick_gelu.default:
+            node.replace_all_uses_with(activate(GraphBuilder(graph, node), node.all_input_nodes[0], "quick_gelu"))
+            graph.fx.erase_node(node)
+        if node.target is torch.ops.txgraph.linear_activation.default:
+            named = arguments(node)
+            builder = GraphBuilder(graph, node)
+            linear = builder.aten.linear(named["input"], named["weight"], named["bias"])
+            node.replace_all_uses_with(activate(builder, linear, named["activation"]))
+            graph.fx.erase_node(node)
 
 
 def put(graph: Graph, node: Node, values: Sequence[Node]) -> None:

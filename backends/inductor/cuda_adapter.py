@@ -20,9 +20,9 @@ from torch._inductor import config
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental import _config as symbolic_sizes
 
+from txgraph.backends.gpus import Gpu, refuse
 from txgraph.backends.inductor.adapter import compiled_graphs, generated_code, only_own_patterns
 from txgraph.backends.inductor.generated import Generated, Launch
-from txgraph.backends.inductor.gpus import Gpu
 from txgraph.backends.inductor.provenance import launches_of
 from txgraph.errors import BackendFailed
 from txgraph.options import Target
@@ -89,22 +89,12 @@ def compile_for(
         compile_fx(module, list(examples))
     source, namespace = "\n".join(sources), compiled[-1].namespace
     launches = launches_of(compiled[-1].provenance, source, module.graph)
-    return Generated(_refuse(target), source, tuple(_with_binaries(each, namespace) for each in launches), {})
+    return Generated(refuse(target), source, tuple(_with_binaries(each, namespace) for each in launches), {})
 
 
 def cuda_device() -> torch.device:
     """The device of the tensors of such a graph."""
     return torch.device("cuda", 0)
-
-
-def _refuse(target: Target) -> Callable[..., Sequence[Any]]:
-    def refuse(*_: torch.Tensor) -> Sequence[Any]:
-        raise BackendFailed(
-            f"compiled for {target}, and this machine has no such device: the code can be read (code(), kernels()), "
-            f"but not run here"
-        )
-
-    return refuse
 
 
 def _with_binaries(launch: Launch, namespace: Mapping[str, Any]) -> Launch:

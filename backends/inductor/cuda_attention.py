@@ -17,7 +17,7 @@ import operator
 import torch
 from torch.fx import Node
 
-from txgraph.backends.inductor.gpus import Gpu
+from txgraph.backends.gpus import Gpu
 from txgraph.ir import Graph, GraphBuilder, arguments, type_of
 from txgraph.ir.node import same_size
 

@@ -12,18 +12,18 @@ from torch.fx import Node
 
 from txgraph.backends.base import Compiled
 from txgraph.backends.calls.attention import choose_attention
+from txgraph.backends.calls.cuda_kernels import lower_for_cuda
 from txgraph.backends.calls.eager import Eager
 from txgraph.backends.calls.gemm import choose_gemms, fused_activations
-from txgraph.backends.calls.linears import join_linears
+from txgraph.backends.calls.linears import inline_activations, join_linears
 from txgraph.backends.calls.quantized import is_quantized, lower_quantized, unsupported_quantized
 from txgraph.backends.calls.sparse import left_dense
+from txgraph.backends.gpus import absent_gpu, unknown
 from txgraph.backends.inductor.adapter import artifact_bytes, check_settings, compile_graph, load_artifact, settings
 from txgraph.backends.inductor.cuda_adapter import compile_for, cuda_device, missing
 from txgraph.backends.inductor.cuda_attention import choose_cuda_attention
-from txgraph.backends.inductor.cuda_kernels import lower_for_cuda
 from txgraph.backends.inductor.devices import move
 from txgraph.backends.inductor.generated import Generated, Launch
-from txgraph.backends.inductor.gpus import GPUS, absent_gpu
 from txgraph.backends.inductor.head import cut_head
 from txgraph.backends.inductor.kernels import kernels_of
 from txgraph.backends.inductor.mutations import write_in_place, written_in_place
@@ -33,8 +33,7 @@ from txgraph.backends.inductor.softcap import inline_softcap, softcap_to_flex
 from txgraph.backends.inductor.worth import not_worth_compiling
 from txgraph.backends.kernels.build import start, wait
 from txgraph.errors import BackendFailed
-from txgraph.ir import Graph, GraphBuilder, Kernel, arguments, describe, type_of
-from txgraph.ir.activations import activate
+from txgraph.ir import Graph, Kernel, describe, type_of
 from txgraph.ir.kernel import compute_themselves
 from txgraph.options import BackendOptions, Target
 from txgraph.progress import say, track
@@ -76,11 +75,7 @@ class InductorBackend:
 
     def obstacle(self, target: Target) -> str:
         """Nothing is known of GPUs of that architecture, or Triton is missing."""
-        if absent_gpu(target) is None:
-            known = ", ".join(f"cuda:{arch}" for arch in GPUS)
-            what = "without a GPU the target must name its architecture" if target.arch is None else "it is not known"
-            return f"{what}: one of {known}"
-        return missing()
+        return unknown(target) or missing()
 
     def prepare(self, weights: Iterable[torch.Tensor], target: Target) -> None:
         """Compile our own kernels, if they may be used."""
@@ -109,7 +104,7 @@ class InductorBackend:
             choices["device"] = f"{target} is not here: compiled as for an NVIDIA {gpu.name}, never run"
         choices |= left_dense(lowered, target.kind)
         join_linears(lowered)
-        _inline_activations(lowered)
+        inline_activations(lowered)
         inline_softcap(lowered, target)
         _name_constants_once(lowered)
         pieces = layers(lowered, target, options.layers)
@@ -219,20 +214,6 @@ def _name_constants_once(graph: Graph) -> None:
     for node in [n for n in graph.nodes if n.op == "get_attr"]:
         if first.setdefault(node.target, node) is not node:
             node.replace_all_uses_with(first[node.target])
-            graph.fx.erase_node(node)
-
-
-def _inline_activations(graph: Graph) -> None:
-    """Write the activations of ``txgraph::`` that stayed back as ATen operators."""
-    for node in graph.calls():
-        if node.target is torch.ops.txgraph.quick_gelu.default:
-            node.replace_all_uses_with(activate(GraphBuilder(graph, node), node.all_input_nodes[0], "quick_gelu"))
-            graph.fx.erase_node(node)
-        if node.target is torch.ops.txgraph.linear_activation.default:
-            named = arguments(node)
-            builder = GraphBuilder(graph, node)
-            linear = builder.aten.linear(named["input"], named["weight"], named["bias"])
-            node.replace_all_uses_with(activate(builder, linear, named["activation"]))
             graph.fx.erase_node(node)
 
 

@@ -8,11 +8,11 @@ from torch.fx import Node
 from tvm import te, tirx
 
 from txgraph.backends.tvm import converters, reductions
-from txgraph.backends.tvm.numerics import DTYPES
+from txgraph.backends.tvm.numerics import DTYPES, for_gpu
 from txgraph.backends.tvm.operands import CONVERTERS, Operands
 from txgraph.backends.tvm.regions import Region, can_be_read, has_plain_rows, is_contiguous, order_of
 from txgraph.backends.tvm.sizes import compute
-from txgraph.backends.tvm.values import Value, of_tensor
+from txgraph.backends.tvm.values import Value, as_int, of_tensor
 from txgraph.ir import arguments, type_of
 
 FILLED_BY = (converters, reductions)  # the table
@@ -49,20 +49,29 @@ def function_of(region: Region) -> tirx.PrimFunc:
     inside = set(region.nodes)
 
     def keep(value: Value) -> Value:
-        return value.stored("kept")[0] if value.cost > CHEAP else value
+        is_kept = value.cost > CHEAP and not (for_gpu() and _is_open(value))
+        return value.stored("kept")[0] if is_kept else value
 
     for node in region.nodes:
         value = CONVERTERS[node.target](Operands(node, values, symbols, keep))  # type: ignore[index]  # see converts
         value = value.cast(DTYPES[node.meta["val"].dtype])
         if node in region.outputs:
             order = order_of(node)
+            if for_gpu() and any(user in inside for user in node.users):  # no thread reads what another has written
+                value = keep(value)
             turned, outputs[node] = value.permuted(order).stored(node.name)
-            value = turned.permuted([order.index(axis) for axis in range(len(order))])
+            if not for_gpu():
+                value = turned.permuted([order.index(axis) for axis in range(len(order))])
         elif value.cost > LARGEST or (value.cost > CHEAP and sum(user in inside for user in node.users) > 1):
             value = value.stored(node.name)[0]
         values[node] = value
     taken = [*symbols.values(), *strides, *tensors, *(outputs[node] for node in region.outputs)]
     return te.create_prim_func(taken, index_dtype_override="int64")  # as symbols are
+
+
+def _is_open(value: Value) -> bool:
+    """Whether nobody knows how much memory a row takes: a GPU computes it twice instead."""
+    return bool(value.shape) and as_int(value.shape[-1]) is None
 
 
 def _input(node: Node, symbols: dict[str, Any], strides: list[Any], tensors: list[te.Tensor]) -> Value:

@@ -10,6 +10,8 @@ import torch
 from txgraph.backends.tvm.regions import Region, has_plain_rows, is_contiguous, order_of
 from txgraph.backends.tvm.sizes import Size, compute
 
+VECTOR = 16  # bytes: GPUs read vectors only from where they begin
+
 
 class Launch:
     """Calls the function of a region.
@@ -25,7 +27,7 @@ class Launch:
         self._contiguous = [at for at, node in enumerate(region.inputs) if is_contiguous(node)]
         orders = [order_of(node) for node in region.outputs]
         self._results = [
-            (tuple(node.meta["val"].shape[axis] for axis in order), node.meta["val"].dtype)
+            (tuple(node.meta["val"].shape[axis] for axis in order), node.meta["val"].dtype, node.meta["val"].device)
             for node, order in zip(region.outputs, orders, strict=True)
         ]
         self._turned = [
@@ -33,7 +35,8 @@ class Launch:
             for at, order in enumerate(orders)
             if order != tuple(range(len(order)))
         ]
-        self._sizes_vary = any(not isinstance(size, int) for shape, _ in self._results for size in shape)
+        self._aligned = any(node.meta["val"].is_cuda for node in region.outputs)
+        self._sizes_vary = any(not isinstance(size, int) for shape, *_ in self._results for size in shape)
 
     def __call__(self, *given: Any) -> Any:
         """The outputs of the region, in a tuple; ``given`` are the values of its symbols, and its inputs."""
@@ -41,14 +44,16 @@ class Launch:
         for at in self._contiguous:
             if not tensors[at].is_contiguous():
                 tensors[at] = tensors[at].contiguous()
+            if self._aligned and tensors[at].data_ptr() % VECTOR:
+                tensors[at] = tensors[at].clone()
         strides: list[int] = []
         for at, plain in self._strided:
             tensors[at] = _memory(tensors[at], plain, strides)
         if self._sizes_vary:
             values = dict(zip(self._symbols, symbols, strict=True))
-            results = [torch.empty(_shape(shape, values), dtype=dtype) for shape, dtype in self._results]
+            results = [torch.empty(_shape(s, values), dtype=d, device=device) for s, d, device in self._results]
         else:
-            results = [torch.empty(shape, dtype=dtype) for shape, dtype in self._results]
+            results = [torch.empty(shape, dtype=dtype, device=device) for shape, dtype, device in self._results]
         self._function(*symbols, *strides, *tensors, *results)
         for at, places in self._turned:
             results[at] = results[at].permute(places)

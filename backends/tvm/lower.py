@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-from collections.abc import Iterable, Sequence
+import os
+import shutil
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from txgraph.backends.base import Compiled, Watch
 from txgraph.backends.calls.attention import choose_attention
+from txgraph.backends.calls.cuda_kernels import lower_for_cuda
 from txgraph.backends.calls.eager import Eager
 from txgraph.backends.calls.gemm import choose_gemms, fused_activations
+from txgraph.backends.calls.linears import inline_activations, join_linears
 from txgraph.backends.calls.quantized import is_quantized, lower_quantized, unsupported_quantized
 from txgraph.backends.calls.sparse import left_dense
+from txgraph.backends.gpus import absent_gpu, refuse, unknown
 from txgraph.backends.kernels.build import start, wait
-from txgraph.backends.tvm.library import load_functions
+from txgraph.backends.tvm import worker
+from txgraph.backends.tvm.code import Code, Gpu
+from txgraph.backends.tvm.library import Kernels, load_functions
 from txgraph.backends.tvm.program import constants_of, fallbacks_of, kernels_of, program_of
 from txgraph.backends.tvm.regions import Region
 from txgraph.errors import BackendFailed
@@ -27,11 +35,12 @@ from txgraph.options import BackendOptions, Target
 from txgraph.progress import say
 
 MISSING = 'the tvm backend needs Apache TVM: pip install "txgraph[tvm]"'
+NO_NVCC = "CUDA's compiler nvcc is not here: install the CUDA toolkit, and have nvcc on the PATH or CUDA_HOME set"
 
 
 @dataclass(frozen=True)
 class TvmBackend:
-    """Apache TVM: LLVM code for CPUs."""
+    """Apache TVM: LLVM code for CPUs, CUDA for GPUs."""
 
     name: str = "tvm"
     fuses_elementwise: bool = True
@@ -46,25 +55,29 @@ class TvmBackend:
         return importlib.metadata.version("apache-tvm") if is_installed() else ""
 
     def unsupported(self, graph: Graph, target: Target) -> list[str]:
-        """Other devices than CPUs, and quantized linears without a kernel: all other operators can be called."""
+        """Tensors not on the target's device, dtypes that it lacks, quantized linears without a kernel on CPUs."""
         reasons = []
+        gpu = absent_gpu(target)
+        kind = target.kind if gpu is None else "cpu"
         for node in graph.nodes:
             tensor_type = type_of(node)
-            if target.kind != "cpu" or (tensor_type is not None and tensor_type.device.type != "cpu"):
-                reasons.append(
-                    f"{describe(node)}: the tvm backend generates code for CPUs only, the target is {target}"
-                )
+            if tensor_type is not None and tensor_type.device.type != kind:
+                reasons.append(f"{describe(node)}: is on {tensor_type.device}, the target is {target}")
+            if tensor_type is not None and gpu is not None and gpu.lacks(tensor_type.dtype):
+                reasons.append(f"{describe(node)}: has dtype {tensor_type.dtype}, which {target} does not compute in")
             without_kernel = unsupported_quantized(node, target)
             reasons += [without_kernel] if without_kernel else []
         return reasons
 
     def obstacle(self, target: Target) -> str:
-        """It generates code for CPUs only."""
-        return 'the tvm backend generates code for CPUs only: use backend="inductor"'
+        """Nothing is known of GPUs of that architecture."""
+        return unknown(target)
 
     def prepare(self, weights: Iterable[torch.Tensor], target: Target) -> None:
-        """Compile our own kernels, if they may be used."""
-        if target.kind == "cpu":
+        """Compile our own kernels, if they may be used; for GPUs, have a process import TVM."""
+        if target.kind != "cpu":
+            worker.start()
+        else:
             start("parallel")
             if any(weight.dtype is torch.float32 for weight in weights):
                 start("kernels")
@@ -74,20 +87,23 @@ class TvmBackend:
         if not is_installed():
             raise BackendFailed(MISSING)
         say("lower", "kernels of our own, compiled once a machine")
-        if is_quantized(graph):
+        if is_quantized(graph) and target.kind == "cpu":
             start("quantized")
         wait()
         lowered = graph.copy()
         compute_themselves(lowered)
-        choices = choose_gemms(lowered, options.cache) | choose_attention(lowered, options.cache)
-        choices |= left_dense(lowered, target.kind)
-        lower_quantized(lowered)
+        choices = _call_on_cpu(lowered, options) if target.kind == "cpu" else _call_on_cuda(lowered)
         say("lower", "TVM")
         from txgraph.backends.tvm.compiler import generate  # imports tvm: seconds that a warm start does without
 
-        generated = generate(lowered)
+        gpu = _gpu(target) if target.kind == "cuda" else None
+        generated = generate(lowered, gpu)
+        if target.is_absent:
+            choices["device"] = f"{target} is not here: its code was never run"
+        if gpu is not None and not gpu.nvcc:
+            choices["machine code"] = f"none, the code is CUDA source: {NO_NVCC}"
         regions = [(name, tuple(node.name for node in region.nodes)) for name, region in generated.regions]
-        return _Lasting(graph, lowered, regions, generated.library, generated.codes, choices).compiled()
+        return _Lasting(graph, lowered, regions, generated.code, target, choices).compiled()
 
     def restore(self, kept: Any) -> Compiled:
         """Load what was compiled in another process."""
@@ -98,9 +114,57 @@ class TvmBackend:
         return compiled
 
 
+def _call_on_cpu(graph: Graph, options: BackendOptions) -> dict[str, str]:
+    """Choose what computes linears and attention; what was measured, for the report."""
+    choices = choose_gemms(graph, options.cache) | choose_attention(graph, options.cache)
+    choices |= left_dense(graph, "cpu")
+    lower_quantized(graph)
+    return choices
+
+
+def _call_on_cuda(graph: Graph) -> dict[str, str]:
+    """Linears and attention are torch's, which takes cuBLAS and what attention kernel it finds best on the device."""
+    choices = left_dense(graph, "cuda")
+    lower_for_cuda(graph)
+    join_linears(graph)
+    inline_activations(graph)
+    return choices
+
+
+def _gpu(target: Target) -> Gpu:
+    """The GPU that code is made for, and what assembles it.
+
+    Raises:
+        BackendFailed: the GPU is here, and what it runs cannot be made.
+    """
+    arch = target.arch
+    if not target.is_absent:
+        major, minor = torch.cuda.get_device_capability(target.index)
+        arch = f"sm_{major}{minor}"
+    assert arch is not None, "an absent target has one: see obstacle()"
+    nvcc = find_nvcc()
+    if not nvcc and not target.is_absent:
+        raise BackendFailed(f'{NO_NVCC}, or use backend="inductor"')
+    return Gpu(arch, nvcc)
+
+
+def find_nvcc() -> str:
+    """The path of CUDA's compiler; empty: there is none."""
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or "/usr/local/cuda"
+    return shutil.which("nvcc") or shutil.which("nvcc", path=str(Path(home, "bin"))) or ""
+
+
 def is_installed() -> bool:
     """Whether TVM is there; it is not imported."""
     return importlib.util.find_spec("tvm") is not None
+
+
+def load(code: Code, target: Target) -> dict[str, Callable[..., Any]] | None:
+    """The functions of generated code, by name; ``None``: they are for a GPU that this machine has not."""
+    if target.is_absent:
+        return None
+    kernels = Kernels(code.source, code.fatbin) if code.fatbin else None
+    return load_functions(code.library, list(code.functions), kernels) if code.functions else {}
 
 
 @dataclass(frozen=True)
@@ -110,19 +174,21 @@ class _Lasting:
     Attributes:
         graph: the one that was given. lowered: with linears and attention chosen.
         regions: of each kernel's call the function, and the operators of ``lowered`` that it computes.
-        library, codes: see :class:`txgraph.backends.tvm.compiler.Generated`.
     """
 
     graph: Graph
     lowered: Graph
     regions: list[tuple[str, tuple[str, ...]]]
-    library: bytes
-    codes: dict[str, str]
+    code: Code
+    target: Target
     choices: dict[str, str]
 
     def compiled(self) -> Compiled:
         """Load the functions, and put the calls together."""
-        functions = load_functions(self.library, list(self.codes)) if self.codes else {}
+        functions = load(self.code, self.target)
+        refused = refuse(self.target) if functions is None else None
+        if functions is None:
+            functions = dict.fromkeys(self.code.functions, refuse(self.target))
         nodes = {node.name: node for node in self.lowered.nodes}
         regions = [(name, Region.of([nodes[each] for each in names])) for name, names in self.regions]
         program = program_of(self.lowered, regions, functions)
@@ -134,12 +200,12 @@ class _Lasting:
                 return run.watched([*weights, *tensors], watch.launch)
 
         return Compiled(
-            lambda tensors: run(*weights, *tensors),
-            "\n".join(self.codes.values()),
+            refused or (lambda tensors: run(*weights, *tensors)),
+            self.code.source,
             self.choices,
-            keep=lambda: self,
+            keep=None if refused else lambda: self,
             frozen=self.lowered.constants.frozen_values(),
-            kernels=kernels_of(self.graph, program, self.codes),
-            watched=watched,
+            kernels=kernels_of(self.graph, program, self.code),
+            watched=None if refused else watched,
             fallbacks=fallbacks_of(program),
         )

@@ -9,6 +9,7 @@ import torch
 from torch._ops import OpOverload
 from torch.fx import Node
 
+from txgraph.backends.tvm.code import Code
 from txgraph.backends.tvm.launch import Launch
 from txgraph.backends.tvm.regions import MOVES, Region
 from txgraph.ir import Graph, Kernel, describe, op_name, type_of
@@ -94,11 +95,11 @@ class _Writer:
         raise AssertionError(f"{symbol} is the size of an axis")
 
 
-def kernels_of(graph: Graph, program: Graph, codes: Mapping[str, str]) -> tuple[Kernel, ...]:
+def kernels_of(graph: Graph, program: Graph, code: Code) -> tuple[Kernel, ...]:
     """What one call of ``program`` launches, in that order.
 
     Args:
-        graph: the one that was given to the backend. codes: of the generated functions, by name.
+        graph: the one that was given to the backend.
     """
     order = {node.name: at for at, node in enumerate(graph.calls())}
     kernels = []
@@ -106,7 +107,7 @@ def kernels_of(graph: Graph, program: Graph, codes: Mapping[str, str]) -> tuple[
         nodes = tuple(sorted((n for n in node.meta.get(COMPUTES, ()) if n in order), key=order.__getitem__))
         if isinstance(node.target, Launch):
             name = node.target.__name__
-            kernels.append(Kernel(name, nodes, "generated", codes[name]))
+            kernels.append(Kernel(name, nodes, "generated", code.functions[name], code.ptx.get(name, ""), code.cubin))
         else:
             name = operator_path(node)
             kernels.append(Kernel(name, nodes, kind_of_call(name, "library" if is_library(node) else "interpreted")))

@@ -124,11 +124,11 @@ def has_plain_rows(node: Node) -> bool:
 
 
 def can_be_read(node: Node, dtypes: Collection[torch.dtype]) -> bool:
-    """Whether a value is a tensor of such a dtype on a CPU, or a size, and its sizes can be computed."""
+    """Whether a value is a tensor of such a dtype, or a size, and its sizes can be computed."""
     tensor_type = type_of(node)
     if tensor_type is None:
         value = node.meta.get("val")
         return isinstance(value, int | torch.SymInt) and is_computable(value)
-    if tensor_type.dtype not in dtypes or tensor_type.device.type != "cpu":
+    if tensor_type.dtype not in dtypes:
         return False
     return all(is_computable(size) and not same_size(size, 0) for size in tensor_type.shape)

@@ -9,10 +9,12 @@ from typing import Any
 from tvm import te, tirx
 from tvm.ir import Expr
 
-from txgraph.backends.tvm.numerics import number
+from txgraph.backends.tvm.numerics import for_gpu, number
 
 LANES = 32  # partial results of a reduction, side by side in a vector
 LANES_NAME = "lanes"
+ACROSS = "across"
+"""The names of blocks begin so that reduce the last axis of what they read."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,9 @@ def reduce(value: Value, axis: int, combine: Callable[..., Any], merge: Callable
     shape = (*value.shape[:axis], 1, *value.shape[axis + 1 :])
     extent = value.shape[axis]
     known = as_int(extent)
-    if axis != len(value.shape) - 1 or (known is not None and known < 2 * LANES):
-        return _over(value, axis, shape, extent, combine)
+    is_last = axis == len(value.shape) - 1
+    if for_gpu() or not is_last or (known is not None and known < 2 * LANES):
+        return _over(value, axis, shape, extent, combine, ACROSS if is_last else "along")
     rows = value.shape[:axis]
     blocks = tirx.floordiv(extent, LANES) if known is None else known // LANES
     k = te.reduce_axis((0, blocks), "k")
@@ -105,12 +108,12 @@ def reduce(value: Value, axis: int, combine: Callable[..., Any], merge: Callable
         return result
     rest = extent - blocks * LANES
     beyond = Value((*rows, rest), value.dtype, lambda i: value.read([*i[:-1], i[-1] + blocks * LANES]), value.cost)
-    tail = _over(beyond, axis, shape, rest, combine)
+    tail = _over(beyond, axis, shape, rest, combine, "rest")
     return Value(shape, value.dtype, lambda index: merge(result.read(index), tail.read(index)), 3)
 
 
-def _over(value: Value, axis: int, shape: Sequence[Any], extent: Any, combine: Callable[..., Any]) -> Value:
+def _over(value: Value, axis: int, shape: Sequence[Any], extent: Any, combine: Callable[..., Any], name: str) -> Value:
     k = te.reduce_axis((0, extent), "k")
     kept = [size for at, size in enumerate(shape) if at != axis]
-    reduced = te.compute(kept, lambda *i: combine(value.read([*i[:axis], k, *i[axis:]]), axis=k), name="reduced")
+    reduced = te.compute(kept, lambda *i: combine(value.read([*i[:axis], k, *i[axis:]]), axis=k), name=name)
     return Value(tuple(shape), value.dtype, lambda index: reduced(*index[:axis], *index[axis + 1 :]))

@@ -17,7 +17,7 @@ from tests.backends.cuda_models import bert, gpt2, llama
 from tests.helpers import normal
 from tests.small import MLP, Encoder, module
 from txgraph import BackendFailed
-from txgraph.backends.inductor.gpus import GPUS
+from txgraph.backends.gpus import GPUS
 from txgraph.ir import without_kernel
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU: nothing is absent")

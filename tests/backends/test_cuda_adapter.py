@@ -7,8 +7,8 @@ import inspect
 import pytest
 import torch
 
+from txgraph.backends.gpus import GPUS
 from txgraph.backends.inductor import cuda_adapter
-from txgraph.backends.inductor.gpus import GPUS
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU: nothing is absent")
 

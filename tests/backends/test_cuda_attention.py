@@ -10,8 +10,8 @@ import torch.nn.functional as F
 
 from tests.helpers import normal
 from tests.small import traced
+from txgraph.backends.gpus import GPUS
 from txgraph.backends.inductor.cuda_attention import choose_cuda_attention
-from txgraph.backends.inductor.gpus import GPUS
 
 HALF, FLOAT = torch.float16, torch.float32
 

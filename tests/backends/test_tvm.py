@@ -167,12 +167,6 @@ def test_without_tvm(monkeypatch: pytest.MonkeyPatch) -> None:
         txgraph.optimize(MLP(), args=(torch.ones(2, 4),), backend="tvm")
 
 
-def test_other_devices_are_refused() -> None:
-    reasons = TvmBackend().unsupported(graph_of(MLP(), torch.ones(2, 4)), Target("cuda"))
-    assert all("the tvm backend generates code for CPUs only" in reason for reason in reasons)
-    assert any("= linear" in reason for reason in reasons)
-
-
 @needs_tvm
 def test_weights_are_the_models_own() -> None:
     model = Encoder(width=64)

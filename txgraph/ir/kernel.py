@@ -27,9 +27,9 @@ class Kernel:
             operator that is cheap to compute again may be part of several kernels.
         kind: ``"generated"``: by the backend's compiler; ``"library"``: a kernel that torch comes with; ``"txgraph"``:
             one of our own; ``"interpreted"``: an operator that is called one by one.
-        code: its source in C++ or Triton, where it was generated or is one of our own in Triton.
+        code: its source in C++, Triton, TIR or CUDA, where it was generated or is one of our own in Triton.
         ptx, cubin: what a Triton kernel was compiled to, where that was for a GPU that this machine has not: PTX, and
-            machine code as an ELF file.
+            machine code as an ELF file. Of TVM's kernels for any GPU; there the file holds all kernels of a graph.
     """
 
     name: str
@@ -58,8 +58,8 @@ def kind_of_call(name: str, otherwise: KernelKind) -> KernelKind:
 
 
 def is_own_kernel(name: str) -> bool:
-    """Whether a kernel is one of ours: an operator ``txgraph...._native``, or Triton's function ``txgraph_...``."""
-    return name.startswith("txgraph_") or (name.startswith("txgraph.") and name.endswith("_native"))
+    """Whether a kernel is one of ours: ``txgraph...._native`` or ``_triton``, or Triton's function ``txgraph_...``."""
+    return name.startswith("txgraph_") or (name.startswith("txgraph.") and name.endswith(("_native", "_triton")))
 
 
 def without_kernel(graph: Graph, kernels: Iterable[Kernel]) -> dict[str, str]:

@@ -23,7 +23,7 @@ from tests.backends.kernels.gpu_cases import (
     WeightOnly,
     operator_of,
 )
-from txgraph.backends.inductor.gpus import GPUS
+from txgraph.backends.gpus import GPUS
 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 TYPES = {F32: "*fp32", F16: "*fp16", BF16: "*bf16", torch.int8: "*i8", torch.uint8: "*u8"}

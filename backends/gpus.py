@@ -6,11 +6,13 @@ source:  NVIDIA, CUDA C++ programming guide, "compute capabilities"; the datashe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from txgraph.errors import BackendFailed
 from txgraph.options import Target
 
 KIB = 1024
@@ -69,3 +71,23 @@ GPUS: Mapping[str, Gpu] = {
 def absent_gpu(target: Target) -> Gpu | None:
     """The GPU that code for an absent target is made for; ``None`` for other targets, and for unknown architectures."""
     return GPUS.get((target.arch or "").rstrip("a")) if target.is_absent else None
+
+
+def unknown(target: Target) -> str:
+    """Why no code can be made for a GPU that this machine has not, if nothing is known of it; else empty."""
+    if absent_gpu(target) is not None:
+        return ""
+    what = "without a GPU the target must name its architecture" if target.arch is None else "it is not known"
+    return f"{what}: one of {', '.join(f'cuda:{arch}' for arch in GPUS)}"
+
+
+def refuse(target: Target) -> Callable[..., Sequence[Any]]:
+    """What is run in place of code for a GPU that this machine has not."""
+
+    def refused(*_: object) -> Sequence[Any]:
+        raise BackendFailed(
+            f"compiled for {target}, and this machine has no such device: the code can be read (code(), kernels()), "
+            f"but not run here"
+        )
+
+    return refused

@@ -18,8 +18,8 @@ from tests.helpers import normal
 from tests.quantizing import QuantizeLinears
 from tests.small import apply, graph_of, traced
 from txgraph import BackendOptions, Target
+from txgraph.backends.calls.cuda_kernels import lower_for_cuda
 from txgraph.backends.inductor import InductorBackend
-from txgraph.backends.inductor.cuda_kernels import lower_for_cuda
 from txgraph.ir import Kernel, interpret, without_kernel
 from txgraph.ir.packed import token_index
 from txgraph.ir.quantized import quantize_weight, quantize_weight_grouped
