@@ -19,6 +19,20 @@ inline Vec to_floats(IntVec x) {
 #endif
 }
 
+// The nearest integers, of two the even one. By itself: added to a large number, which would round it, a product before
+// it may become one operation with that sum, and is then not rounded as in its definition.
+inline IntVec to_integers(Vec x) {
+#if defined(__AVX512F__)
+  return (IntVec)_mm512_cvtps_epi32((__m512)x);
+#elif defined(__AVX2__)
+  return (IntVec)_mm256_cvtps_epi32((__m256)x);
+#else
+  IntVec result;
+  for (int j = 0; j < LANES; ++j) result[j] = static_cast<int32_t>(std::nearbyint(x[j]));
+  return result;
+#endif
+}
+
 // The lowest bytes.
 inline void store_bytes(int8_t* to, IntVec x) {
 #if defined(__AVX512F__)
@@ -33,8 +47,7 @@ inline IntVec larger(IntVec a, IntVec b) { return a > b ? a : b; }
 // A row of x / divisor as values = round(x * 127 / max |x|), and the scale that undoes it. Rows that are 0 or almost get
 // 0; others whose largest number is not finite get values 0, too, and a scale that is not finite.
 float quantize_row(const float* x, const float* divisor, int64_t K, int8_t* values) {
-  const float round = 12582912.f; // 1.5 * 2^23: adding it rounds to an integer, in the lowest bits
-  Vec tail = all(1.f);            // of the divisor
+  Vec tail = all(1.f); // of the divisor
   if (divisor && K % LANES) std::memcpy(&tail, divisor + K / LANES * LANES, K % LANES * sizeof(float));
   const auto numbers = [&](int64_t k) {
     const int64_t count = std::min<int64_t>(LANES, K - k);
@@ -52,8 +65,7 @@ float quantize_row(const float* x, const float* divisor, int64_t K, int8_t* valu
     return largest < 1.f ? 0.f : largest;
   }
   for (int64_t k = 0; k < K; k += LANES) {
-    const Vec scaled = numbers(k) * factor;
-    const IntVec rounded = (IntVec)(scaled + round);
+    const IntVec rounded = to_integers(numbers(k) * factor);
     if (k + LANES <= K)
       store_bytes(values + k, rounded);
     else

@@ -43,7 +43,7 @@ def quantize_rows(input: torch.Tensor, divisor: torch.Tensor | None) -> tuple[to
     x = input.to(_float(input.dtype))
     x = x if divisor is None else x / divisor
     most = x.abs().amax(-1, keepdim=True) if x.shape[-1] else x.new_zeros((*x.shape[:-1], 1))
-    factor = LARGEST / most
+    factor = torch.full_like(most, LARGEST) / most  # of a number by a tensor torch makes a reciprocal and a product
     usable = (factor > 0) & factor.isfinite()
     values = torch.where(usable, (x * factor).round(), 0).to(torch.int8)
     return values, torch.where(usable, most / LARGEST, torch.where(most < 1, 0.0, most))

@@ -35,9 +35,8 @@ class Part:
 
         What it stands for is the definition of its operators, in eager and in float64.
         """
-        given = [value.clone() if isinstance(value, torch.Tensor) else value for value in self.inputs]
-        eager, oracle = interpret(self.graph, given), in_float64(self.graph, given)
-        return "; ".join(str(gate) for gate in check_gates(run(given), eager, oracle) if not gate.passed)
+        eager, oracle = interpret(self.graph, self.inputs), in_float64(self.graph, self.inputs)
+        return "; ".join(str(gate) for gate in check_gates(run(self.inputs), eager, oracle) if not gate.passed)
 
 
 def parts_of(result: PassResult, tensors: Sequence[torch.Tensor]) -> Iterator[Part]:

@@ -76,6 +76,15 @@ def test_rows(sizes: tuple[int, int]) -> None:
             assert torch.equal(ours, expected)
 
 
+def test_rows_of_numbers_between_two_values() -> None:
+    """Where the last bit of a factor or of a product decides which of two is nearer."""
+    largest = normal(2000, 1).abs() + 0.5
+    x = torch.cat([largest, (torch.arange(63) + 0.5) / 127 * largest], 1)
+    for by in (None, normal(64).exp()):
+        for ours, expected in zip(quantize_rows_native(x, by), quantize_rows(x, by), strict=True):
+            assert torch.equal(ours, expected)
+
+
 @pytest.mark.parametrize("width", [1, 2, 16, 35])
 def test_rows_of_unusual_numbers(width: int) -> None:
     unusual = [0.0, -0.0, math.inf, -math.inf, math.nan, 1e30, 1e34, 1e-30, 4e-37, 3e-37, 1e-38, 1e-40, 1e-45]
