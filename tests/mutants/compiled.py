@@ -14,6 +14,7 @@ from tests.mutants.edits import always, given, numbers
 from tests.mutants.graphs import RUNNING
 from tests.mutants.mutant import Fault, Inputs, Mutant, Probe, Scenario, Twins
 from txgraph.backends import Compiled
+from txgraph.backends.calls import linears
 from txgraph.backends.inductor import lower
 from txgraph.backends.inductor.program import Program
 from txgraph.backends.reference import ReferenceBackend
@@ -291,13 +292,13 @@ BACKENDS = (
     Mutant(
         "activation left out",
         "a linear with an activation is lowered as a linear alone",
-        Fault(lower, "activate", lambda original, builder, value, name: value),
+        Fault(linears, "activate", lambda original, builder, value, name: value),
         WIDE,
     ),
     Mutant(
         "another activation",
         "gelu is lowered as its tanh approximation",
-        Fault(lower, "activate", _other_gelu),
+        Fault(linears, "activate", _other_gelu),
         WIDE,
     ),
     Mutant(
