@@ -1,8 +1,9 @@
-"""What txgraph does, in a few minutes: two models made faster, checked, drawn and measured against their peers.
+"""What txgraph does, in a few minutes: two models made faster, checked and drawn; one is measured against its peers.
 
 python examples/demo.py
 
-BERT-base with random weights, and the trained all-MiniLM-L6-v2 on real sentences. The pictures go to out/.
+BERT-base with random weights, and the trained all-MiniLM-L6-v2 on real sentences, which is measured. The pictures go to
+out/.
 """
 
 import sys
