@@ -14,7 +14,7 @@
 namespace {
 
 constexpr int64_t QUERIES = 128; // of one task
-constexpr int64_t TILE = 64;     // keys that are left out together: a multiple of LANES
+constexpr int64_t TILE = 64;     // keys that are left out together: a multiple of LANES; of few keys LANES
 
 // C = A B for any number of vectors: a panel of B stays in the first-level cache for all rows.
 inline void multiply_panels(
@@ -50,6 +50,18 @@ struct Mask {
     if (!boolean) return static_cast<const float*>(data)[offset];
     return static_cast<const uint8_t*>(data)[offset] ? 0.f : -std::numeric_limits<float>::infinity();
   }
+
+  // Adds it to scores of keys that lie side by side.
+  void add(int64_t offset, int64_t count, float* scores) const {
+    const Vec lowest = all(-std::numeric_limits<float>::infinity());
+    int64_t n = 0;
+    for (; n + LANES <= count; n += LANES) {
+      const Vec added = boolean ? (load_bytes(static_cast<const uint8_t*>(data) + offset + n) != 0 ? Vec{} : lowest)
+                                : load(static_cast<const float*>(data) + offset + n);
+      store(scores + n, load(scores + n) + added);
+    }
+    for (; n < count; ++n) scores[n] += at(offset + n);
+  }
 };
 
 struct Strided {
@@ -83,22 +95,42 @@ struct Scratch {
 
 inline int64_t padded(int64_t size) { return (size + LANES - 1) / LANES * LANES; }
 
-// Scores of one query to weights, in place; returns their sum. Those from `seen` on are 0.
-inline float softmax(float* scores, int64_t seen, int64_t width) {
+// Scores of R queries to weights, in place, with the sums of these. Of each query those from `seen` on are 0. Several at a
+// time: what one waits for, another fills.
+template <int R>
+inline void softmax(float* scores, int64_t line, const int64_t* seen, int64_t width, float* totals) {
   const float lowest = -std::numeric_limits<float>::infinity();
-  for (int64_t n = seen; n < width; ++n) scores[n] = lowest;
   const auto larger = [](Vec x, Vec y) { return x > y ? x : y; };
-  Vec most = all(lowest);
-  for (int64_t n = 0; n < width; n += LANES) most = larger(load(scores + n), most);
-  float top = reduce(most, larger);
-  if (top == lowest) top = 0.f; // no key is seen: all weights are 0
-  Vec sums = {};
-  for (int64_t n = 0; n < width; n += LANES) {
-    Vec weight = exp_of_negative(load(scores + n) - top);
-    sums += weight;
-    store(scores + n, weight);
+  Vec most[R], sums[R] = {};
+  float top[R];
+  for (int r = 0; r < R; ++r) {
+    std::fill(scores + r * line + seen[r], scores + r * line + width, lowest);
+    most[r] = all(lowest);
   }
-  return reduce(sums, [](Vec x, Vec y) { return x + y; });
+  for (int64_t n = 0; n < width; n += LANES)
+#pragma GCC unroll 32
+    for (int r = 0; r < R; ++r) most[r] = larger(load(scores + r * line + n), most[r]);
+#pragma GCC unroll 32
+  for (int r = 0; r < R; ++r) {
+    top[r] = reduce(most[r], larger);
+    if (top[r] == lowest) top[r] = 0.f; // no key is seen: all weights are 0
+  }
+  for (int64_t n = 0; n < width; n += LANES)
+#pragma GCC unroll 32
+    for (int r = 0; r < R; ++r) {
+      const Vec weight = exp_of_negative(load(scores + r * line + n) - top[r]);
+      sums[r] += weight;
+      store(scores + r * line + n, weight);
+    }
+#pragma GCC unroll 32
+  for (int r = 0; r < R; ++r) totals[r] = reduce(sums[r], [](Vec x, Vec y) { return x + y; });
+}
+
+// Numbers times a factor.
+inline void scaled(const float* from, float factor, int64_t count, float* to) {
+  int64_t d = 0;
+  for (; d + LANES <= count; d += LANES) store(to + d, load(from + d) * factor);
+  for (; d < count; ++d) to[d] = from[d] * factor;
 }
 
 // Whether all numbers of `rows` lines are finite: then a hidden key has no part in a result, not even as 0 * inf.
@@ -150,7 +182,7 @@ extern "C" void attention(
   const auto key_at = [&](const Block& block, int64_t n) { return mask.key * (position ? position[block.start + n] : n); };
   const auto seen_by = [&](const Block& block) { return causal ? std::min(block.last, block.keys) : block.keys; };
   const auto sees = [&](const Block& block, int64_t head, int64_t first, int64_t last) {
-    for (int64_t m = 0; m < block.last - block.first; ++m) {
+    for (int64_t m = 0; m < (mask.query ? block.last - block.first : 1); ++m) {
       const int64_t at = mask_at(block, head, m);
       if (!position) {
         if (mask.shows(at + mask.key * first, mask.key, last - first)) return true;
@@ -163,22 +195,22 @@ extern "C" void attention(
   };
   const int64_t masks = mask.data && mask.head ? heads : 1, held = static_cast<int64_t>(blocks.size()) * masks;
   std::vector<std::vector<Run>> runs(held);
-  const bool skips = mask.data && mask.key && mask.query;
+  const bool skips = mask.data && mask.key;
 
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1) if (held > 1 && skips)
   for (int64_t at = 0; at < held; ++at) {
     const Block& block = blocks[at / masks];
-    const int64_t seen = seen_by(block);
+    const int64_t seen = seen_by(block), tile = seen > 4 * TILE ? TILE : LANES;
     std::vector<Run>& found = runs[at];
-    for (int64_t first = 0; skips && first < seen; first += TILE) {
-      const int64_t last = std::min(first + TILE, seen);
+    for (int64_t first = 0; skips && first < seen; first += tile) {
+      const int64_t last = std::min(first + tile, seen);
       if (!sees(block, at % masks, first, last)) continue;
       if (!found.empty() && found.back().first + found.back().count == first)
         found.back().count += last - first;
       else
         found.push_back({first, last - first});
     }
-    if (found.empty()) found.push_back({0, skips ? std::min(seen, TILE) : seen});
+    if (found.empty()) found.push_back({0, skips ? std::min(seen, tile) : seen});
   }
 
   std::vector<char> safe(skips ? batch * key_heads : 0);
@@ -237,24 +269,33 @@ extern "C" void attention(
       float* scores = scratch.scores.of(rows * line);
       float* sums = scratch.sums.of(rows * out);
       float total[QUERIES];
+      int64_t shown[QUERIES] = {}; // of each query: keys that are not later, where it is causal
       multiply_panels(rows, query + q.at(block.batch, token, head), q.token, transposed, line, depth, scores, line,
                       columns / LANES);
       for (int64_t m = 0; m < rows; ++m) {
-        int64_t shown = 0, place = 0; // of this query: keys that are not later, where it is causal
+        int64_t place = 0;
         const int64_t at = mask.data ? mask_at(block, head, m) : 0, end = causal ? block.first + m + 1 : all_seen;
         for (const Run& part : parts) {
-          for (int64_t n = part.first; mask.data && n < part.first + part.count; ++n)
-            scores[m * line + place + n - part.first] += mask.at(at + key_at(block, n));
-          shown += std::max<int64_t>(0, std::min(end - part.first, part.count));
+          float* some = scores + m * line + place - part.first;
+          if (mask.data && mask.key == 1 && !position)
+            mask.add(at + part.first, part.count, some + part.first);
+          else if (mask.data)
+            for (int64_t n = part.first; n < part.first + part.count; ++n) some[n] += mask.at(at + key_at(block, n));
+          shown[m] += std::max<int64_t>(0, std::min(end - part.first, part.count));
           place += part.count;
         }
-        total[m] = softmax(scores + m * line, shown, columns);
       }
+      constexpr int64_t ROWS = 4;
+      int64_t done_rows = 0;
+      for (; done_rows + ROWS <= rows; done_rows += ROWS)
+        softmax<ROWS>(scores + done_rows * line, line, shown + done_rows, columns, total + done_rows);
+      for (; done_rows < rows; ++done_rows)
+        softmax<1>(scores + done_rows * line, line, shown + done_rows, columns, total + done_rows);
       multiply_panels(rows, scores, line, values, value_line, seen, sums, out, out / LANES);
       float* to = result + ((block.batch * sizes[5] + token) * heads + head) * width;
       for (int64_t m = 0; m < rows; ++m) {
         const float over = total[m] == 0.f ? 0.f : 1.f / total[m];
-        for (int64_t d = 0; d < width; ++d) to[m * heads * width + d] = sums[m * out + d] * over;
+        scaled(sums + m * out, over, width, to + m * heads * width);
       }
     }
   }

@@ -36,6 +36,18 @@ inline IntVec load(const int32_t* at) {
   return value;
 }
 
+inline IntVec load_bytes(const uint8_t* at) {
+#if defined(__AVX512F__)
+  return (IntVec)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)at));
+#elif defined(__AVX2__) && defined(__FMA__)
+  return (IntVec)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)at));
+#else
+  IntVec value;
+  for (int j = 0; j < LANES; ++j) value[j] = at[j];
+  return value;
+#endif
+}
+
 template <typename T, typename V>
 inline void store(T* at, V value) {
   static_assert(sizeof(T) == sizeof(value[0]));

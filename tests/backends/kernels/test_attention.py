@@ -162,6 +162,23 @@ def test_masks_that_hide_many_keys(form: Callable[[int], Tensor], additive: bool
         )
 
 
+@pytest.mark.parametrize("additive", [False, True], ids=["boolean", "additive"])
+@pytest.mark.parametrize("length", [25, 300], ids=str)
+def test_padding_that_all_queries_hide(length: int, additive: bool) -> None:
+    """At the end, at the start, on both sides, nothing, and all but one."""
+    q, k, v = (heads(5, length, count, 16) for count in (4, 2, 2))
+    at, third = torch.arange(length), length // 3
+    seen = torch.stack([at < third, at >= third, (at >= third) & (at < 2 * third), at >= 0, at == length - 1])
+    mask = seen[:, None, None]
+    given = torch.zeros(mask.shape).masked_fill(~mask, -math.inf) if additive else mask
+    for each in (given, given.expand(-1, -1, length, -1)):
+        as_near(
+            attention_native(q, k, v, each, False, None),
+            lambda q, k, v, m: F.scaled_dot_product_attention(q, k, v, m, enable_gqa=True),
+            *(q, k, v, each),
+        )
+
+
 @pytest.mark.parametrize("causal", [False, True], ids=["", "causal"])
 def test_packed_masks_that_hide_many_keys(causal: bool) -> None:
     lengths = torch.tensor([3, 130, 290])
@@ -191,3 +208,5 @@ def test_hidden_keys_are_left_out() -> None:
     k[:, :, 250:] = 3e38
     result = attention_native(q, k, v, window(300), False, None)
     assert bool(result[:, :, :128].isfinite().all())
+    padding = torch.arange(300) < 192
+    assert bool(attention_native(q, k, v, padding, False, None).isfinite().all())
