@@ -4,6 +4,8 @@
 
 #include "vectors.h"
 
+#include <type_traits>
+
 namespace {
 
 enum Activation { NONE, RELU, GELU, GELU_TANH, QUICK_GELU, SILU, SIGMOID };
@@ -42,6 +44,20 @@ inline Vec activate(int activation, Vec x) {
     case SILU: return x * sigmoid(x);
     case SIGMOID: return sigmoid(x);
     default: return x;
+  }
+}
+
+// Calls a function with an activation that is known when it is compiled.
+template <typename Function>
+inline void by_activation(int activation, Function function) {
+  switch (activation) {
+    case RELU: return function(std::integral_constant<int, RELU>{});
+    case GELU: return function(std::integral_constant<int, GELU>{});
+    case GELU_TANH: return function(std::integral_constant<int, GELU_TANH>{});
+    case QUICK_GELU: return function(std::integral_constant<int, QUICK_GELU>{});
+    case SILU: return function(std::integral_constant<int, SILU>{});
+    case SIGMOID: return function(std::integral_constant<int, SIGMOID>{});
+    default: return function(std::integral_constant<int, NONE>{});
   }
 }
 

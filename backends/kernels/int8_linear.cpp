@@ -107,7 +107,8 @@ void turn_units(const Bytes& o, const Panels& panels, int64_t depth, int32_t* pa
   }
 }
 
-void compute(const Bytes& o, const float* scales) {
+// Some rows of x: they are turned around, and so is the result, while it is finished.
+void some(const Bytes& o, const float* scales) {
   const Panels panels(o.M);
   const int64_t line = panels.vectors * LANES, depth = vectors_of(o.K) * LANES;
   int32_t* packed = scratch<1, int32_t>(line * depth);
@@ -149,6 +150,70 @@ void compute(const Bytes& o, const float* scales) {
               });
             }
           }
+        }
+      }
+    }
+  }
+}
+
+// Sums that lie as the result does, `rows` from m on of up to LANES columns from n on.
+void finish_rows(
+    const Share<int8_t>& share, int activation, const int32_t* sums, int64_t line, const int32_t* shifts,
+    const float* scales, int64_t m, int64_t rows, int64_t n) {
+  const int64_t columns = std::min<int64_t>(LANES, share.rows - n), step = share.N;
+  const Vec of_columns = load(share.scales + n, columns), bias = share.bias ? load(share.bias + n, columns) : Vec{};
+  const bool biased = share.bias != nullptr;
+  float* to = share.result + m * step + n;
+  by_activation(activation, [&](auto known) {
+    for (int64_t i = 0; i < rows; ++i) {
+      Vec value = to_floats(load(sums + i * line) - shifts[i]) * scales[i] * of_columns;
+      if (biased) value += bias;
+      store(to + i * step, activate(known, value), columns);
+    }
+  });
+}
+
+constexpr int64_t MANY = 192; // rows of x: from so many on it is the weight that is turned around
+
+// Many rows of x, as they are: panels of the weight are turned around, and what is finished lies as the result does.
+void many(const Bytes& o, const float* scales) {
+  const int64_t depth = vectors_of(o.K) * LANES, size = (o.share_size() + LANES - 1) / LANES * LANES;
+  const bool in_place = NUMBERS * sizeof(int8_t) == sizeof(int32_t) && o.K % NUMBERS == 0 && o.line % NUMBERS == 0;
+  const int64_t step = in_place ? o.line / NUMBERS : depth, used = in_place ? o.K / NUMBERS : depth;
+  int32_t* copy = in_place ? nullptr : scratch<0, int32_t>(o.M * depth);
+  const int32_t* x = in_place ? reinterpret_cast<const int32_t*>(o.x) : copy;
+  int32_t* shifts = scratch<1, int32_t>(o.M + LANES);
+  const auto shares = shares_of(o, size, o.K);
+#pragma omp parallel num_threads(o.threads)
+  {
+#pragma omp for schedule(static)
+    for (int64_t first = 0; first < o.M; first += LANES) {
+      const int64_t rows = std::min<int64_t>(LANES, o.M - first);
+      for (int64_t m = first; m < first + rows && copy; ++m)
+        to_units(o.x + m * o.line, o.K, copy + m * depth, [](IntVec each) { return each; });
+      shifts_of(x + first * step, step, used, rows, shifts + first);
+    }
+    int32_t* rows_of_weight = scratch<2, int32_t>(LANES * depth);
+    int32_t* sums = scratch<3, int32_t>(BLOCK * NV * LANES);
+    int32_t* turned = scratch<4, int32_t>(NV * LANES * depth);
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t b = 0; b < static_cast<int64_t>(shares.size()); ++b) {
+      const Share<int8_t>& share = shares[b];
+      const Panels panels(share.rows);
+      for (int64_t p = 0; p < panels.count; ++p) {
+        const int64_t width = panels.width(p), first = panels.first(p) * LANES, line = width * LANES;
+        for (int64_t v = 0; v < width; ++v) {
+          const int64_t n = first + v * LANES, given = std::min<int64_t>(LANES, share.rows - n);
+          for (int64_t i = 0; i < given; ++i)
+            to_units(share.weight + (n + i) * o.K, o.K, rows_of_weight + i * depth, shifted);
+          turn(rows_of_weight, depth, given, depth, turned + v * LANES, line, 1);
+        }
+        for (int64_t block = 0; block < o.M; block += BLOCK) {
+          const int64_t rows = std::min(BLOCK, o.M - block);
+          multiply(width, rows, x + block * step, step, turned, line, used, sums, line);
+          for (int64_t v = 0; v < width; ++v)
+            finish_rows(share, o.activation, sums + v * LANES, line, shifts + block, scales + block, block, rows,
+                        first + v * LANES);
         }
       }
     }
@@ -234,18 +299,19 @@ void quantize(
 
 // Up to M rows are few.
 template <int M>
-void few_or_many(const Bytes& o, const float* scales) {
+void few_or_some(const Bytes& o, const float* scales) {
   if (o.M == M) return few<M>(o, scales);
   if constexpr (M > 1)
-    few_or_many<M - 1>(o, scales);
+    few_or_some<M - 1>(o, scales);
   else
-    compute(o, scales);
+    some(o, scales);
 }
 
-void multiply(const Bytes& whole, const float* scales) {
-  whole.in_pieces([&](const Bytes& o, int64_t first) {
-    few_or_many<std::min(8, LANES)>(o, scales + first);
-  });
+void multiply(const Bytes& o, const float* scales) {
+  if (o.M >= MANY)
+    many(o, scales);
+  else
+    few_or_some<std::min(8, LANES)>(o, scales);
 }
 
 } // namespace

@@ -119,8 +119,9 @@ inline void finish(const Share<T>& share, int64_t M, int activation, int64_t m0,
     tile[i] = i < columns ? column(i) : Vec{};
     if (share.bias && i < columns) tile[i] += share.bias[n0 + i];
   }
-  if (activation != NONE)
-    for (int i = 0; i < LANES; ++i) tile[i] = activate(activation, tile[i]);
+  by_activation(activation, [&](auto known) {
+    for (int i = 0; i < LANES; ++i) tile[i] = activate(known, tile[i]);
+  });
   transpose(tile);
   float* to = share.result + m0 * share.N + n0;
   if (rows == LANES && columns == LANES)

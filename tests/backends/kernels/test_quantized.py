@@ -31,9 +31,9 @@ SIZES = [  # M, K, N
     *((m, 20, 30) for m in (1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 33, 48, 49, 65, 100)),
     *((m, k, 30) for m in (1, 9) for k in (1, 2, 3, 4, 31, 32, 33, 63, 64, 65, 127, 300)),
     *((m, 20, n) for m in (2, 9) for n in (1, 5, 8, 17, 47, 48, 49, 95, 97, 193, 400)),
-    (513, 30, 10),  # more rows than are taken at a time
-    (1100, 40, 70),
     (130, 771, 300),
+    *((m, k, n) for m in (192, 501) for k in (30, 64) for n in (10, 16, 200)),  # rows are left as they are
+    (300, 771, 130),
 ]
 
 
@@ -102,7 +102,7 @@ def test_rows_of_unusual_numbers(width: int) -> None:
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("rows", [1, 6, 50])
+@pytest.mark.parametrize("rows", [1, 6, 50, 200])
 def test_scales_biases_and_activations(rows: int, activation: str) -> None:
     """Scales of rows and of columns differ widely, and not in the same way."""
     x = normal(rows, 70) * torch.arange(1, rows + 1)[:, None]
