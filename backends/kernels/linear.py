@@ -5,7 +5,7 @@ input instead, which is small where there are few rows. With AVX-512 it was as f
 faster, from 4 to 128 rows; with AVX2 faster at 8 and 32 rows, and 8 % slower at 128.
 
 source: Goto and van de Geijn 2008 (Anatomy of high-performance matrix multiplication), with the roles of the operands
-        swapped; erfc: a polynomial of our own, see linear.cpp.
+        swapped; activations: polynomials of our own, see activations.h.
 """
 
 from __future__ import annotations
