@@ -42,6 +42,7 @@ from txgraph.passes.sparsity.prune_channels import PruneChannels
 from txgraph.passes.sparsity.prune_heads import PruneHeads
 from txgraph.passes.sparsity.remove_dead_channels import RemoveDeadChannels
 from txgraph.passes.sparsity.remove_dead_heads import RemoveDeadHeads
+from txgraph.passes.then import Then
 from txgraph.pipeline import Pipeline
 from txgraph.rewrite import LossyPass
 
@@ -122,6 +123,9 @@ def lossy_methods() -> tuple[LossyPass, ...]:
         LowRank(error=0.1),
         PruneChannels(fraction=0.25),
         PruneHeads(fraction=0.25),
+        Then(LowRank(error=0.05), Int8(migration=0.5)),
+        Then(PruneChannels(fraction=0.25), Int8(migration=0.5)),
+        Then(PruneHeads(fraction=0.25), Int8(migration=0.5)),
     )
 
 

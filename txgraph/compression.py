@@ -11,53 +11,39 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
-from torch.fx import Node
 
 from txgraph.backends import Backend, Compiled
 from txgraph.cache import is_on
-from txgraph.cost import BUSY, CoreClock
+from txgraph.candidates import Running, Singles, run_method
 from txgraph.errors import TxgraphError
-from txgraph.ir import Graph, check_spec
+from txgraph.ir import Graph
 from txgraph.lossy.budget import Budget
 from txgraph.lossy.calibration import Calibration
 from txgraph.lossy.distance import Distance
-from txgraph.lossy.findings import Findings, graph_text, named
+from txgraph.lossy.findings import Findings, graph_text
 from txgraph.lossy.parts import parts_of
-from txgraph.lossy.path import Candidate, Step, on_one_scale, path_of, state_after
+from txgraph.lossy.path import Step, path_of, state_after
 from txgraph.lossy.search import Clock, Search, spent_on
-from txgraph.lossy.sensitivity import probes, squared_errors
 from txgraph.lossy.spending import Spending
 from txgraph.lossy.subject import Subject
 from txgraph.measure import RewriteTimer
 from txgraph.options import BackendOptions, CompileOptions, Target, VerifyLevel
 from txgraph.passes import for_every_call, lossy_methods
-from txgraph.pipeline import PassRecord, PassResult, Pipeline
+from txgraph.pipeline import PassRecord, Pipeline
 from txgraph.progress import say
 from txgraph.rewrite import LossyContext, LossyPass, PassContext, Place
 
 log = logging.getLogger(__name__)
 
 Run = Callable[[Sequence[torch.Tensor]], Sequence[Any]]
-
-
-@dataclass(frozen=True)
-class _Running:
-    """The graph that will run, and how its rewrites are timed; ``text``: all that these times depend on."""
-
-    graph: Graph
-    context: PassContext
-    timer: RewriteTimer
-    text: str
 
 
 @dataclass
@@ -118,15 +104,15 @@ class Compression:
         self._check_reachable(subject)
         notes = list(subject.notes)
         timer = RewriteTimer(backend, target, options)
-        running = _Running(graph, context, timer, graph_text(graph, backend.name, backend.settings, target, options))
-        wanted = self._promising(subject, running, clock)
-        self._measure_errors(subject, wanted, clock)
-        candidates = on_one_scale(self._candidates(running, wanted, clock))
+        running = Running(graph, context, timer, graph_text(graph, backend.name, backend.settings, target, options))
+        largest = self.budget.largest_error**2
+        singles = Singles(self.methods, self.forced, largest, subject, self._lossy, self._findings, clock)
+        candidates = singles.candidates(running)
         if self._findings.reused:
             notes.append(f"{self._findings.reused} errors and times are those that an earlier search found")
         lower = partial(backend.lower, target=target, options=options)
         while True:
-            steps = path_of(candidates, self.forced, self.budget.largest_error**2)[:most]
+            steps = path_of(candidates, self.forced, largest)[:most]
             search = Search(self.budget, subject, steps, clock, self.treated, self.used)
             at, chosen_by, held_out, used = search.accepted(search.farthest())
             wrong = self._wrong_parts(subject, steps[:at], lower)
@@ -135,6 +121,7 @@ class Compression:
             candidates = [each for each in candidates if (each.each, each.place) not in wrong]
             notes += wrong.values()
         applied, records = self._apply(graph, context, steps[:at])
+        self._keep_only(steps[:at])
         spending = Spending(
             self.budget,
             used,
@@ -190,7 +177,7 @@ class Compression:
         graph = subject.graph
         verdicts: dict[str, str] = {}
         for method, chosen in self._by_method(steps):
-            result = self._run(method, graph, subject.context, chosen)
+            result = run_method(method, graph, subject.context, self._lossy, chosen)
             nodes, places = {node.name: node for node in graph.nodes}, method.places(graph, self._lossy)
             for part in parts_of(result, subject.few[0]):
                 if part.kind not in verdicts:
@@ -211,6 +198,15 @@ class Compression:
             chosen = {(each.each, place) for place, each in state.items() if each.each == method}
             if chosen:
                 yield method, chosen
+
+    def _keep_only(self, steps: Sequence[Step]) -> None:
+        """Give back the memory of what was prepared and not taken, and of what it was prepared by."""
+        taken = {key for _, chosen in self._by_method(steps) for key in chosen}
+        parts = {part for method, _ in taken for part in method.parts}
+        for key in [key for key in self._lossy.prepared if key not in taken and key[0] not in parts]:
+            del self._lossy.prepared[key]
+        assert self._subject is not None, "it was prepared by it"
+        self._subject.forget_observed()
 
     def used(self, distance: Distance, treated: Graph | None = None) -> tuple[float, float | None]:
         """The share of the budget that a graph at this distance uses, and its score where there is a metric."""
@@ -251,128 +247,17 @@ class Compression:
                 f"float64. The smallest relative_error that can be reached is about {distance.relative_error:.1e}"
             )
 
-    def _promising(self, subject: Subject, running: _Running, clock: Clock) -> dict[LossyPass, set[Place]]:
-        """Where each method may save time: of places that are alike one is tried, where shapes tell."""
-        found: dict[LossyPass, set[Place]] = {}
-        graph = running.graph
-        nodes = {node.name: node for node in graph.nodes}
-        for method in self.methods:
-            roots: dict[str, dict[Node, Place]] = {}
-            for root, place in method.places(graph, self._lossy).items():
-                roots.setdefault(method.shape_of(graph, nodes[root]), {})[nodes[root]] = place
-            found[method] = set()
-            for alike in roots.values():
-                first, place = next(iter(alike.items()))
-                shapes_tell = method.by_shape and not self.forced
-                if not shapes_tell or self._is_faster(method, first, place, subject, running):
-                    found[method].update(alike.values())
-                if clock.is_over("looking for what is faster"):
-                    return found
-        return found
-
-    def _is_faster(self, method: LossyPass, root: Node, place: Place, subject: Subject, running: _Running) -> bool:
-        what = f"faster {running.text} {named(method, place)}"
-        known = self._findings.find(what)
-        if known is not None:
-            return bool(known["faster"])
-        say("compress", f"{method.label}: is it faster for {method.module_of(root)}")
-        self._run(method, subject.graph, subject.context, {(method, place)})  # prepared by what flows there
-        if (method, place) not in self._lossy.prepared:
-            return False  # the calibration does not reach it
-        result = self._run(method, running.graph, running.context, {(method, place)})
-        watch = CoreClock()
-        faster = any(measured.after < measured.before for _, measured in running.timer.times(result))
-        self._findings.keep(what, for_others=_is_quiet(watch), faster=faster)
-        return faster
-
-    def _measure_errors(self, subject: Subject, wanted: Mapping[LossyPass, set[Place]], clock: Clock) -> None:
-        """The error of each rewrite by itself, on the subject."""
-        nodes = {node.name: node for node in subject.graph.nodes}
-        for method, places in wanted.items():
-            chosen = {(method, place) for place in places if self._error(method, place) is None}
-            if not chosen:
-                continue
-            say("compress", f"{method.label}: prepare")
-            result = self._run(method, subject.graph, subject.context, chosen)
-            rewrites, roots = result.rewrites, method.places(subject.graph, self._lossy)
-            left = Counter(roots[rewrite.root] for rewrite in rewrites)  # a weight may be used twice
-            for _, place in chosen - {(method, place) for place in left}:  # it cannot be done there
-                self._findings.keep(f"error {named(method, place)}", error=math.inf)
-            sums: dict[Place, float] = {}
-            errors = squared_errors(subject.graph, probes(subject.graph, result.after, rewrites), subject.few)
-            for number, (rewrite, error) in enumerate(zip(rewrites, errors, strict=True), 1):
-                place = roots[rewrite.root]
-                sums[place] = sums.get(place, 0.0) + error
-                left[place] -= 1
-                if not left[place]:
-                    self._findings.keep(f"error {named(method, place)}", error=sums[place])
-                say("compress", f"{method.label}: {method.module_of(nodes[rewrite.root])}", number, len(rewrites))
-                if clock.is_over("errors of single rewrites"):
-                    return
-
-    def _error(self, method: LossyPass, place: Place) -> float | None:
-        """The squared error of a method at a place alone, if it was measured."""
-        known = self._findings.find(f"error {named(method, place)}")
-        return None if known is None else known["error"]
-
-    def _candidates(self, running: _Running, wanted: Mapping[LossyPass, set[Place]], clock: Clock) -> list[Candidate]:
-        """What could be done to the graph that will run, with error and seconds."""
-        found: list[Candidate] = []
-        graph = running.graph
-        nodes = {node.name: node for node in graph.nodes}
-        for method in self.methods:
-            places = method.places(graph, self._lossy)
-            known = {place: self._error(method, place) for place in wanted.get(method, ())}
-            errors = {place: error for place, error in known.items() if error is not None and error < math.inf}
-            text = {place: f"seconds {running.text} {named(method, place)}" for place in errors}
-            new = {(method, p) for p in errors if not self._findings.find(text[p])}
-            if new:
-                watch = CoreClock()
-                result = self._run(method, graph, running.context, new)
-                seconds: dict[Place, tuple[float, float]] = {}
-                left = Counter(places[rewrite.root] for rewrite in result.rewrites)
-                for root, measured in running.timer.times(result):
-                    before, after = seconds.get(places[root], (0.0, 0.0))
-                    seconds[places[root]] = before + measured.before, after + measured.after
-                    left[places[root]] -= 1
-                    if clock.is_over("times of single rewrites"):
-                        break
-                for place, (before, after) in ((p, s) for p, s in seconds.items() if not left[p]):
-                    self._findings.keep(text[place], for_others=_is_quiet(watch), before=before, after=after)
-            modules = {place: method.module_of(nodes[root]) for root, place in reversed([*places.items()])}
-            for place in dict.fromkeys(places.values()):
-                times = self._findings.find(text[place]) if place in errors else None
-                if times is not None:
-                    before, after = times["before"], times["after"]
-                    found.append(Candidate(method, place, modules[place], errors[place], before, after))
-        return found
-
-    def _run(
-        self, method: LossyPass, graph: Graph, context: PassContext, chosen: set[tuple[LossyPass, Place]]
-    ) -> PassResult:
-        after = graph.copy()
-        context = replace(context, lossy=replace(self._lossy, chosen=frozenset(chosen)))
-        rewrites = method.run(after, context)
-        after.eliminate_dead_code()
-        check_spec(after, graph)
-        return PassResult(method, graph, after, tuple(rewrites), context)
-
     def _apply(self, graph: Graph, context: PassContext, steps: Sequence[Step]) -> tuple[Graph, list[PassRecord]]:
         """The graph after these steps, by one run of each method."""
         records = []
         for method, chosen in self._by_method(steps):
             started = time.perf_counter()
-            result = self._run(method, graph, context, chosen)
+            result = run_method(method, graph, context, self._lossy, chosen)
             graph = result.after
             records.append(
                 PassRecord(method.name, "applied", result.rewrites, time.perf_counter() - started, lossy=method.label)
             )
         return graph, records
-
-
-def _is_quiet(watch: CoreClock) -> bool:
-    """Whether what was measured since then may be told to other processes."""
-    return (watch.share() or 0.0) <= BUSY
 
 
 def compression_of(model: nn.Module, pipeline: Pipeline, options: CompileOptions) -> Compression | None:

@@ -17,7 +17,15 @@ from txgraph.ir import Graph, check_spec
 from txgraph.pipeline import PassResult
 from txgraph.rewrite import LossyContext, LossyPass, Observed
 
-FACTORS = {"int8": 0.3, "bfloat16": 0.6, "weight-only": 1.2, "low-rank": 0.5, "prune-channels": 0.9, "prune-heads": 0.9}
+FACTORS = {
+    "int8": 0.3,
+    "bfloat16": 0.6,
+    "weight-only": 1.2,
+    "low-rank": 0.5,
+    "prune-channels": 0.9,
+    "prune-heads": 0.9,
+    "then": 0.2,
+}
 
 
 class Mixer(nn.Module):

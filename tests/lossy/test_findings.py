@@ -10,7 +10,7 @@ import torch
 
 import txgraph
 from tests.lossy.models import Mixer, Table, batches, spent, timed_by_table  # noqa: F401  (a fixture)
-from txgraph import Budget, compression
+from txgraph import Budget, candidates
 from txgraph.lossy import search
 from txgraph.lossy.spending import Spending
 
@@ -22,14 +22,14 @@ pytestmark = pytest.mark.usefixtures("timed_by_table", "cache")
 def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TXGRAPH_CACHE", "1")
     monkeypatch.setenv("TXGRAPH_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(compression, "BUSY", 2.0)  # this machine counts as quiet
+    monkeypatch.setattr(candidates, "BUSY", 2.0)  # this machine counts as quiet
 
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """How many errors and times of single rewrites are measured."""
     counts = {"errors": 0, "times": 0}
-    squared_errors, times = compression.squared_errors, Table.times
+    squared_errors, times = candidates.squared_errors, Table.times
 
     def count(name: str, function: Any) -> Any:
         def counted(*args: Any) -> Any:
@@ -39,7 +39,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
         return counted
 
-    monkeypatch.setattr(compression, "squared_errors", count("errors", squared_errors))
+    monkeypatch.setattr(candidates, "squared_errors", count("errors", squared_errors))
     monkeypatch.setattr(Table, "times", count("times", times))
     return counts
 
@@ -96,7 +96,7 @@ def test_nothing_is_kept_where_the_cache_is_off(tmp_path: Path) -> None:
 
 
 def test_what_a_busy_machine_says_is_for_nobody_else(measured: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compression, "BUSY", -1.0)
+    monkeypatch.setattr(candidates, "BUSY", -1.0)
     found(Mixer(), batches())
     before = dict(measured)
     found(Mixer(), batches())

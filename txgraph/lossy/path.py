@@ -10,7 +10,7 @@ source: Sinha and Zoltners 1979, "The multiple-choice knapsack problem": the gre
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from txgraph.rewrite import LossyPass, Place
@@ -81,19 +81,23 @@ def path_of(candidates: Sequence[Candidate], forced: bool = False, largest: floa
     for candidate in candidates:
         if candidate.error <= largest and candidate.error < float("inf"):
             by_place.setdefault(candidate.place, []).append(candidate)
-    steps: list[Step] = []
-    for group in by_place.values():
-        found = _hull(group)
-        if forced and not found:
-            best = min(group, key=lambda each: each.error)
-            found = [Step(None, best, best.error, best.gain)]
-        steps += found
-    taken: dict[str, Place] = {}  # each weight is treated once: by what is worth most
+    ranked: list[tuple[float, Place, Step]] = []
+    for family, places in _families(by_place).items():
+        inner = sorted((s for place in places for s in _walk((), by_place[place])), key=lambda step: -step.worth)
+        found = _walk(inner, by_place[family])
+        for place in (family, *places) if forced else ():
+            if all(set(step.new.place).isdisjoint(place) for step in found):
+                best = min(by_place[place], key=lambda each: each.error)
+                found.append(Step(None, best, best.error, best.gain))
+        least = float("inf")
+        for step in found:  # each after those that it follows
+            least = min(least, step.worth)
+            ranked.append((least, family, step))
+    taken: dict[str, Place] = {}  # each weight is treated in one family: by what is worth most
     path = []
-    for step in sorted(steps, key=lambda step: -step.worth):  # stable: equal inputs, equal paths
-        place = step.new.place
-        if all(taken.get(weight, place) == place for weight in place):
-            taken |= dict.fromkeys(place, place)
+    for _, family, step in sorted(ranked, key=lambda each: -each[0]):  # stable: equal inputs, equal paths
+        if all(taken.get(weight, family) == family for weight in step.new.place):
+            taken |= dict.fromkeys(step.new.place, family)
             path.append(step)
     return path
 
@@ -102,25 +106,43 @@ def state_after(steps: Sequence[Step]) -> Mapping[Place, Candidate]:
     """What stands at each place after these steps."""
     state: dict[Place, Candidate] = {}
     for step in steps:
+        taken = set(step.new.place)
+        state = {place: each for place, each in state.items() if place == step.new.place or taken.isdisjoint(place)}
         state[step.new.place] = step.new
     return state
 
 
-def _hull(group: Sequence[Candidate]) -> list[Step]:
-    """The steps along the lower hull, whose worth falls: from the exact state, at error 0 and gain 0."""
+def _families(places: Collection[Place]) -> dict[Place, list[Place]]:
+    """Each place that no other contains, with those that it does; in their order."""
+    families: dict[Place, list[Place]] = {}
+    for place in sorted(places, key=len, reverse=True):  # stable
+        outer = next((family for family in families if set(place) < set(family)), None)
+        if outer is None:
+            families[place] = []
+        else:
+            families[outer].append(place)
+    return families
+
+
+def _walk(inner: Sequence[Step], group: Sequence[Candidate]) -> list[Step]:
+    """The steps along the lower hull, whose worth falls: from the exact state, at error 0 and gain 0.
+
+    Args:
+        inner: steps at places within this one, in their order. group: candidates for all of it, each instead of these.
+    """
     steps: list[Step] = []
+    within = list(inner)
     current: Candidate | None = None
     error, gain = 0.0, 0.0
-    rest = list(group)
     while True:
-        rest = [each for each in rest if each.gain > gain]
-        if not rest:
+        choices = [Step(current, each, max(each.error - error, 0.0), each.gain - gain) for each in group]
+        choices = [step for step in choices if step.seconds > 0]
+        best = max(choices, key=lambda step: (step.worth, step.seconds), default=None)
+        if current is None and within and (best is None or within[0].worth >= best.worth):
+            best = within.pop(0)
+            error, gain = error + best.error, gain + best.seconds
+        elif best is not None:
+            current, error, gain = best.new, max(best.new.error, error), best.new.gain
+        else:
             return steps
-
-        def worth(each: Candidate, error: float = error, gain: float = gain) -> tuple[float, float]:
-            added = each.error - error
-            return ((each.gain - gain) / added if added > 0 else float("inf"), each.gain)
-
-        best = max(rest, key=worth)
-        steps.append(Step(current, best, max(best.error - error, 0.0), best.gain - gain))
-        current, error, gain = best, max(best.error, error), best.gain
+        steps.append(best)

@@ -99,8 +99,9 @@ class Search:
     def points(self, candidates: Sequence[Candidate]) -> tuple[Point, ...]:
         """The path, from exact on."""
         before: dict[Place, float] = {}
-        for each in candidates:
-            before.setdefault(each.place, each.before)
+        for each in sorted(candidates, key=lambda each: len(each.place)):  # a place may lie within another
+            if all(set(each.place).isdisjoint(place) for place in before):
+                before[each.place] = each.before
         seconds, error = sum(before.values()), 0.0
         points = [Point(0, seconds, 0.0, self.measured.get(0))]
         for at, step in enumerate(self.steps, 1):

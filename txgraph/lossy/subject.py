@@ -130,7 +130,10 @@ class Subject:
         return self._truth[id(tensors)]
 
     def observe(self, graph: Graph, nodes: Sequence[Node]) -> Iterator[Mapping[str, Observed]]:
-        """What flows into some linears of the exact graph, or of a copy: see :func:`txgraph.lossy.observe.observe`."""
+        """What flows into some linears of the exact graph, or of what a pass made of it.
+
+        See :func:`txgraph.lossy.observe.observe`.
+        """
         calls = self.chosen_by[::2]  # the others say how well that served
         if not self._observed:
             everything = [node for node in self.graph.calls() if Linears.of(node) is not None]
@@ -140,7 +143,12 @@ class Subject:
         if all(node.name in self._observed for node in nodes):
             yield {node.name: self._observed[node.name] for node in nodes}
         else:
-            yield from observe(self.graph, nodes, calls)
+            mine = {node.name for node in self.graph.nodes}
+            yield from observe(self.graph if mine.issuperset(n.name for n in nodes) else graph, nodes, calls)
+
+    def forget_observed(self) -> None:
+        """Give back the memory of what was observed: who asks again waits for it again."""
+        self._observed.clear()
 
     def as_model(self, graph: Graph) -> nn.Module:
         """A graph as a module that is called as the model is."""

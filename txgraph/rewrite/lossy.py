@@ -86,6 +86,11 @@ class LossyPass(Pass):
     by_shape: ClassVar[bool] = False
 
     @property
+    def parts(self) -> tuple[LossyPass, ...]:
+        """The passes that it runs at a place, one after the other, if it is made of such."""
+        return ()
+
+    @property
     def label(self) -> str:
         """Name and settings in short, for reports."""
         return self.name

@@ -1,0 +1,188 @@
+"""What single lossy rewrites of a model change, and what they save: the candidates of a search.
+
+The error of a rewrite is that of the subject's outputs over the calibration, where it is made alone; its seconds are
+measured on the graph that will run, in turn with what it replaces. Both are kept: see :mod:`txgraph.lossy.findings`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from torch.fx import Node
+
+from txgraph.cost import BUSY, CoreClock
+from txgraph.ir import Graph, check_spec
+from txgraph.lossy.findings import Findings, named
+from txgraph.lossy.path import Candidate, on_one_scale
+from txgraph.lossy.search import Clock
+from txgraph.lossy.sensitivity import probes, squared_errors
+from txgraph.lossy.subject import Subject
+from txgraph.measure import RewriteTimer
+from txgraph.pipeline import PassResult
+from txgraph.progress import say
+from txgraph.rewrite import LossyContext, LossyPass, PassContext, Place
+
+
+def run_method(
+    method: LossyPass,
+    graph: Graph,
+    context: PassContext,
+    lossy: LossyContext,
+    chosen: Collection[tuple[LossyPass, Place]],
+) -> PassResult:
+    """What a lossy pass makes of a graph at the places that are chosen; the graph itself is not changed."""
+    after = graph.copy()
+    context = replace(context, lossy=replace(lossy, chosen=frozenset(chosen)))
+    rewrites = method.run(after, context)
+    after.eliminate_dead_code()
+    check_spec(after, graph)
+    return PassResult(method, graph, after, tuple(rewrites), context)
+
+
+@dataclass(frozen=True)
+class Running:
+    """The graph that will run, and how its rewrites are timed; ``text``: all that these times depend on."""
+
+    graph: Graph
+    context: PassContext
+    timer: RewriteTimer
+    text: str
+
+
+@dataclass(frozen=True)
+class Singles:
+    """Single rewrites of one model by some methods.
+
+    Attributes:
+        forced: those that save no time count, too. largest: squared error that is too much for one of them.
+        lossy: what the methods prepare. findings: what is known already, and what becomes known.
+    """
+
+    methods: Sequence[LossyPass]
+    forced: bool
+    largest: float
+    subject: Subject
+    lossy: LossyContext
+    findings: Findings
+    clock: Clock
+
+    def candidates(self, running: Running) -> list[Candidate]:
+        """What could be done to the graph that will run, with error and seconds."""
+        wanted = self._promising(running)
+        self._measure_errors(wanted)
+        return on_one_scale(self._timed(running, wanted))
+
+    def _promising(self, running: Running) -> dict[LossyPass, set[Place]]:
+        """Where each method may save time: of places that are alike one is tried, where shapes tell."""
+        found: dict[LossyPass, set[Place]] = {}
+        graph = running.graph
+        nodes = {node.name: node for node in graph.nodes}
+        for method in self.methods:
+            roots: dict[str, dict[Node, Place]] = {}
+            for root, place in method.places(graph, self.lossy).items():
+                roots.setdefault(method.shape_of(graph, nodes[root]), {})[nodes[root]] = place
+            found[method] = set()
+            for alike in roots.values():
+                first, place = next(iter(alike.items()))
+                shapes_tell = method.by_shape and not self.forced
+                if not shapes_tell or self._is_faster(method, first, place, running):
+                    found[method].update(alike.values())
+                if self.clock.is_over("looking for what is faster"):
+                    return found
+        return found
+
+    def _is_faster(self, method: LossyPass, root: Node, place: Place, running: Running) -> bool:
+        what = f"faster {running.text} {named(method, place)}"
+        known = self.findings.find(what)
+        if known is not None:
+            return bool(known["faster"])
+        say("compress", f"{method.label}: is it faster for {method.module_of(root)}")
+        self._prepare(method, {place})
+        if (method, place) not in self.lossy.prepared:
+            return False  # the calibration does not reach it
+        result = run_method(method, running.graph, running.context, self.lossy, {(method, place)})
+        watch = CoreClock()
+        faster = any(measured.after < measured.before for _, measured in running.timer.times(result))
+        self.findings.keep(what, for_others=_is_quiet(watch), faster=faster)
+        return faster
+
+    def _prepare(self, method: LossyPass, places: Collection[Place]) -> PassResult:
+        """By what flows in the subject: in the graph that will run it may be packed, or of other sizes."""
+        chosen = {(method, place) for place in places}
+        return run_method(method, self.subject.graph, self.subject.context, self.lossy, chosen)
+
+    def _measure_errors(self, wanted: Mapping[LossyPass, set[Place]]) -> None:
+        """The error of each rewrite by itself, on the subject."""
+        graph = self.subject.graph
+        nodes = {node.name: node for node in graph.nodes}
+        for method, places in wanted.items():
+            unknown = {place for place in places if self._error(method, place) is None}
+            if method.parts:  # it changes more than the first of them alone
+                unknown = {place for place in unknown if (self._error(method.parts[0], place) or 0.0) <= self.largest}
+            if not unknown:
+                continue
+            say("compress", f"{method.label}: prepare")
+            result = self._prepare(method, unknown)
+            rewrites, roots = result.rewrites, method.places(graph, self.lossy)
+            left = Counter(roots[rewrite.root] for rewrite in rewrites)  # a weight may be used twice
+            for place in unknown - left.keys():  # it cannot be done there
+                self.findings.keep(f"error {named(method, place)}", error=math.inf)
+            sums: dict[Place, float] = {}
+            errors = squared_errors(graph, probes(graph, result.after, rewrites), self.subject.few)
+            for number, (rewrite, error) in enumerate(zip(rewrites, errors, strict=True), 1):
+                place = roots[rewrite.root]
+                sums[place] = sums.get(place, 0.0) + error
+                left[place] -= 1
+                if not left[place]:
+                    self.findings.keep(f"error {named(method, place)}", error=sums[place])
+                say("compress", f"{method.label}: {method.module_of(nodes[rewrite.root])}", number, len(rewrites))
+                if self.clock.is_over("errors of single rewrites"):
+                    return
+
+    def _error(self, method: LossyPass, place: Place) -> float | None:
+        """The squared error of a method at a place alone, if it was measured."""
+        known = self.findings.find(f"error {named(method, place)}")
+        return None if known is None else known["error"]
+
+    def _timed(self, running: Running, wanted: Mapping[LossyPass, set[Place]]) -> list[Candidate]:
+        """Those whose errors are known, with their seconds."""
+        found: list[Candidate] = []
+        graph = running.graph
+        nodes = {node.name: node for node in graph.nodes}
+        for method in self.methods:
+            places = method.places(graph, self.lossy)
+            known = {place: self._error(method, place) for place in wanted.get(method, ())}
+            errors = {p: error for p, error in known.items() if error is not None and error < math.inf}
+            text = {place: f"seconds {running.text} {named(method, place)}" for place in errors}
+            new = {place for place in errors if not self.findings.find(text[place])}
+            if new:
+                if any((method, place) not in self.lossy.prepared for place in new):
+                    self._prepare(method, new)
+                watch = CoreClock()
+                chosen = {(method, place) for place in new}
+                result = run_method(method, graph, running.context, self.lossy, chosen)
+                seconds: dict[Place, tuple[float, float]] = {}
+                left = Counter(places[rewrite.root] for rewrite in result.rewrites)
+                for root, measured in running.timer.times(result):
+                    before, after = seconds.get(places[root], (0.0, 0.0))
+                    seconds[places[root]] = before + measured.before, after + measured.after
+                    left[places[root]] -= 1
+                    if self.clock.is_over("times of single rewrites"):
+                        break
+                for place, (before, after) in ((p, s) for p, s in seconds.items() if not left[p]):
+                    self.findings.keep(text[place], for_others=_is_quiet(watch), before=before, after=after)
+            modules = {place: method.module_of(nodes[root]) for root, place in reversed([*places.items()])}
+            for place in dict.fromkeys(places.values()):
+                times = self.findings.find(text[place]) if place in errors else None
+                if times is not None:
+                    before, after = times["before"], times["after"]
+                    found.append(Candidate(method, place, modules[place], errors[place], before, after))
+        return found
+
+
+def _is_quiet(watch: CoreClock) -> bool:
+    """Whether what was measured since then may be told to other processes."""
+    return (watch.share() or 0.0) <= BUSY
