@@ -142,6 +142,15 @@ class Singles:
                 if self.clock.is_over("errors of single rewrites"):
                     return
 
+    def give_back(self) -> None:
+        """The memory of what no graph can take under this budget, and of what it was prepared by."""
+        kept = {key for key in self.lossy.prepared if (self._error(*key) or 0.0) <= self.largest}
+        parts = {part for method, _ in kept for part in method.parts}
+        for key in self.lossy.prepared.keys() - kept:
+            if key[0] not in parts:
+                del self.lossy.prepared[key]
+        self.subject.forget_observed()
+
     def _error(self, method: LossyPass, place: Place) -> float | None:
         """The squared error of a method at a place alone, if it was measured."""
         known = self.findings.find(f"error {named(method, place)}")
@@ -155,7 +164,7 @@ class Singles:
         for method in self.methods:
             places = method.places(graph, self.lossy)
             known = {place: self._error(method, place) for place in wanted.get(method, ())}
-            errors = {p: error for p, error in known.items() if error is not None and error < math.inf}
+            errors = {p: e for p, e in known.items() if e is not None and e <= self.largest and e < math.inf}
             text = {place: f"seconds {running.text} {named(method, place)}" for place in errors}
             new = {place for place in errors if not self.findings.find(text[place])}
             if new:

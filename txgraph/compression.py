@@ -121,7 +121,7 @@ class Compression:
             candidates = [each for each in candidates if (each.each, each.place) not in wrong]
             notes += wrong.values()
         applied, records = self._apply(graph, context, steps[:at])
-        self._keep_only(steps[:at])
+        singles.give_back()
         spending = Spending(
             self.budget,
             used,
@@ -198,15 +198,6 @@ class Compression:
             chosen = {(each.each, place) for place, each in state.items() if each.each == method}
             if chosen:
                 yield method, chosen
-
-    def _keep_only(self, steps: Sequence[Step]) -> None:
-        """Give back the memory of what was prepared and not taken, and of what it was prepared by."""
-        taken = {key for _, chosen in self._by_method(steps) for key in chosen}
-        parts = {part for method, _ in taken for part in method.parts}
-        for key in [key for key in self._lossy.prepared if key not in taken and key[0] not in parts]:
-            del self._lossy.prepared[key]
-        assert self._subject is not None, "it was prepared by it"
-        self._subject.forget_observed()
 
     def used(self, distance: Distance, treated: Graph | None = None) -> tuple[float, float | None]:
         """The share of the budget that a graph at this distance uses, and its score where there is a metric."""
