@@ -20,7 +20,10 @@ from tvm.tirx.script import builder as T
 
 from txgraph.backends.tvm.converters import ACTIVATIONS
 from txgraph.backends.tvm.numerics import let
+from txgraph.backends.tvm.regions import Region
+from txgraph.backends.tvm.sizes import compute
 from txgraph.backends.tvm.tiling import Tiling
+from txgraph.ir import arguments
 
 AHEAD = 4  # rows of the next panel that are fetched while a tile is computed
 _CACHE, _NEAR, _DATA = 3, 2, 1  # for prefetches: into the first level, into the second one; no code
@@ -263,6 +266,17 @@ def linear_function(
             gemm = Gemm(rows, k, n, columns, activation, tiling)
             gemm.write(views["x"], memory["w"], memory.get("bias"), views["y"])
     return written.get()
+
+
+def linear_of(region: Region, name: str) -> tirx.PrimFunc:
+    """The function of a region that is one linear, see :func:`txgraph.backends.tvm.kernel.function_of`."""
+    (node,) = region.nodes
+    named = arguments(node)
+    symbols = {symbol: tirx.Var(symbol, "int64") for symbol in region.symbols}
+    sizes = [compute(size, symbols) for size in named["input"].meta["val"].shape]
+    n = int(node.meta["val"].shape[-1])
+    bias, tiling = named["bias"] is not None, Tiling(*named["tiling"])
+    return linear_function(name, list(symbols.values()), sizes, n, named["columns"], bias, named["activation"], tiling)
 
 
 def _matched(handle: Any, shape: Sequence[Any]) -> Any:

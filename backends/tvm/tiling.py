@@ -11,7 +11,6 @@ from torch.backends import cpu
 
 from txgraph.ir.ops import ACTIVATIONS, define
 
-ACTIVATED = ("", "relu", "gelu", "gelu_tanh", "quick_gelu", "silu", "tanh", "sigmoid")
 NARROW = 32  # columns of a task, at least
 FEW, MANY = 48, 192  # rows of the input: below the one no panel pays, above the other nothing but panels
 
@@ -44,25 +43,41 @@ class Tiling:
         return list(astuple(self))
 
     def __str__(self) -> str:
-        return f"{'panels' if self.panels else 'rows'} {self.rows}x{self.columns}x{self.depth}"
+        return f"{'panels' if self.panels else 'rows'}_{self.rows}x{self.columns}x{self.depth}"
 
 
-def tilings(m: int, k: int, columns: bool) -> list[Tiling]:
-    """What is worth trying: sums fill the registers of this processor.
+@dataclass(frozen=True)
+class Problem:
+    """A linear's sizes: ``[m, k] @ [n, k].T``.
 
-    Args:
-        columns: the weight is stored as ``[K, N]``; of few rows such are left to others.
+    Attributes:
+        columns: the weight is stored as ``[K, N]``.
     """
+
+    m: int
+    k: int
+    n: int
+    columns: bool
+
+    @property
+    def about(self) -> str:
+        """All that times depend on, beside the machine."""
+        return f"tilings of {self!r}"
+
+
+def tilings(problem: Problem) -> list[Tiling]:
+    """What is worth trying: sums fill the registers of this processor. Few rows of a weight by columns are left to others."""
     lanes = {"AVX512": 16, "AVX2": 8}.get(cpu.get_cpu_capability(), 4)
     wide = lanes == 16  # 32 registers, not 16
-    found = []
-    if m < MANY and not columns:
+    m, k, found = problem.m, problem.k, []
+    if m < MANY and not problem.columns:
         depths = sorted({_depth(k, lanes, at_most) for at_most in (k, 768)})
-        found += [Tiling(lanes, *tile, depth, 0) for tile in (((6, 4), (8, 3)) if wide else ((3, 4),)) for depth in depths]
+        found += [
+            Tiling(lanes, *tile, depth, 0) for tile in (((6, 4), (8, 3)) if wide else ((3, 4),)) for depth in depths
+        ]
     if m >= FEW:
         depths = sorted({_depth(k, lanes, at_most) for at_most in (384, 768)})
-        tile = (6, 4) if wide else (6, 2)
-        found += [Tiling(lanes, tile[0], tile[1] * lanes, depth, 1) for depth in depths]
+        found += [Tiling(lanes, 6, (4 if wide else 2) * lanes, depth, 1) for depth in depths]
     return found
 
 
@@ -73,15 +88,24 @@ def _depth(k: int, lanes: int, at_most: int) -> int:
 
 
 def _linear_generated(
-    input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: str, tiling: list[int]
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    activation: str,
+    columns: bool,
+    tiling: list[int],
 ) -> torch.Tensor:
-    result = F.linear(input, weight, bias)
+    result = F.linear(input, weight.t() if columns else weight, bias)
     return ACTIVATIONS[activation](result) if activation else result
 
 
 define(
-    "linear_generated(Tensor input, Tensor weight, Tensor? bias, str activation, int[] tiling) -> Tensor",
+    "linear_generated(Tensor input, Tensor weight, Tensor? bias, str activation, bool columns, int[] tiling) -> Tensor",
     _linear_generated,
-    lambda input, weight, *_: input.new_empty((*input.shape[:-1], weight.shape[0])),
+    lambda input, weight, bias, activation, columns, tiling: input.new_empty(
+        (*input.shape[:-1], weight.shape[1 if columns else 0])
+    ),
     key="CPU",
 )
+LINEAR = torch.ops.txgraph.linear_generated.default
+"""Stands in a graph until its function is generated; run as it is, it is torch's linear."""
