@@ -2,8 +2,8 @@
 
 Rows: a tile of sums is a few rows of the input by a few rows of the weight, each sum a vector along K, added up at the
 end. Nothing is rearranged; best of few rows. Panels: some columns of the weight are turned around into memory of the
-task, once for all rows of the input, and numbers of the input are broadcast against vectors of columns. Of a weight that
-is stored as ``[K, N]`` a panel is copied as it is.
+task, once for all rows of the input, and numbers of the input are broadcast against vectors of columns. Where a weight
+is stored as ``[K, N]``, a panel is copied as it is.
 
 source: Goto and van de Geijn 2008 (Anatomy of high-performance matrix multiplication) for panels.
 """
@@ -25,6 +25,7 @@ from txgraph.backends.tvm.sizes import compute
 from txgraph.backends.tvm.tiling import Tiling
 from txgraph.ir import arguments
 
+LINE = 16  # numbers of a line of the cache
 AHEAD = 4  # rows of the next panel that are fetched while a tile is computed
 _CACHE, _NEAR, _DATA = 3, 2, 1  # for prefetches: into the first level, into the second one; no code
 
@@ -37,6 +38,7 @@ class Gemm:
     """
 
     def __init__(self, rows: Any, k: int, n: int, columns: bool, activation: str, tiling: Tiling) -> None:
+        assert tiling.panels or not columns, "rows of the weight are read as they lie"
         self._m, self._k, self._n = _index(rows), k, n
         self._by_columns, self._activation, self._tiling = columns, activation, tiling
         self._lanes = tiling.lanes
@@ -150,8 +152,7 @@ class Gemm:
                 _set(sums[r, v], _get(sums[r, v]) + product)
 
         with T.serial(_index(depth // lanes)) as line:
-            if not self._by_columns:
-                self._fetch_next(m, first, k, line * lanes)
+            self._fetch_next(tirx.floordiv(m, self._tiling.rows), first, k, line)
             with T.serial(_index(lanes)) as at:
                 step(line * lanes + at)
         if depth % lanes:
@@ -168,18 +169,24 @@ class Gemm:
 
             self._in_vectors(columns, store, lanes)
 
-    def _fetch_next(self, m: Expr, first: Expr, k: Expr, at: Expr) -> None:
-        """Some numbers of the block that is turned around after this one: of the same rows, or of the next panel."""
-        rows = first + tirx.floordiv(m, self._tiling.rows) * AHEAD
-        place = k + at
-        if self._depth < self._k:
-            last = k + self._depth >= self._k
-            rows = rows + tirx.Select(last, _index(self._tiling.width), _index(0))
-            place = at + tirx.Select(last, _index(0), k + self._depth)
+    def _fetch_next(self, tile: Expr, first: Expr, k: Expr, step: Expr) -> None:
+        """Some lines of the block that is rearranged after this one: of the same columns, or of the next panel.
+
+        Args:
+            tile: which of the panel's; it has so many steps, of which this is one.
+        """
+        width, last = (
+            self._tiling.width,
+            tirx.const(True, "bool") if self._depth >= self._k else k + self._depth >= self._k,
+        )
+        first, k = first + tirx.Select(last, _index(width), _index(0)), tirx.Select(last, _index(0), k + self._depth)
+        if self._by_columns:
+            row = k + tile * (self._depth // self._lanes) + step
+            places = [[row, first + n] for n in range(0, width, LINE)]
         else:
-            rows = rows + self._tiling.width
-        for i in range(AHEAD):
-            _fetch(self._w, [rows + i, place], _NEAR)
+            places = [[first + tile * AHEAD + i, k + step * self._lanes] for i in range(AHEAD)]
+        for place in places:
+            _fetch(self._w, place, _NEAR)
 
     # -- Both ----------------------------------------------------------------------------------------------------------
 
@@ -252,19 +259,18 @@ def linear_function(
     rows: Any = _index(1)
     for size in outer:
         rows = rows * size
-    with IRBuilder() as written:
-        with T.prim_func():
-            T.func_name(name)
-            T.func_attr({"global_symbol": name, "tirx.noalias": True})
-            for symbol in symbols:
-                T.arg(symbol.name, symbol)
-            shapes = {"x": [*outer, k], "w": [k, n] if columns else [n, k], "bias": [n], "y": [*outer, n]}
-            given = {each: T.arg(each, T.handle()) for each in shapes if bias or each != "bias"}
-            memory = {each: _matched(handle, shapes[each]) for each, handle in given.items()}
-            flat = {"x": [rows, k], "y": [rows, n]}
-            views = {each: _viewed(memory[each], shape) for each, shape in flat.items()}
-            gemm = Gemm(rows, k, n, columns, activation, tiling)
-            gemm.write(views["x"], memory["w"], memory.get("bias"), views["y"])
+    with IRBuilder() as written, T.prim_func():
+        T.func_name(name)
+        T.func_attr({"global_symbol": name, "tirx.noalias": True})
+        for symbol in symbols:
+            T.arg(symbol.name, symbol)
+        shapes = {"x": [*outer, k], "w": [k, n] if columns else [n, k], "bias": [n], "y": [*outer, n]}
+        given = {each: T.arg(each, T.handle()) for each in shapes if bias or each != "bias"}
+        memory = {each: _matched(handle, shapes[each]) for each, handle in given.items()}
+        flat = {"x": [rows, k], "y": [rows, n]}
+        views = {each: _viewed(memory[each], shape) for each, shape in flat.items()}
+        gemm = Gemm(rows, k, n, columns, activation, tiling)
+        gemm.write(views["x"], memory["w"], memory.get("bias"), views["y"])
     return written.get()
 
 
@@ -298,7 +304,7 @@ def _lanes(start: Any, count: int) -> Any:
 
 
 def _vector(lanes: int) -> Any:
-    """A register: small memory on the stack, which LLVM keeps in one. (Of the scope "local" it would be on the heap.)"""
+    """A register: small memory on the stack, which LLVM keeps in one; of the scope "local" it would be on the heap."""
     return T.alloc_buffer((lanes,), "float32")
 
 
@@ -331,7 +337,7 @@ def _runs(places: list[tuple[int, int]]) -> list[tuple[int, int, int]]:
 
 
 def _exchanged(a: Expr, b: Expr, step: int, lanes: int) -> tuple[Expr, Expr]:
-    """Numbers of two vectors whose places have not the bit ``step``, and those that have: of a, and beside them of b."""
+    """Numbers of two vectors whose places have not the bit ``step``, and those that have."""
     low = [lanes + j - step if j & step else j for j in range(lanes)]
     high = [lanes + j if j & step else j + step for j in range(lanes)]
     return _shuffled(a, b, low), _shuffled(a, b, high)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
 import torch
@@ -12,7 +13,7 @@ from torch.backends import cpu
 from txgraph.ir.ops import ACTIVATIONS, define
 
 NARROW = 32  # columns of a task, at least
-FEW, MANY = 48, 192  # rows of the input: below the one no panel pays, above the other nothing but panels
+FEW, MANY = 96, 192  # rows of the input: below the one no panel pays, above the other nothing but panels
 
 
 @dataclass(frozen=True)
@@ -66,25 +67,26 @@ class Problem:
 
 
 def tilings(problem: Problem) -> list[Tiling]:
-    """What is worth trying: sums fill the registers of this processor. Few rows of a weight by columns are left to others."""
+    """What is worth trying: sums fill the registers of this processor.
+
+    Few rows of the input by a weight that is stored as ``[K, N]`` are left to others.
+    """
     lanes = {"AVX512": 16, "AVX2": 8}.get(cpu.get_cpu_capability(), 4)
-    wide = lanes == 16  # 32 registers, not 16
-    m, k, found = problem.m, problem.k, []
-    if m < MANY and not problem.columns:
-        depths = sorted({_depth(k, lanes, at_most) for at_most in (k, 768)})
-        found += [
-            Tiling(lanes, *tile, depth, 0) for tile in (((6, 4), (8, 3)) if wide else ((3, 4),)) for depth in depths
-        ]
-    if m >= FEW:
-        depths = sorted({_depth(k, lanes, at_most) for at_most in (384, 768)})
-        found += [Tiling(lanes, 6, (4 if wide else 2) * lanes, depth, 1) for depth in depths]
+    many = lanes == 16  # registers: 32, else 16
+    k, found = problem.k, []
+    if problem.m < MANY and not problem.columns:
+        tiles = ((6, 4), (8, 3)) if many else ((3, 4),)
+        depths = (768,) if problem.m >= FEW else (768, k)
+        found += [Tiling(lanes, *tile, depth, 0) for tile in tiles for depth in _depths(k, lanes, depths)]
+    if problem.m >= FEW:
+        width = (4 if many else 2) * lanes
+        found += [Tiling(lanes, 6, width, depth, 1) for depth in _depths(k, lanes, (384, 768))]
     return found
 
 
-def _depth(k: int, lanes: int, at_most: int) -> int:
+def _depths(k: int, lanes: int, most: Sequence[int]) -> list[int]:
     """K in equal parts of at most so many numbers, in whole vectors."""
-    parts = -(-k // at_most)
-    return -(-k // parts // lanes) * lanes
+    return sorted({-(-k // (-(-k // each) * lanes)) * lanes for each in most})
 
 
 def _linear_generated(
