@@ -23,6 +23,7 @@ RESULTS = Path(__file__).parent / "results" / "tir_gemm.json"
 ROWS = (1, 32, 128, 424)
 SIZES = ((768, 768), (768, 2304), (768, 3072), (3072, 768))  # K, N
 OTHER = 1 << 21  # numbers
+PAUSE = 0.04  # seconds, until the threads of the one before no longer wait in loops
 GENERATED, MKL = "generated", "MKL"
 Function = Callable[[], object]
 
@@ -113,6 +114,7 @@ def measured(threads: int, rounds: int, rows: Sequence[int]) -> list[dict[str, A
         seconds: dict[str, list[float]] = {way: [] for way in WAYS}
         for at in range(rounds + 1):
             for way, end in ends.items():
+                time.sleep(PAUSE)
                 end.send((m, k, n, calls))
                 found = end.recv()
                 seconds[way] += found if at else []  # the first round warms up

@@ -90,9 +90,8 @@ class Gemm:
             whole = _vector(lanes)
             _set(whole, _added_up([_get(sums[place]) for place in part], lanes))
             for r, c, count in _runs(part):
-                place = [m + r, _lanes(n + c, count)]
                 value = whole[_lanes(_index(part.index((r, c))), count)]
-                T.buffer_store(self._y, self._y[place[0], place[1]] + value if add else value, place)
+                self._store(m + r, _lanes(n + c, count), value, add)
         if depth % lanes:
             with T.serial(_index(depth - depth % lanes), _index(depth)) as at:
                 for r, c in places:
@@ -164,8 +163,7 @@ class Gemm:
                 T.buffer_store(line, _get(sums[r, v]), [_lanes(_index(v), lanes)])
 
             def store(n: Expr, count: int, r: int = r, line: Any = line) -> None:
-                place, value = [m + r, _lanes(first + n, count)], line[_lanes(n, count)]
-                T.buffer_store(self._y, self._y[place[0], place[1]] + value if add else value, place)
+                self._store(m + r, _lanes(first + n, count), line[_lanes(n, count)], add)
 
             self._in_vectors(columns, store, lanes)
 
@@ -189,6 +187,9 @@ class Gemm:
             _fetch(self._w, place, _NEAR)
 
     # -- Both ----------------------------------------------------------------------------------------------------------
+
+    def _store(self, m: Expr, n: Expr, value: Expr, add: bool) -> None:
+        T.buffer_store(self._y, self._y[m, n] + value if add else value, [m, n])
 
     def _tiles(self, tile: Callable[[Expr, int], None]) -> None:
         """``tile(m, rows)`` for all rows of x: as many at a time as a tile has, and what is left."""
