@@ -142,21 +142,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from txgraph.bench.hardware import versions
 
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, nargs="+", default=(1, 2))
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS, help="of the input")
     parser.add_argument("--hardware", default="2-core x86-64 AVX-512 (VNNI, BF16)")
     parser.add_argument("--output", type=Path, default=RESULTS)
     given = parser.parse_args(arguments)
-    rows = measured(given.threads, given.rounds, given.rows)
-    found = {
-        "hardware": given.hardware,
-        "versions": versions(),
-        "settings": {"threads": given.threads, "rounds": given.rounds, "unit": "GFLOP/s, float32"},
-        "summary": {figure: summary(rows, figure) for figure in ("best", "median")},
-        "rows": rows,
-    }
-    print(json.dumps(found["summary"], indent=1))
+    runs = []
+    for threads in given.threads:
+        rows = measured(threads, given.rounds, given.rows)
+        figures = {figure: summary(rows, figure) for figure in ("best", "median")}
+        print(json.dumps(figures, indent=1))
+        runs.append({"threads": threads, "rounds": given.rounds, "summary": figures, "GFLOP/s": rows})
+    found = {"hardware": given.hardware, "versions": versions(), "runs": runs}
     given.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
