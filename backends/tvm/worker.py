@@ -25,7 +25,7 @@ class Worker:
         script: what it runs, see :func:`txgraph.backends.tvm.codegen.serve`.
     """
 
-    def __init__(self, script: str = codegen.__file__) -> None:
+    def __init__(self, script: str) -> None:
         self._log = tempfile.TemporaryFile("w+b")  # noqa: SIM115  # as long as the process
         self._process = subprocess.Popen(
             # -P: the files beside the script are no packages that others mean by these names
@@ -100,7 +100,7 @@ def compile_folder(folder: Path, seconds: float = SECONDS) -> None:
 def _running() -> Worker:
     global _worker
     if _worker is None or not _worker.is_running:
-        _worker = Worker()
+        _worker = Worker(codegen.__file__)
     return _worker
 
 
