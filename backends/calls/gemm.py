@@ -5,6 +5,7 @@ after:   txgraph::linears_native(x, [w, ...], [b, ...], act) where our own kerne
          txgraph::linear_onednn(x, w, b, act) for each where oneDNN is;
          txgraph::sparse_linears_native(x, [w's numbers that are not zero, ...], [b, ...], act) where w is mostly zeros,
          and leaving them out is faster;
+         an operator of the backend's for each where code that it generates for that shape is;
          linear(x, w, b) for each where torch's is
 why:     torch's linear calls MKL, which is the slower GEMM on some processors by a factor of two.
          All but the sparse one take the model's own weights (no packed copy); all but torch's compute the activation
@@ -33,7 +34,7 @@ from txgraph.backends.kernels.linear import linears_native
 from txgraph.backends.kernels.sparse_linear import sparse_linears_native
 from txgraph.ir import Graph, GraphBuilder, type_of
 from txgraph.ir.activations import activate
-from txgraph.ir.linears import Linears
+from txgraph.ir.linears import Linears, stored_in
 from txgraph.ir.ops import ACTIVATIONS, define, linear_activation
 from txgraph.progress import track
 
@@ -47,6 +48,7 @@ _ONEDNN_ACTIVATIONS = {
     "tanh": ("tanh", ""),
     "sigmoid": ("sigmoid", ""),
 }
+GENERATED = "generated"  # the name of a backend's own way
 MEASURED_SECONDS = 0.1  # per distinct shape
 PIECE, MOST_PIECES = 1 << 20, 16  # numbers of other weights that are read at a time, and how many such pieces
 PIECES_BETWEEN = 2  # runs; reading them all would put the program itself out of the cache, too
@@ -104,6 +106,23 @@ class Way:
     together: bool = False
 
 
+@dataclass(frozen=True)
+class Generated:
+    """Code that a backend generates for linears of one shape.
+
+    Attributes:
+        operator: of one of them, ``f(input, weight as it is stored, bias, activation, *rest)``. rest: as nodes take it.
+        run: ``f(input, weight [N, K], bias)`` does what the operator will, on this machine.
+    """
+
+    operator: OpOverload
+    rest: tuple[object, ...]
+    run: Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
+
+
+Generator = Callable[[GemmShape, bool], Generated | None]
+"""Of linears of one shape, by whether their weights are stored as ``[K, N]``."""
+
 WAYS = {
     "aten": Way(torch.ops.aten.linear.default),
     "txgraph": Way(torch.ops.txgraph.linears_native.default, frozenset(NATIVE_ACTIVATIONS), together=True),
@@ -118,11 +137,11 @@ def fused_activations() -> frozenset[str]:
     return frozenset().union(*(WAYS[name].fused for name in ways)) - {""}
 
 
-def choose_gemms(graph: Graph, remembers: bool = False) -> dict[str, str]:
+def choose_gemms(graph: Graph, remembers: bool = False, generator: Generator | None = None) -> dict[str, str]:
     """Rewrite each linear of ``graph`` to what measures faster here; returns the choices, for the report.
 
     Args:
-        remembers: what was measured for another model counts.
+        remembers: what was measured for another model counts. generator: of one more way, a backend's own.
     """
     found: dict[GemmShape, list[Node]] = {}
     for node in graph.calls():
@@ -132,11 +151,17 @@ def choose_gemms(graph: Graph, remembers: bool = False) -> dict[str, str]:
     report: dict[str, str] = {}
     packed = PackedWeights(graph)
     for shape, nodes in track(found.items(), "measure linears", lambda item: str(item[0]), timed=True):
-        name, report[str(shape)] = _measure(shape, graph, nodes, remembers, packed)
+        generated = (
+            generator(shape, columns) if generator and (columns := _lie_by_columns(graph, nodes)) is not None else None
+        )
+        name, report[str(shape)] = _measure(shape, graph, nodes, remembers, packed, generated)
         if shape.zeros:
             report[str(shape)] += f"; not zero: {describe_weights(graph, nodes)}"
         for node in nodes if name != "aten" or len(shape.n) > 1 else ():
-            _replace(graph, node, WAYS[name], shape.zeros if name == "sparse" else None, packed)
+            if generated is not None and name == GENERATED:
+                _replace_by(generated, graph, node)
+            else:
+                _replace(graph, node, WAYS[name], shape.zeros if name == "sparse" else None, packed)
         packed.release()
     return report
 
@@ -170,8 +195,21 @@ def _constant_weight(graph: Graph, value: object) -> torch.Tensor | None:
     return graph.constant(value)
 
 
+def _lie_by_columns(graph: Graph, nodes: Sequence[Node]) -> bool | None:
+    """Whether all weights are stored as ``[K, N]``; ``None``: some are, or lie in another way."""
+    weights = [weight for node in nodes for weight in _operands(graph, node)[0]]
+    if all(weight.is_contiguous() for weight in weights):
+        return False
+    return True if all(weight.t().is_contiguous() for weight in weights) else None
+
+
 def _measure(
-    shape: GemmShape, graph: Graph, nodes: Sequence[Node], remembers: bool, packed: PackedWeights
+    shape: GemmShape,
+    graph: Graph,
+    nodes: Sequence[Node],
+    remembers: bool,
+    packed: PackedWeights,
+    generated: Generated | None,
 ) -> tuple[str, str]:
     """Time each way on random input with the real weights; torch's own stays unless another is faster.
 
@@ -180,7 +218,7 @@ def _measure(
     """
     operands = [_operands(graph, node) for node in nodes]
     weights = [weight for each, _ in operands for weight in each]
-    as_it_is = all(w.is_contiguous() for w in weights) or all(w.t().is_contiguous() for w in weights)
+    as_it_is = _lie_by_columns(graph, nodes) is not None
     turns = itertools.cycle(operands)
     x = torch.randn(shape.m, shape.k)
     activation = ACTIVATIONS.get(shape.activation, torch.Tensor.contiguous)
@@ -198,6 +236,8 @@ def _measure(
     if shape.zeros is not None:
         load("sparse")
         ways["sparse"] = _sparse_way(shape, graph, nodes, x, packed)
+    if generated is not None:
+        ways[GENERATED] = each(generated.run)
     others = itertools.cycle(_pieces(graph.constants.values()) or [x])
 
     def read_others() -> None:
@@ -206,6 +246,7 @@ def _measure(
 
     bytes_read = sum(weight.nbytes for weight in weights), sum(tensor.nbytes for tensor in graph.constants.values())
     about = f"{shape!r}, strides {[*weights[0].stride()]}, {bytes_read} bytes"
+    about += f", {GENERATED}" if generated is not None else ""
     compared = {"compared": "sparse"} if shape.zeros else {}
     return fastest(ways, MEASURED_SECONDS, about if remembers else "", read_others, **compared)
 
@@ -265,3 +306,14 @@ def _replace(graph: Graph, node: Node, way: Way, zeros: Zeros | None, packed: Pa
     if linears.activation != inside:
         values = [activate(builder, value, linears.activation) for value in values]
     put(graph, node, values)
+
+
+def _replace_by(generated: Generated, graph: Graph, node: Node) -> None:
+    """Compute each of a node's linears by generated code."""
+    linears = Linears.of(node)
+    assert linears is not None, "_shape_of: linears"
+    builder = GraphBuilder(graph, node)
+    each = zip(linears.weights, linears.biases, strict=True)
+    rest = linears.activation, *generated.rest
+    operator = generated.operator
+    put(graph, node, [builder.call(operator, linears.input, stored_in(weight), bias, *rest) for weight, bias in each])

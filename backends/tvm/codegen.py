@@ -10,6 +10,8 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,15 @@ def compile_module(module: Any, target: dict[str, str] | None, folder: Path) -> 
         (folder / SOURCE).write_text(imported.inspect_source())
 
 
+def library_of(functions: dict[str, Any]) -> bytes:
+    """A library of functions for this processor."""
+    import tvm
+
+    with tempfile.TemporaryDirectory() as folder:
+        compile_module(tvm.IRModule(functions), None, Path(folder))
+        return Path(folder, LIBRARY).read_bytes()
+
+
 def _assemble(folder: Path, nvcc: str, arch: str) -> None:
     """Machine code for an architecture, with PTX for later ones. Functions stay those that were written."""
     options = ["--fatbin", "-O3", f"-arch={arch}", "--ptxas-options=-v", "--keep", f"--keep-dir={folder}"]
@@ -60,15 +71,15 @@ def _assemble(folder: Path, nvcc: str, arch: str) -> None:
         named.rename(folder / PTX)
 
 
-def main() -> None:
-    """Answer until there is nobody who asks."""
+def serve(work: Callable[[Path], None]) -> None:
+    """Do this in each folder that is named, until nobody asks."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what TVM prints is no answer
     import tvm  # noqa: F401  # before anybody asks
 
     for line in sys.stdin:
         try:
-            compile_folder(Path(line.rstrip("\n")))
+            work(Path(line.rstrip("\n")))
             answer = {}
         except Exception as error:  # TVM raises whatever its passes raise
             answer = {"failed": f"{type(error).__name__}: {error}"}
@@ -76,4 +87,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    serve(compile_folder)

@@ -15,10 +15,12 @@ from tvm import tirx
 
 from txgraph.backends.tvm import codegen
 from txgraph.backends.tvm.code import Code, Gpu
+from txgraph.backends.tvm.gemm import linear_of
 from txgraph.backends.tvm.kernel import converts, function_of
 from txgraph.backends.tvm.regions import Region, find_regions, has_plain_rows, is_contiguous
 from txgraph.backends.tvm.schedule import scheduled
 from txgraph.backends.tvm.schedule_cuda import scheduled_for_cuda
+from txgraph.backends.tvm.tiling import LINEAR
 from txgraph.backends.tvm.worker import compile_folder
 from txgraph.errors import BackendFailed
 from txgraph.ir import Graph, describe, op_name, type_of
@@ -49,14 +51,21 @@ def generate(graph: Graph, gpu: Gpu | None) -> Generated:
     functions: dict[str, tirx.PrimFunc] = {}
     regions = []
     schedule = scheduled if gpu is None else scheduled_for_cuda
+
+    def write(region: Region, operators: str, made: Callable[[Region, str], tirx.PrimFunc]) -> None:
+        kind = _kind(graph, region)
+        if kind not in named:
+            named[kind] = f"{operators[:LONGEST_NAME]}_{len(named)}"
+            functions[named[kind]] = _function(region, named[kind], made)
+        regions.append((named[kind], region))
+
     with contextlib.nullcontext() if gpu is None else tvm.target.Target(_target(gpu)):
         for region in find_regions(graph, converts):
-            kind = _kind(graph, region)
-            if kind not in named:
-                operators = "_".join(dict.fromkeys(op_name(node).rpartition(":")[2] for node in region.nodes))
-                named[kind] = f"fused_{operators[:LONGEST_NAME]}_{len(named)}"
-                functions[named[kind]] = _function(region, named[kind], schedule)
-            regions.append((named[kind], region))
+            operators = "_".join(dict.fromkeys(op_name(node).rpartition(":")[2] for node in region.nodes))
+            write(region, f"fused_{operators}", lambda region, name: schedule(function_of(region), name))
+        for node in graph.calls():
+            if node.target is LINEAR:
+                write(Region.of([node]), "linear", linear_of)
     return Generated(_code(functions, gpu), regions)
 
 
@@ -66,9 +75,9 @@ def _kind(graph: Graph, region: Region) -> str:
     return f"{kind_of(graph, [node.name for node in region.nodes])} {layouts} {region.symbols}"
 
 
-def _function(region: Region, name: str, schedule: Callable[[tirx.PrimFunc, str], tirx.PrimFunc]) -> tirx.PrimFunc:
+def _function(region: Region, name: str, made: Callable[[Region, str], tirx.PrimFunc]) -> tirx.PrimFunc:
     try:
-        return schedule(function_of(region), name)
+        return made(region, name)
     except Exception as error:  # TVM raises whatever its passes raise
         raise BackendFailed(
             f"TVM failed on {len(region.nodes)} operators from {describe(region.nodes[0])} on: {_text(error)}"
@@ -79,15 +88,13 @@ def _code(functions: dict[str, tirx.PrimFunc], gpu: Gpu | None) -> Code:
     if not functions:
         return Code()
     scripts = {name: function.script() for name, function in functions.items()}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        if gpu is not None:
-            return _code_for_gpu(scripts, gpu, folder)
-        try:
-            codegen.compile_module(tvm.IRModule(functions), None, folder)
-        except Exception as error:  # as above
-            raise BackendFailed(f"TVM failed on this graph: {_text(error)}") from error
-        return Code((folder / codegen.LIBRARY).read_bytes(), "\n".join(scripts.values()), scripts)
+    if gpu is not None:
+        with tempfile.TemporaryDirectory() as name:
+            return _code_for_gpu(scripts, gpu, Path(name))
+    try:
+        return Code(codegen.library_of(functions), "\n".join(scripts.values()), scripts)
+    except Exception as error:  # as above
+        raise BackendFailed(f"TVM failed on this graph: {_text(error)}") from error
 
 
 def _code_for_gpu(scripts: dict[str, str], gpu: Gpu, folder: Path) -> Code:

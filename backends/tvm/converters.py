@@ -45,6 +45,25 @@ def _gelu_tanh(x: Expr) -> Expr:
     return x * number(0.5, x) * (number(1.0, x) + numerics.tanh(inner))
 
 
+def _silu(x: Expr) -> Expr:
+    return x * numerics.sigmoid(x)
+
+
+def _quick_gelu(x: Expr) -> Expr:
+    return x * numerics.sigmoid(x * number(1.702, x))
+
+
+ACTIVATIONS: dict[str, Callable[[Expr], Expr]] = {
+    "": lambda x: x,
+    "relu": _relu,
+    "gelu": _gelu,
+    "gelu_tanh": _gelu_tanh,
+    "quick_gelu": _quick_gelu,
+    "silu": _silu,
+    "tanh": numerics.tanh,
+    "sigmoid": numerics.sigmoid,
+}
+
 CONVERTERS.update(
     {
         _aten.neg.default: _Unary(lambda x: -x),
@@ -53,8 +72,8 @@ CONVERTERS.update(
         _aten.tanh.default: _Unary(numerics.tanh, 30),
         _aten.sigmoid.default: _Unary(numerics.sigmoid, 25),
         _aten.erf.default: _Unary(numerics.erf, 40),
-        _aten.silu.default: _Unary(lambda x: x * numerics.sigmoid(x), 25),
-        torch.ops.txgraph.quick_gelu.default: _Unary(lambda x: x * numerics.sigmoid(x * number(1.702, x)), 25),
+        _aten.silu.default: _Unary(_silu, 25),
+        torch.ops.txgraph.quick_gelu.default: _Unary(_quick_gelu, 25),
         _aten.relu.default: _Unary(_relu, 2),
         _aten.rsqrt.default: _Unary(lambda x: number(1.0, x) / tirx.sqrt(x), 8),
         _aten.sqrt.default: _Unary(tirx.sqrt, 8),

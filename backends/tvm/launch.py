@@ -9,6 +9,7 @@ import torch
 
 from txgraph.backends.tvm.regions import Region, has_plain_rows, is_contiguous, order_of
 from txgraph.backends.tvm.sizes import Size, compute
+from txgraph.backends.tvm.tiling import LINEAR
 
 VECTOR = 16  # bytes: GPUs read vectors only from where they begin
 
@@ -23,8 +24,9 @@ class Launch:
     def __init__(self, name: str, function: Callable[..., None], region: Region) -> None:
         self.__name__, self.__module__ = name, "txgraph_tvm"
         self._function, self._symbols = function, region.symbols
-        self._strided = [(at, has_plain_rows(n)) for at, n in enumerate(region.inputs) if not is_contiguous(n)]
-        self._contiguous = [at for at, node in enumerate(region.inputs) if is_contiguous(node)]
+        held = [is_contiguous(node) or region.nodes[0].target is LINEAR for node in region.inputs]  # a linear's all are
+        self._strided = [(at, has_plain_rows(n)) for at, n in enumerate(region.inputs) if not held[at]]
+        self._contiguous = [at for at, is_held in enumerate(held) if is_held]
         orders = [order_of(node) for node in region.outputs]
         self._results = [
             (tuple(node.meta["val"].shape[axis] for axis in order), node.meta["val"].dtype, node.meta["val"].device)

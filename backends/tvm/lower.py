@@ -26,6 +26,7 @@ from txgraph.backends.kernels.build import start, wait
 from txgraph.backends.tvm import worker
 from txgraph.backends.tvm.code import Code, Gpu
 from txgraph.backends.tvm.library import Kernels, load_functions
+from txgraph.backends.tvm.linears import LinearGenerator
 from txgraph.backends.tvm.program import constants_of, fallbacks_of, kernels_of, program_of
 from txgraph.backends.tvm.regions import Region
 from txgraph.errors import BackendFailed
@@ -116,7 +117,9 @@ class TvmBackend:
 
 def _call_on_cpu(graph: Graph, options: BackendOptions) -> dict[str, str]:
     """Choose what computes linears and attention; what was measured, for the report."""
-    choices = choose_gemms(graph, options.cache) | choose_attention(graph, options.cache)
+    with LinearGenerator(options.cache) as generator:
+        choices = choose_gemms(graph, options.cache, generator)
+    choices |= choose_attention(graph, options.cache)
     choices |= left_dense(graph, "cpu")
     lower_quantized(graph)
     return choices

@@ -19,13 +19,17 @@ LAST_WORDS = 2000  # letters
 
 
 class Worker:
-    """A process that imports TVM at once, and then compiles what it is asked to."""
+    """A process that imports TVM at once, and then compiles what it is asked to.
 
-    def __init__(self) -> None:
+    Args:
+        script: what it runs, see :func:`txgraph.backends.tvm.codegen.serve`.
+    """
+
+    def __init__(self, script: str) -> None:
         self._log = tempfile.TemporaryFile("w+b")  # noqa: SIM115  # as long as the process
         self._process = subprocess.Popen(
             # -P: the files beside the script are no packages that others mean by these names
-            [sys.executable, "-P", codegen.__file__],
+            [sys.executable, "-P", script],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -96,7 +100,7 @@ def compile_folder(folder: Path, seconds: float = SECONDS) -> None:
 def _running() -> Worker:
     global _worker
     if _worker is None or not _worker.is_running:
-        _worker = Worker()
+        _worker = Worker(codegen.__file__)
     return _worker
 
 
