@@ -28,6 +28,7 @@ from txgraph.passes.fuse.group_query_heads import GroupQueryHeads
 from txgraph.passes.fuse.merge_attention_heads import MergeAttentionHeads
 from txgraph.passes.fuse.merge_low_rank_update import MergeLowRankUpdate
 from txgraph.passes.fuse.recognize_masks import RecognizeMasks
+from txgraph.passes.fuse.recognize_windows import RecognizeWindows
 from txgraph.passes.layout.add_head_axis import AddHeadAxis
 from txgraph.passes.layout.move_selections_up import MoveSelectionsUp
 from txgraph.passes.layout.reassociate_matmuls import ReassociateMatmuls
@@ -78,6 +79,7 @@ def default_pipeline() -> Pipeline:
             AddHeadAxis(),
             RecognizeMasks(),
             GroupQueryHeads(),  # knows then which masks all queries share
+            RecognizeWindows(),
             FoldConstants(),
             FuseLayerNorm(),
             FuseRmsNorm(),

@@ -5,9 +5,11 @@
 // vectors, summed in registers; a panel of the right operand stays in the first-level cache for all rows of the task.
 // Tiles of keys that a mask hides from all queries of a block are left out where all keys and values are finite, so that
 // a window costs what is in it. A hidden score that overflows, NaN with -inf added to it, then is hidden, too.
+// Windows that are given as the first and the end of each query's keys say so without a mask.
 
 #include "product.h"
 
+#include <algorithm>
 #include <limits>
 #include <vector>
 
@@ -15,6 +17,7 @@ namespace {
 
 constexpr int64_t QUERIES = 128; // of one task
 constexpr int64_t TILE = 64;     // keys that are left out together: a multiple of LANES
+constexpr float NEVER = -std::numeric_limits<float>::infinity(); // what hides a key
 
 // C = A B for any number of vectors: a panel of B stays in the first-level cache for all rows.
 inline void multiply_panels(
@@ -40,7 +43,7 @@ struct Mask {
       for (int64_t n = 0; n < count; ++n) hidden += !values[n * step];
     } else {
       const float* values = static_cast<const float*>(data) + offset;
-      for (int64_t n = 0; n < count; ++n) hidden += values[n * step] == -std::numeric_limits<float>::infinity();
+      for (int64_t n = 0; n < count; ++n) hidden += values[n * step] == NEVER;
     }
     return hidden < count;
   }
@@ -48,7 +51,7 @@ struct Mask {
   // What is added to a score.
   float at(int64_t offset) const {
     if (!boolean) return static_cast<const float*>(data)[offset];
-    return static_cast<const uint8_t*>(data)[offset] ? 0.f : -std::numeric_limits<float>::infinity();
+    return static_cast<const uint8_t*>(data)[offset] ? 0.f : NEVER;
   }
 };
 
@@ -83,15 +86,15 @@ struct Scratch {
 
 inline int64_t padded(int64_t size) { return (size + LANES - 1) / LANES * LANES; }
 
-// Scores of one query to weights, in place; returns their sum. Those from `seen` on are 0.
-inline float softmax(float* scores, int64_t seen, int64_t width) {
-  const float lowest = -std::numeric_limits<float>::infinity();
-  for (int64_t n = seen; n < width; ++n) scores[n] = lowest;
+// Scores of one query to weights, in place; returns their sum. Those before `first` and from `end` on are 0.
+inline float softmax(float* scores, int64_t first, int64_t end, int64_t width) {
+  for (int64_t n = 0; n < first; ++n) scores[n] = NEVER;
+  for (int64_t n = end; n < width; ++n) scores[n] = NEVER;
   const auto larger = [](Vec x, Vec y) { return x > y ? x : y; };
-  Vec most = all(lowest);
+  Vec most = all(NEVER);
   for (int64_t n = 0; n < width; n += LANES) most = larger(load(scores + n), most);
   float top = reduce(most, larger);
-  if (top == lowest) top = 0.f; // no key is seen: all weights are 0
+  if (top == NEVER) top = 0.f; // no key is seen: all weights are 0
   Vec sums = {};
   for (int64_t n = 0; n < width; n += LANES) {
     Vec weight = exp_of_negative(load(scores + n) - top);
@@ -118,7 +121,7 @@ inline bool finite(const float* from, int64_t stride, int64_t rows, int64_t widt
 extern "C" void attention(
     const float* query, const float* key, const float* value, float* result, const int64_t* sizes,
     const int64_t* strides, const int64_t* row, const int64_t* position, const int64_t* lengths, const void* mask_data,
-    float scale, int32_t flags, int32_t threads) {
+    const int64_t* window_first, const int64_t* window_end, float scale, int32_t flags, int32_t threads) {
   const int64_t batch = sizes[0], heads = sizes[1], key_heads = sizes[2], depth = sizes[3], width = sizes[4];
   const Strided q{strides[0], strides[1], strides[2]}, k{strides[3], strides[4], strides[5]},
       v{strides[6], strides[7], strides[8]};
@@ -163,14 +166,24 @@ extern "C" void attention(
   };
   const int64_t masks = mask.data && mask.head ? heads : 1, held = static_cast<int64_t>(blocks.size()) * masks;
   std::vector<std::vector<Run>> runs(held);
-  const bool skips = mask.data && mask.key && mask.query;
+  const bool windows = window_first != nullptr, skips = windows || (mask.data && mask.key && mask.query);
+  // The keys that lie in the windows of queries `first` to `last`, side by side.
+  const auto window_of = [&](int64_t first, int64_t last, int64_t keys) {
+    const int64_t lowest = *std::min_element(window_first + first, window_first + last);
+    const int64_t begin = std::clamp<int64_t>(lowest, 0, keys);
+    return Run{begin, std::clamp<int64_t>(*std::max_element(window_end + first, window_end + last), begin, keys) - begin};
+  };
 
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1) if (held > 1 && skips)
   for (int64_t at = 0; at < held; ++at) {
     const Block& block = blocks[at / masks];
     const int64_t seen = seen_by(block);
     std::vector<Run>& found = runs[at];
-    for (int64_t first = 0; skips && first < seen; first += TILE) {
+    if (windows) {
+      const Run seen_by_some = window_of(block.first, block.last, block.keys);
+      if (seen_by_some.count) found.push_back(seen_by_some);
+    }
+    for (int64_t first = 0; skips && !windows && first < seen; first += TILE) {
       const int64_t last = std::min(first + TILE, seen);
       if (!sees(block, at % masks, first, last)) continue;
       if (!found.empty() && found.back().first + found.back().count == first)
@@ -205,7 +218,8 @@ extern "C" void attention(
       const float* values = value + v.at(block.batch, block.start, key_head);
       const std::vector<Run> everything{{0, all_seen}};
       const std::vector<Run>& some = runs[task / heads * masks + head % masks];
-      const std::vector<Run>& parts = skips && safe[block.sequence * key_heads + key_head] ? some : everything;
+      const bool is_safe = skips && safe[block.sequence * key_heads + key_head];
+      const std::vector<Run>& parts = is_safe ? some : everything;
       int64_t seen = 0;
       for (const Run& part : parts) seen += part.count;
       const int64_t columns = padded(seen), out = padded(width);
@@ -240,7 +254,7 @@ extern "C" void attention(
       multiply_panels(rows, query + q.at(block.batch, token, head), q.token, transposed, line, depth, scores, line,
                       columns / LANES);
       for (int64_t m = 0; m < rows; ++m) {
-        int64_t shown = 0, place = 0; // of this query: keys that are not later, where it is causal
+        int64_t shown = 0, place = 0, hidden = 0; // of this query: keys that are not later, where it is causal
         const int64_t at = mask.data ? mask_at(block, head, m) : 0, end = causal ? block.first + m + 1 : all_seen;
         for (const Run& part : parts) {
           for (int64_t n = part.first; mask.data && n < part.first + part.count; ++n)
@@ -248,7 +262,16 @@ extern "C" void attention(
           shown += std::max<int64_t>(0, std::min(end - part.first, part.count));
           place += part.count;
         }
-        total[m] = softmax(scores + m * line, shown, columns);
+        if (windows) {
+          const Run window = window_of(block.first + m, block.first + m + 1, block.keys);
+          hidden = std::clamp<int64_t>(window.first - parts[0].first, 0, seen);
+          shown = std::clamp<int64_t>(window.first + window.count - parts[0].first, hidden, seen);
+          if (!is_safe) { // as a mask would
+            for (int64_t n = 0; n < seen; ++n) scores[m * line + n] += n < hidden || n >= shown ? NEVER : 0.f;
+            hidden = 0, shown = seen;
+          }
+        }
+        total[m] = softmax(scores + m * line, hidden, shown, columns);
       }
       multiply_panels(rows, scores, line, values, value_line, seen, sums, out, out / LANES);
       float* to = result + ((block.batch * sizes[5] + token) * heads + head) * width;

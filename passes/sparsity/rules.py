@@ -25,6 +25,7 @@ _VIEWS = {*RESHAPES, _aten.permute.default, _aten.transpose.int, _aten.unsqueeze
 _VIEWS |= {_aten.squeeze.default, _aten.squeeze.dim, _aten.squeeze.dims, _aten.select.int, _aten.slice.Tensor}
 _VIEWS |= {_aten.narrow.default, _aten.clone.default, _aten.alias.default, _aten._to_copy.default}
 ATTENTION = (_sdpa, _txgraph.softcap_attention.default, _txgraph.ragged_attention.default)
+ATTENTION += (_txgraph.window_attention.default,)
 
 
 def across(node: Node, operand: Node, units: Units, forward: bool) -> Answer:

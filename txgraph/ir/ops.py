@@ -144,6 +144,42 @@ define(
 )
 
 
+def window_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    first: torch.Tensor,
+    end: torch.Tensor,
+    scale: float | None,
+    enable_gqa: bool,
+) -> torch.Tensor:
+    """Attention in which query ``i`` sees the keys from ``first[i]`` up to, and without, ``end[i]``.
+
+    A query that sees no key gives 0. See :func:`torch.nn.functional.scaled_dot_product_attention`.
+
+    Args:
+        query: ``[B, H, S, D]``. key: ``[B, G, T, D]``. value: ``[B, G, T, Dv]``; ``G`` is ``H``, or with ``enable_gqa``
+            divides it.
+        first, end: int64 ``[S]``; any number: what is not from 0 to ``T`` hides no more, and no less.
+
+    Returns:
+        ``[B, H, S, Dv]`` in the dtype of ``query``.
+
+    Source: Beltagy et al. 2020 (Longformer), section 3.1; Child et al. 2019.
+    """
+    places = torch.arange(key.shape[-2], device=key.device)
+    mask = (places >= first[:, None]) & (places < end[:, None])
+    return F.scaled_dot_product_attention(query, key, value, mask, scale=scale, enable_gqa=enable_gqa)
+
+
+define(
+    "window_attention(Tensor query, Tensor key, Tensor value, Tensor first, Tensor end, float? scale, bool enable_gqa)"
+    " -> Tensor",
+    window_attention,
+    lambda query, key, value, *_: query.new_empty((*query.shape[:-1], value.shape[-1])),
+)
+
+
 def expert_linear(input: torch.Tensor, weight: torch.Tensor, expert: torch.Tensor) -> torch.Tensor:
     """``weight[expert[n]] @ input[n]`` for each row ``n``: one product for each expert that has rows.
 
