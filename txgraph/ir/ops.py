@@ -144,6 +144,12 @@ define(
 )
 
 
+def window_mask(first: torch.Tensor, end: torch.Tensor, keys: int) -> torch.Tensor:
+    """Boolean ``[S, keys]``: which keys :func:`window_attention` lets each of ``S`` queries see."""
+    places = torch.arange(keys, device=first.device)
+    return (places >= first[:, None]) & (places < end[:, None])
+
+
 def window_attention(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -167,8 +173,7 @@ def window_attention(
 
     Source: Beltagy et al. 2020 (Longformer), section 3.1; Child et al. 2019.
     """
-    places = torch.arange(key.shape[-2], device=key.device)
-    mask = (places >= first[:, None]) & (places < end[:, None])
+    mask = window_mask(first, end, key.shape[-2])
     return F.scaled_dot_product_attention(query, key, value, mask, scale=scale, enable_gqa=enable_gqa)
 
 
