@@ -84,7 +84,7 @@ def choose_attention(graph: Graph, remembers: bool = False) -> dict[str, str]:
             del named["enable_gqa"]  # the numbers of heads say it
             _replace(graph, node, g.txgraph.ragged_attention_native(*named.values()))
         elif node.target is _WINDOW and ours:
-            taken = [named[each] for each in ("query", "key", "value", "first", "end", "scale")]
+            taken = [named[each] for each in ("query", "key", "value", "first", "end", "sinks", "scale")]
             _replace(graph, node, g.txgraph.window_attention_native(*taken))
         elif node.target is _WINDOW:
             _replace(graph, node, with_mask(g, node, masks))
@@ -152,11 +152,11 @@ def _measure(shape: AttentionShape, remembers: bool) -> tuple[str, str]:
     end = (torch.arange(shape.queries) + 1).clamp(shape.window, max(shape.window, shape.keys))
     first = end - shape.window
     if shape.window:
-        mask = window_mask(first, end, shape.keys)
+        mask = window_mask(first, end, 0, shape.keys)
 
     def own() -> torch.Tensor:
         if shape.window:
-            return window_attention_native(query, key, value, first, end, None)
+            return window_attention_native(query, key, value, first, end, 0, None)
         return attention_native(query, key, value, mask, shape.causal, None)
 
     ways: dict[str, Callable[[], Any]] = {

@@ -21,7 +21,8 @@ def keys_seen(graph: Graph, attention: Node, keys: int) -> int:
     first, end = (_value(graph, named[side]) for side in ("first", "end"))
     if first is None or end is None:
         return keys
-    seen = (end.clamp(0, keys) - first.clamp(0, keys)).clamp_min(0)
+    first, end = first.clamp(0, keys), end.clamp(0, keys)
+    seen = (end - first).clamp_min(0) + torch.minimum(first, end).clamp_max(named["sinks"])
     return max(1, round(float(seen.double().mean())))
 
 
@@ -50,13 +51,15 @@ def with_mask(g: GraphBuilder, attention: Node, masks: MutableMapping[tuple[Any,
         masks: those that were made before, in the order of the graph: all layers with the same windows have one.
     """
     named = arguments(attention)
-    keys = named["key"].meta["val"].shape[2]
-    window = named["first"], named["end"], str(keys)
+    window = named["first"], named["end"], named["sinks"], str(named["key"].meta["val"].shape[2])
     if window not in masks:
         first, end = (g.aten.unsqueeze.default(side, 1) for side in window[:2])
         options = {"device": named["key"].meta["val"].device, "pin_memory": False}
         places = g.aten.arange.default(g.size(named["key"], 2), **options)
-        masks[window] = g.aten.logical_and.default(g.aten.ge.Tensor(places, first), g.aten.lt.Tensor(places, end))
+        later = g.aten.ge.Tensor(places, first)
+        if named["sinks"]:
+            later = g.aten.logical_or.default(later, g.aten.lt.Scalar(places, named["sinks"]))
+        masks[window] = g.aten.logical_and.default(later, g.aten.lt.Tensor(places, end))
     options = {"scale": named["scale"], "enable_gqa": named["enable_gqa"]}
     operands = (named[each] for each in ("query", "key", "value"))
     return g.aten.scaled_dot_product_attention.default(*operands, masks[window], 0.0, False, **options)

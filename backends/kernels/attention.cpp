@@ -5,7 +5,8 @@
 // vectors, summed in registers; a panel of the right operand stays in the first-level cache for all rows of the task.
 // Tiles of keys that a mask hides from all queries of a block are left out where all keys and values are finite, so that
 // a window costs what is in it. A hidden score that overflows, NaN with -inf added to it, then is hidden, too.
-// Windows that are given as the first and the end of each query's keys say so without a mask.
+// Windows that are given as the first and the end of each query's keys say so without a mask; sinks are keys at the
+// start that queries see beside their windows.
 
 #include "product.h"
 
@@ -86,9 +87,9 @@ struct Scratch {
 
 inline int64_t padded(int64_t size) { return (size + LANES - 1) / LANES * LANES; }
 
-// Scores of one query to weights, in place; returns their sum. Those before `first` and from `end` on are 0.
-inline float softmax(float* scores, int64_t first, int64_t end, int64_t width) {
-  for (int64_t n = 0; n < first; ++n) scores[n] = NEVER;
+// Scores of one query to weights, in place; returns their sum. Those from `head` to `first` and from `end` on are 0.
+inline float softmax(float* scores, int64_t head, int64_t first, int64_t end, int64_t width) {
+  for (int64_t n = head; n < first; ++n) scores[n] = NEVER;
   for (int64_t n = end; n < width; ++n) scores[n] = NEVER;
   const auto larger = [](Vec x, Vec y) { return x > y ? x : y; };
   Vec most = all(NEVER);
@@ -121,7 +122,7 @@ inline bool finite(const float* from, int64_t stride, int64_t rows, int64_t widt
 extern "C" void attention(
     const float* query, const float* key, const float* value, float* result, const int64_t* sizes,
     const int64_t* strides, const int64_t* row, const int64_t* position, const int64_t* lengths, const void* mask_data,
-    const int64_t* window_first, const int64_t* window_end, float scale, int32_t flags, int32_t threads) {
+    const int64_t* window_first, const int64_t* window_end, int64_t sinks, float scale, int32_t flags, int32_t threads) {
   const int64_t batch = sizes[0], heads = sizes[1], key_heads = sizes[2], depth = sizes[3], width = sizes[4];
   const Strided q{strides[0], strides[1], strides[2]}, k{strides[3], strides[4], strides[5]},
       v{strides[6], strides[7], strides[8]};
@@ -169,9 +170,9 @@ extern "C" void attention(
   const bool windows = window_first != nullptr, skips = windows || (mask.data && mask.key && mask.query);
   // The keys that lie in the windows of queries `first` to `last`, side by side.
   const auto window_of = [&](int64_t first, int64_t last, int64_t keys) {
-    const int64_t lowest = *std::min_element(window_first + first, window_first + last);
-    const int64_t begin = std::clamp<int64_t>(lowest, 0, keys);
-    return Run{begin, std::clamp<int64_t>(*std::max_element(window_end + first, window_end + last), begin, keys) - begin};
+    const int64_t end = std::clamp<int64_t>(*std::max_element(window_end + first, window_end + last), 0, keys);
+    const int64_t begin = std::clamp<int64_t>(*std::min_element(window_first + first, window_first + last), 0, end);
+    return Run{begin, end - begin};
   };
 
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1) if (held > 1 && skips)
@@ -180,8 +181,11 @@ extern "C" void attention(
     const int64_t seen = seen_by(block);
     std::vector<Run>& found = runs[at];
     if (windows) {
-      const Run seen_by_some = window_of(block.first, block.last, block.keys);
-      if (seen_by_some.count) found.push_back(seen_by_some);
+      const Run window = window_of(block.first, block.last, block.keys);
+      const int64_t end = window.first + window.count, head = padded(std::min(sinks, end));
+      if (sinks && window.first > head) found.push_back({0, head});
+      const int64_t begin = sinks && window.first <= head ? 0 : window.first;
+      if (end > begin) found.push_back({begin, end - begin});
     }
     for (int64_t first = 0; skips && !windows && first < seen; first += TILE) {
       const int64_t last = std::min(first + TILE, seen);
@@ -262,16 +266,19 @@ extern "C" void attention(
           shown += std::max<int64_t>(0, std::min(end - part.first, part.count));
           place += part.count;
         }
+        int64_t head = 0; // sinks that this query sees
         if (windows) {
-          const Run window = window_of(block.first + m, block.first + m + 1, block.keys);
-          hidden = std::clamp<int64_t>(window.first - parts[0].first, 0, seen);
-          shown = std::clamp<int64_t>(window.first + window.count - parts[0].first, hidden, seen);
+          const Run window = window_of(block.first + m, block.first + m + 1, block.keys), last = parts.back();
+          const int64_t end = window.first + window.count, before = seen - last.count;
+          head = std::min(sinks, end);
+          hidden = before + std::clamp<int64_t>(window.first - last.first, 0, last.count);
+          shown = before + std::clamp<int64_t>(end - last.first, 0, last.count);
           if (!is_safe) { // as a mask would
-            for (int64_t n = 0; n < seen; ++n) scores[m * line + n] += n < hidden || n >= shown ? NEVER : 0.f;
-            hidden = 0, shown = seen;
+            for (int64_t n = head; n < seen; ++n) scores[m * line + n] += n < hidden || n >= shown ? NEVER : 0.f;
+            head = hidden = 0, shown = seen;
           }
         }
-        total[m] = softmax(scores + m * line, hidden, shown, columns);
+        total[m] = softmax(scores + m * line, head, hidden, shown, columns);
       }
       multiply_panels(rows, scores, line, values, value_line, seen, sums, out, out / LANES);
       float* to = result + ((block.batch * sizes[5] + token) * heads + head) * width;

@@ -53,6 +53,7 @@ def window_attention_native(
     value: torch.Tensor,
     first: torch.Tensor,
     end: torch.Tensor,
+    sinks: int,
     scale: float | None,
 ) -> torch.Tensor:
     """:func:`txgraph.ir.ops.window_attention` of float32 on a CPU; ``G`` divides ``H``.
@@ -64,7 +65,7 @@ def window_attention_native(
     query, key, value = map(_with_plain_features, (query, key, value))
     sizes, strides = _dense(query, key, value)
     window = (first.contiguous(), end.contiguous())
-    _run(query, key, value, result, sizes, strides, window=window, scale=scale)
+    _run(query, key, value, result, sizes, strides, window=window, sinks=sinks, scale=scale)
     return result
 
 
@@ -107,6 +108,7 @@ def _run(
     is_causal: bool = False,
     scale: float | None = None,
     window: Sequence[torch.Tensor | None] = (None, None),
+    sinks: int = 0,
 ) -> None:
     steps = [0] * 4
     flags = _CAUSAL * is_causal
@@ -119,6 +121,7 @@ def _run(
         (ctypes.c_int64 * 7)(*sizes),
         (ctypes.c_int64 * 13)(*(step for each in strides for step in each), *steps),
         *map(pointer, (*places, attn_mask, *window)),
+        ctypes.c_int64(sinks),
         ctypes.c_float(query.shape[-1] ** -0.5 if scale is None else scale),
         flags,
         torch.get_num_threads(),
@@ -147,7 +150,8 @@ define(
     key="CPU",
 )
 define(
-    "window_attention_native(Tensor query, Tensor key, Tensor value, Tensor first, Tensor end, float? scale) -> Tensor",
+    "window_attention_native(Tensor query, Tensor key, Tensor value, Tensor first, Tensor end, int sinks, "
+    "float? scale) -> Tensor",
     window_attention_native,
     lambda query, key, value, *_: _result(query, value),
     key="CPU",

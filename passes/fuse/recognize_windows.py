@@ -1,7 +1,7 @@
 """Recognise attention masks by which each query sees keys side by side: sliding windows, bands, chunks.
 
 before:  scaled_dot_product_attention(q, k, v, mask)       mask: ``q - 256 < k <= q``, ``k // 64 == q // 64``, ...
-after:   txgraph::window_attention(q, k, v, first, end)    first, end: [S], the keys that each query sees
+after:   txgraph::window_attention(q, k, v, first, end, 0)  first, end: [S], the keys that each query sees
 legal:   the mask's formula in its indices is proven from the data flow, for every input and size, and its bounds can be
          computed from the queries' indices and the sizes. An additive mask adds 0 or hides, by -inf or the dtype's
          lowest number; then every query sees a key. No dropout
@@ -24,7 +24,7 @@ from torch.fx import Node
 from txgraph.ir import Graph, GraphBuilder, arguments, type_of
 from txgraph.ir.formulas import Expression
 from txgraph.ir.index_expressions import IndexExpressions
-from txgraph.ir.masks import every_row_sees_a_key, lowest, window_of_mask
+from txgraph.ir.masks import every_row_sees_a_key, lowest, visible_keys, window_of_mask
 from txgraph.ir.windows import EVERYTHING, QUERY, Window
 from txgraph.rewrite import Pass, PassContext, Reject, Rewrite, replace
 
@@ -68,7 +68,7 @@ class RecognizeWindows(Pass):
             g.discard()
             return Reject(f"a bound is no sum of indices and sizes: {window}", named["attn_mask"])
         operands = (named[each] for each in ("query", "key", "value"))
-        new = g.txgraph.window_attention(*operands, first, end, named["scale"], named["enable_gqa"])
+        new = g.txgraph.window_attention(*operands, first, end, 0, named["scale"], named["enable_gqa"])
         return replace(self.name, {node: new}, g.made)
 
 
@@ -89,7 +89,8 @@ def _window_of(node: Node, expressions: IndexExpressions, context: PassContext) 
         return Reject(f"the mask does not show keys side by side: {formula}", named["attn_mask"])
     if window == EVERYTHING:
         return Reject("the mask hides nothing", named["attn_mask"])
-    if mask.dtype is not torch.bool and not every_row_sees_a_key(formula, mask):
+    visible = visible_keys(formula, mask.dtype, lowest(mask.dtype))
+    if mask.dtype is not torch.bool and not every_row_sees_a_key(visible, mask):
         return Reject(f"some query may see no key, which is not 0 in eager: {formula}", named["attn_mask"])
     return window
 

@@ -72,6 +72,12 @@ CHOICE = sympy.Piecewise((1, I0 <= I1), (0, True))
 
 DERIVED: dict[str, tuple[Callable[[Program], Node], Expression]] = {
     "arange": (lambda p: arange(p, 4), I0),
+    "quotient": (lambda p: p.call(aten.floor_divide.default, arange(p, 4), 2), sympy.floor(I0 / 2)),
+    "quotient of negatives": (
+        lambda p: p.call(aten.div.Tensor_mode, arange(p, -5, 3), 4, rounding_mode="floor"),
+        sympy.floor((I0 - 5) / 4),
+    ),
+    "distance": (lambda p: p.call(aten.abs.default, arange(p, -2, 3)), sympy.Abs(I0 - 2)),
     "arange from": (lambda p: arange(p, -2, 3), I0 - 2),
     "arange by": (lambda p: arange(p, 7, 0, -2), 7 - 2 * I0),
     "arange of whole floats": (lambda p: arange(p, 2.0, 5.0, dtype=INT), I0 + 2),
@@ -235,6 +241,12 @@ def test_constant_that_is_written_to() -> None:
 
 
 NONE: dict[str, Callable[[Program], Node]] = {
+    "quotient rounded to zero": lambda p: p.call(aten.div.Tensor_mode, keys(p), 2, rounding_mode="trunc"),
+    "quotient of no integers": lambda p: p.call(aten.div.Tensor_mode, keys(p), 2.5, rounding_mode="floor"),
+    "quotient by what varies": lambda p: p.call(aten.floor_divide.default, keys(p), arange(p, 1, 5)),
+    "quotient by less than one": lambda p: p.call(aten.floor_divide.default, keys(p), -2),
+    "quotient in few bits": lambda p: p.call(aten.floor_divide.default, p.constant(torch.ones(2, dtype=torch.int8)), 2),
+    "distance that wraps around": lambda p: p.call(aten.abs.default, p.constant(torch.tensor([-128], dtype=torch.int8))),
     "input": lambda p: p.input(torch.arange(4)),
     "of an input": lambda p: p.call(aten.add.Tensor, p.input(torch.arange(4)), 1),
     "arange of floats": lambda p: arange(p, 4.0),
@@ -353,9 +365,10 @@ AGAINST = [
 ]
 BETWEEN = [
     *(o for o in AGAINST if "Tensor" in o.name()),
+    aten.floor_divide.default,
     *(aten.bitwise_and.Tensor, aten.bitwise_or.Tensor, aten.logical_and.default, aten.logical_or.default),
 ]
-ALONE = [aten.bitwise_not.default, aten.logical_not.default, aten.clone.default, aten.alias.default]
+ALONE = [aten.abs.default, aten.bitwise_not.default, aten.logical_not.default, aten.clone.default, aten.alias.default]
 FILLED = [aten.ones_like.default, aten.zeros_like.default]
 
 
