@@ -64,7 +64,9 @@ def compare(length: int, rounds: int) -> dict[str, Any]:
     inputs = {"input_ids": torch.randint(0, 4096, (1, length))}
     calls = ways(model, inputs)
     exact = model(**inputs).last_hidden_state
-    errors = {n: float((c(**inputs).last_hidden_state - exact).abs().max() / exact.abs().max()) for n, c in calls.items()}
+    errors = {
+        n: float((c(**inputs).last_hidden_state - exact).abs().max() / exact.abs().max()) for n, c in calls.items()
+    }
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():

@@ -43,6 +43,7 @@ from txgraph.passes.sparsity.prune_channels import PruneChannels
 from txgraph.passes.sparsity.prune_heads import PruneHeads
 from txgraph.passes.sparsity.remove_dead_channels import RemoveDeadChannels
 from txgraph.passes.sparsity.remove_dead_heads import RemoveDeadHeads
+from txgraph.passes.sparsity.window_attention import WindowAttention
 from txgraph.pipeline import Pipeline
 from txgraph.rewrite import LossyPass
 
@@ -124,6 +125,8 @@ def lossy_methods() -> tuple[LossyPass, ...]:
         LowRank(error=0.1),
         PruneChannels(fraction=0.25),
         PruneHeads(fraction=0.25),
+        WindowAttention(window=128),
+        WindowAttention(window=512),
     )
 
 

@@ -144,7 +144,10 @@ def test_inductor(name: str) -> None:
     assert "async_compile" in fast.code()
 
 
-@pytest.mark.parametrize("name", ["bert-sdpa", "gpt2-unmasked-sdpa", "llama-sdpa", "mistral-unmasked-eager", "t5-eager", "nn.TransformerEncoder"])
+@pytest.mark.parametrize(
+    "name",
+    ["bert-sdpa", "gpt2-unmasked-sdpa", "llama-sdpa", "mistral-unmasked-eager", "t5-eager", "nn.TransformerEncoder"],
+)
 def test_inductor_dynamic(name: str) -> None:
     """One dynamic graph is compiled for all later shapes."""
     architecture = ZOO[name]

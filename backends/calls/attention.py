@@ -140,7 +140,10 @@ def _measure(shape: AttentionShape, remembers: bool) -> tuple[str, str]:
     if shape.window and shape.grows:
         return "txgraph", "txgraph (not measured: the keys may be more, and torch's computes all scores)"
     if shape.window and shape.keys >= FEW_KEYS * shape.window and shape.queries * shape.keys >= MANY_SCORES:
-        return "txgraph", f"txgraph (not measured: torch's computes {shape.keys / shape.window:.0f} times as many scores)"
+        return (
+            "txgraph",
+            f"txgraph (not measured: torch's computes {shape.keys / shape.window:.0f} times as many scores)",
+        )
 
     def random(heads: int, length: int, depth: int) -> torch.Tensor:
         return torch.randn(shape.batch, length, heads, depth).transpose(1, 2)

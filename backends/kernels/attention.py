@@ -89,7 +89,9 @@ def ragged_attention_native(
     return result
 
 
-def _dense(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> tuple[Sequence[int], Sequence[Sequence[int]]]:
+def _dense(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+) -> tuple[Sequence[int], Sequence[Sequence[int]]]:
     """Sizes and strides ``[B, S, H]``, as the kernel wants them."""
     (batch, heads, queries, depth), (_, key_heads, keys, width) = query.shape, value.shape
     strides = [(t.stride(0), t.stride(2), t.stride(1)) for t in (query, key, value)]

@@ -246,7 +246,9 @@ NONE: dict[str, Callable[[Program], Node]] = {
     "quotient by what varies": lambda p: p.call(aten.floor_divide.default, keys(p), arange(p, 1, 5)),
     "quotient by less than one": lambda p: p.call(aten.floor_divide.default, keys(p), -2),
     "quotient in few bits": lambda p: p.call(aten.floor_divide.default, p.constant(torch.ones(2, dtype=torch.int8)), 2),
-    "distance that wraps around": lambda p: p.call(aten.abs.default, p.constant(torch.tensor([-128], dtype=torch.int8))),
+    "distance that wraps around": lambda p: p.call(
+        aten.abs.default, p.constant(torch.tensor([-128], dtype=torch.int8))
+    ),
     "input": lambda p: p.input(torch.arange(4)),
     "of an input": lambda p: p.call(aten.add.Tensor, p.input(torch.arange(4)), 1),
     "arange of floats": lambda p: arange(p, 4.0),

@@ -212,7 +212,9 @@ EDGES: dict[str, Callable[[Tensor, int], tuple[Tensor, Tensor]]] = {  # of query
 }
 
 
-@pytest.mark.parametrize("sizes", [*SIZES.values(), (16, 1, 300, 4, 2, 64, 64)][1:], ids=[*SIZES, "one query of many"][1:])
+@pytest.mark.parametrize(
+    "sizes", [*SIZES.values(), (16, 1, 300, 4, 2, 64, 64)][1:], ids=[*SIZES, "one query of many"][1:]
+)
 @pytest.mark.parametrize("sinks", [0, 1, 20], ids=str)
 def test_windows(sizes: tuple[int, ...], sinks: int) -> None:
     b, s, t, h, g, d, width = sizes
