@@ -24,7 +24,7 @@ from txgraph.bench.hardware import describe_hardware, versions
 
 RESULTS = Path(__file__).parent / "results" / "windows.json"
 WINDOW = 256
-LENGTHS = (512, 1024, 2048, 4096)
+LENGTHS = (512, 1024, 2048, 4096, 8192)
 
 
 def decoder() -> torch.nn.Module:
@@ -45,7 +45,7 @@ def decoder() -> torch.nn.Module:
 
 def ways(model: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> dict[str, Callable[..., Any]]:
     """All that are compared, by name, compiled for these inputs."""
-    options = {"kwargs": inputs, "verify": "final"}
+    options = {"kwargs": inputs, "verify": "off"}  # float64 of such lengths takes minutes; errors are in the result
     without = txgraph.default_pipeline().without("recognize-windows")
     made = {
         "eager": model,

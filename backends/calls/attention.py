@@ -2,11 +2,11 @@
 
 before:  scaled_dot_product_attention(q, k, v, ...), txgraph::window_attention(q, k, v, ...), or
          txgraph::ragged_attention(q, k, v, ...)
-after:   txgraph::attention_native(q, k, v, ...), txgraph::window_attention_native(q, k, v, ...) where that is faster, else
-         torch's, of windows by a mask that layers share; txgraph::ragged_attention_native(q, k, v, ...)
-why:     torch's kernel is made for long sequences; of packed ones it takes one length at a time, and knows no window. Of
-         packed ones the lengths are not known yet: ours was faster in every batch that was tried, of lengths from 3 to
-         2048.
+after:   txgraph::attention_native(q, k, v, ...), txgraph::window_attention_native(q, k, v, ...) where that is faster,
+         else torch's, of windows by a mask that layers share; txgraph::ragged_attention_native(q, k, v, ...)
+why:     torch's kernel is made for long sequences; of packed ones it takes one length at a time, and it knows no
+         windows. Of packed ones the lengths are not known yet: ours was faster in every batch that was tried, of
+         lengths from 3 to 2048.
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
 before:  scaled_dot_product_attention(q, k, v, mask)       mask: ``k <= q``, or true everywhere
 after:   scaled_dot_product_attention(q, k, v, is_causal=True)      or without a mask
-legal:   the mask's formula in its indices is proven from the data flow, for every input and size; of a window, at
-         the sizes that the graph has, all earlier keys may be inside. An additive mask counts as causal if it adds 0
-         where ``k <= q`` and elsewhere -inf or the dtype's lowest number. The scale is positive where the mask is causal: torch's CPU kernel hides keys by -inf before it scales
+legal:   the mask's formula in its indices is proven from the data flow, for every input and size; a window that is
+         wider than the sequence hides nothing beside. An additive mask counts as causal if it adds 0 where ``k <= q``
+         and elsewhere -inf or the dtype's lowest number. The scale is positive where the mask is causal: torch's CPU
+         kernel hides keys by -inf before it scales
 pays:    the mask's B x H x S x T elements are neither made nor read; a causal kernel skips half of the products
 source:  Vaswani et al. 2017, section 3.2.3; torch documentation of is_causal (top-left aligned)
 """

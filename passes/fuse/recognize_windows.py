@@ -76,7 +76,9 @@ def _window_of(node: Node, expressions: IndexExpressions, context: PassContext) 
     """Which keys each query of an attention sees, or why that is not known."""
     named = arguments(node)
     query, key, mask = (type_of(named[each]) for each in ("query", "key", "attn_mask"))
-    assert query is not None and key is not None and mask is not None, "tensors"
+    assert query is not None, "a tensor"
+    assert key is not None, "a tensor"
+    assert mask is not None, "a tensor"
     if context.target.kind != "cpu" or query.dtype is not torch.float32:
         return Reject(f"on {context.target} no kernel leaves out keys of {query}", node)
     if query.rank != 4 or named["is_causal"] or named["dropout_p"]:
@@ -123,7 +125,7 @@ class _Bounds:
 
     def _computed(self, formula: Expression) -> Node | None:
         total: Node | None = None
-        numbers = []  # with their factors: added at the end
+        numbers: list[tuple[int | Node, int]] = []  # with their factors: added at the end
         for term in sympy.Add.make_args(sympy.expand(formula)):
             factor, body = term.as_coeff_Mul()
             if not factor.is_Integer:

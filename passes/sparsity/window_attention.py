@@ -1,6 +1,6 @@
 """Limit attention to a window: each query sees the keys near it, and the first of all.
 
-before:  scaled_dot_product_attention(q, k, v, is_causal=True), or without a mask; txgraph::window_attention(...) of wider windows
+before:  scaled_dot_product_attention(q, k, v, is_causal=True), or without a mask; txgraph::window_attention(...)
 after:   txgraph::window_attention(q, k, v, first, end, sinks)        causal: q - window < k <= q, and k < sinks;
          else: |q - k| < window, and k < sinks
 legal:   lossy: under a budget only. Self-attention in float32 on CPUs without a mask of data

@@ -54,7 +54,7 @@ def visible_keys(formula: Expression | None, dtype: torch.dtype, low: float) -> 
 def window_of_mask(
     formula: Expression | None, dtype: torch.dtype, low: float, sizes: tuple[Size, Size] | None = None
 ) -> Window | None:
-    """The keys that a mask shows to each query, if they lie side by side, and if it does no more than to hide the others.
+    """The keys that a mask shows to each query, if they lie side by side, and if all it does is to hide the others.
 
     Args:
         dtype, low: as for :func:`visible_keys`.

@@ -1,7 +1,7 @@
 """Windows: masks by which each query sees keys side by side, read from their formulas.
 
-A sliding window, a band, chunks and a causal mask are one notion: query ``i`` sees the keys from ``first(i)`` up to, and
-without, ``end(i)``.
+A sliding window, a band, chunks and a causal mask are one notion: query ``i`` sees the keys from ``first(i)`` on,
+before ``end(i)``.
 """
 
 from __future__ import annotations
