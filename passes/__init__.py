@@ -28,6 +28,7 @@ from txgraph.passes.fuse.group_query_heads import GroupQueryHeads
 from txgraph.passes.fuse.merge_attention_heads import MergeAttentionHeads
 from txgraph.passes.fuse.merge_low_rank_update import MergeLowRankUpdate
 from txgraph.passes.fuse.recognize_masks import RecognizeMasks
+from txgraph.passes.fuse.recognize_windows import RecognizeWindows
 from txgraph.passes.layout.add_head_axis import AddHeadAxis
 from txgraph.passes.layout.move_selections_up import MoveSelectionsUp
 from txgraph.passes.layout.reassociate_matmuls import ReassociateMatmuls
@@ -42,6 +43,7 @@ from txgraph.passes.sparsity.prune_channels import PruneChannels
 from txgraph.passes.sparsity.prune_heads import PruneHeads
 from txgraph.passes.sparsity.remove_dead_channels import RemoveDeadChannels
 from txgraph.passes.sparsity.remove_dead_heads import RemoveDeadHeads
+from txgraph.passes.sparsity.window_attention import WindowAttention
 from txgraph.passes.then import Then
 from txgraph.pipeline import Pipeline
 from txgraph.rewrite import LossyPass
@@ -79,6 +81,7 @@ def default_pipeline() -> Pipeline:
             AddHeadAxis(),
             RecognizeMasks(),
             GroupQueryHeads(),  # knows then which masks all queries share
+            RecognizeWindows(),
             FoldConstants(),
             FuseLayerNorm(),
             FuseRmsNorm(),
@@ -126,6 +129,8 @@ def lossy_methods() -> tuple[LossyPass, ...]:
         Then(LowRank(error=0.05), Int8(migration=0.5)),
         Then(PruneChannels(fraction=0.25), Int8(migration=0.5)),
         Then(PruneHeads(fraction=0.25), Int8(migration=0.5)),
+        WindowAttention(window=128),
+        WindowAttention(window=512),
     )
 
 

@@ -399,7 +399,7 @@ EVERY_PASS = default_pipeline()
 def graphs_with_rewrites() -> dict[str, list[tuple[Pass, Graph]]]:
     """For each pass of the default pipeline, graphs in which it rewrites something."""
     found: dict[str, list[tuple[Pass, Graph]]] = {}
-    for name in ("bert-eager", "gpt2-unmasked-eager", "llama-unmasked-eager", "mixtral-sdpa"):
+    for name in ("bert-eager", "gpt2-unmasked-eager", "llama-unmasked-eager", "mistral-unmasked-eager", "mixtral-sdpa"):
         collect(ZOO[name].model(), ZOO[name].inputs(2, 12), found)
     pruned = copy.deepcopy(ZOO["bert-eager"].model())
     for name, weight in pruned.named_parameters():

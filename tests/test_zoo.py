@@ -123,13 +123,14 @@ def test_causal_masks_are_recognised(name: str) -> None:
         assert [(n.args[3], n.args[5]) for n in calls] == [(None, True)] * 2
 
 
-@pytest.mark.parametrize("name", [n for n in ZOO if n.startswith("mistral-unmasked")])
-def test_sliding_windows_are_not_taken_for_causal_masks(name: str) -> None:
-    """A window that is shorter than the sequence stays a mask."""
+@pytest.mark.parametrize("name", [n for n in ZOO if n.startswith(("mistral-", "gemma3-", "llama4-", "modernbert-"))])
+def test_windows_are_recognised(name: str) -> None:
+    """Sliding windows, bands and chunks that are shorter than the sequence, unless padding is hidden as well."""
     _, graphs = optimized(ZOO[name])
     for graph in graphs:
-        calls = [n for n in graph.calls() if op_name(n) == "scaled_dot_product_attention"]
-        assert [isinstance(n.args[3], torch.fx.Node) for n in calls] == [True]
+        windows = [n for n in graph.calls() if op_name(n) == "txgraph::window_attention"]
+        masked = [n for n in graph.calls() if op_name(n) == "scaled_dot_product_attention" and n.args[3] is not None]
+        assert (len(windows), len(masked)) == ((1, 0) if "unmasked" in name else (0, 1))
 
 
 @pytest.mark.parametrize("name", COMPILED)
@@ -143,7 +144,10 @@ def test_inductor(name: str) -> None:
     assert "async_compile" in fast.code()
 
 
-@pytest.mark.parametrize("name", ["bert-sdpa", "gpt2-unmasked-sdpa", "llama-sdpa", "t5-eager", "nn.TransformerEncoder"])
+@pytest.mark.parametrize(
+    "name",
+    ["bert-sdpa", "gpt2-unmasked-sdpa", "llama-sdpa", "mistral-unmasked-eager", "t5-eager", "nn.TransformerEncoder"],
+)
 def test_inductor_dynamic(name: str) -> None:
     """One dynamic graph is compiled for all later shapes."""
     architecture = ZOO[name]

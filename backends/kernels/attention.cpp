@@ -5,9 +5,12 @@
 // vectors, summed in registers; a panel of the right operand stays in the first-level cache for all rows of the task.
 // Tiles of keys that a mask hides from all queries of a block are left out where all keys and values are finite, so that
 // a window costs what is in it. A hidden score that overflows, NaN with -inf added to it, then is hidden, too.
+// Windows that are given as the first and the end of each query's keys say so without a mask; sinks are keys at the
+// start that queries see beside their windows.
 
 #include "product.h"
 
+#include <algorithm>
 #include <limits>
 #include <vector>
 
@@ -15,6 +18,7 @@ namespace {
 
 constexpr int64_t QUERIES = 128; // of one task
 constexpr int64_t TILE = 64;     // keys that are left out together: a multiple of LANES; of few keys LANES
+constexpr float NEVER = -std::numeric_limits<float>::infinity(); // what hides a key
 
 // C = A B for any number of vectors: a panel of B stays in the first-level cache for all rows.
 inline void multiply_panels(
@@ -40,7 +44,7 @@ struct Mask {
       for (int64_t n = 0; n < count; ++n) hidden += !values[n * step];
     } else {
       const float* values = static_cast<const float*>(data) + offset;
-      for (int64_t n = 0; n < count; ++n) hidden += values[n * step] == -std::numeric_limits<float>::infinity();
+      for (int64_t n = 0; n < count; ++n) hidden += values[n * step] == NEVER;
     }
     return hidden < count;
   }
@@ -48,15 +52,14 @@ struct Mask {
   // What is added to a score.
   float at(int64_t offset) const {
     if (!boolean) return static_cast<const float*>(data)[offset];
-    return static_cast<const uint8_t*>(data)[offset] ? 0.f : -std::numeric_limits<float>::infinity();
+    return static_cast<const uint8_t*>(data)[offset] ? 0.f : NEVER;
   }
 
   // Adds it to scores of keys that lie side by side.
   void add(int64_t offset, int64_t count, float* scores) const {
-    const Vec lowest = all(-std::numeric_limits<float>::infinity());
     int64_t n = 0;
     for (; n + LANES <= count; n += LANES) {
-      const Vec added = boolean ? (load_bytes(static_cast<const uint8_t*>(data) + offset + n) != 0 ? Vec{} : lowest)
+      const Vec added = boolean ? (load_bytes(static_cast<const uint8_t*>(data) + offset + n) != 0 ? Vec{} : all(NEVER))
                                 : load(static_cast<const float*>(data) + offset + n);
       store(scores + n, load(scores + n) + added);
     }
@@ -95,17 +98,22 @@ struct Scratch {
 
 inline int64_t padded(int64_t size) { return (size + LANES - 1) / LANES * LANES; }
 
-// Scores of R queries to weights, in place, with the sums of these. Of each query those from `seen` on are 0. Several at a
-// time: what one waits for, another fills.
+// Keys of a query whose weights are not 0: before `head`, and from `first` to `end`.
+struct Seen {
+  int64_t head, first, end;
+};
+
+// Scores of R queries to weights, in place, with the sums of these. Several at a time: what one waits for, another fills.
 template <int R>
-inline void softmax(float* scores, int64_t line, const int64_t* seen, int64_t width, float* totals) {
-  const float lowest = -std::numeric_limits<float>::infinity();
+inline void softmax(float* scores, int64_t line, const Seen* seen, int64_t width, float* totals) {
   const auto larger = [](Vec x, Vec y) { return x > y ? x : y; };
   Vec most[R], sums[R] = {};
   float top[R];
   for (int r = 0; r < R; ++r) {
-    std::fill(scores + r * line + seen[r], scores + r * line + width, lowest);
-    most[r] = all(lowest);
+    float* row = scores + r * line;
+    for (int64_t n = seen[r].head; n < seen[r].first; ++n) row[n] = NEVER;
+    for (int64_t n = seen[r].end; n < width; ++n) row[n] = NEVER;
+    most[r] = all(NEVER);
   }
   for (int64_t n = 0; n < width; n += LANES)
 #pragma GCC unroll 32
@@ -113,7 +121,7 @@ inline void softmax(float* scores, int64_t line, const int64_t* seen, int64_t wi
 #pragma GCC unroll 32
   for (int r = 0; r < R; ++r) {
     top[r] = reduce(most[r], larger);
-    if (top[r] == lowest) top[r] = 0.f; // no key is seen: all weights are 0
+    if (top[r] == NEVER) top[r] = 0.f; // no key is seen: all weights are 0
   }
   for (int64_t n = 0; n < width; n += LANES)
 #pragma GCC unroll 32
@@ -150,7 +158,7 @@ inline bool finite(const float* from, int64_t stride, int64_t rows, int64_t widt
 extern "C" void attention(
     const float* query, const float* key, const float* value, float* result, const int64_t* sizes,
     const int64_t* strides, const int64_t* row, const int64_t* position, const int64_t* lengths, const void* mask_data,
-    float scale, int32_t flags, int32_t threads) {
+    const int64_t* window_first, const int64_t* window_end, int64_t sinks, float scale, int32_t flags, int32_t threads) {
   const int64_t batch = sizes[0], heads = sizes[1], key_heads = sizes[2], depth = sizes[3], width = sizes[4];
   const Strided q{strides[0], strides[1], strides[2]}, k{strides[3], strides[4], strides[5]},
       v{strides[6], strides[7], strides[8]};
@@ -195,14 +203,27 @@ extern "C" void attention(
   };
   const int64_t masks = mask.data && mask.head ? heads : 1, held = static_cast<int64_t>(blocks.size()) * masks;
   std::vector<std::vector<Run>> runs(held);
-  const bool skips = mask.data && mask.key;
+  const bool windows = window_first != nullptr, skips = windows || (mask.data && mask.key);
+  // The keys that lie in the windows of queries `first` to `last`, side by side.
+  const auto window_of = [&](int64_t first, int64_t last, int64_t keys) {
+    const int64_t end = std::clamp<int64_t>(*std::max_element(window_end + first, window_end + last), 0, keys);
+    const int64_t begin = std::clamp<int64_t>(*std::min_element(window_first + first, window_first + last), 0, end);
+    return Run{begin, end - begin};
+  };
 
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1) if (held > 1 && skips)
   for (int64_t at = 0; at < held; ++at) {
     const Block& block = blocks[at / masks];
     const int64_t seen = seen_by(block), tile = seen > 4 * TILE ? TILE : LANES;
     std::vector<Run>& found = runs[at];
-    for (int64_t first = 0; skips && first < seen; first += tile) {
+    if (windows) {
+      const Run window = window_of(block.first, block.last, block.keys);
+      const int64_t end = window.first + window.count, head = padded(std::min(sinks, end));
+      if (sinks && window.first > head) found.push_back({0, head});
+      const int64_t begin = sinks && window.first <= head ? 0 : window.first;
+      if (end > begin) found.push_back({begin, end - begin});
+    }
+    for (int64_t first = 0; skips && !windows && first < seen; first += tile) {
       const int64_t last = std::min(first + tile, seen);
       if (!sees(block, at % masks, first, last)) continue;
       if (!found.empty() && found.back().first + found.back().count == first)
@@ -237,7 +258,8 @@ extern "C" void attention(
       const float* values = value + v.at(block.batch, block.start, key_head);
       const std::vector<Run> everything{{0, all_seen}};
       const std::vector<Run>& some = runs[task / heads * masks + head % masks];
-      const std::vector<Run>& parts = skips && safe[block.sequence * key_heads + key_head] ? some : everything;
+      const bool is_safe = skips && safe[block.sequence * key_heads + key_head];
+      const std::vector<Run>& parts = is_safe ? some : everything;
       int64_t seen = 0;
       for (const Run& part : parts) seen += part.count;
       const int64_t columns = padded(seen), out = padded(width);
@@ -269,11 +291,11 @@ extern "C" void attention(
       float* scores = scratch.scores.of(rows * line);
       float* sums = scratch.sums.of(rows * out);
       float total[QUERIES];
-      int64_t shown[QUERIES] = {}; // of each query: keys that are not later, where it is causal
+      Seen visible[QUERIES];
       multiply_panels(rows, query + q.at(block.batch, token, head), q.token, transposed, line, depth, scores, line,
                       columns / LANES);
       for (int64_t m = 0; m < rows; ++m) {
-        int64_t place = 0;
+        int64_t shown = 0, place = 0; // of this query: keys that are not later, where it is causal
         const int64_t at = mask.data ? mask_at(block, head, m) : 0, end = causal ? block.first + m + 1 : all_seen;
         for (const Run& part : parts) {
           float* some = scores + m * line + place - part.first;
@@ -281,16 +303,29 @@ extern "C" void attention(
             mask.add(at + part.first, part.count, some + part.first);
           else if (mask.data)
             for (int64_t n = part.first; n < part.first + part.count; ++n) some[n] += mask.at(at + key_at(block, n));
-          shown[m] += std::max<int64_t>(0, std::min(end - part.first, part.count));
+          shown += std::max<int64_t>(0, std::min(end - part.first, part.count));
           place += part.count;
         }
+        int64_t head = 0, hidden = 0; // sinks that this query sees, and where its window begins
+        if (windows) {
+          const Run window = window_of(block.first + m, block.first + m + 1, block.keys), last = parts.back();
+          const int64_t end = window.first + window.count, before = seen - last.count;
+          head = std::min(sinks, end);
+          hidden = before + std::clamp<int64_t>(window.first - last.first, 0, last.count);
+          shown = before + std::clamp<int64_t>(end - last.first, 0, last.count);
+          if (!is_safe) { // as a mask would
+            for (int64_t n = head; n < seen; ++n) scores[m * line + n] += n < hidden || n >= shown ? NEVER : 0.f;
+            head = hidden = 0, shown = seen;
+          }
+        }
+        visible[m] = {head, hidden, shown};
       }
       constexpr int64_t ROWS = 4;
       int64_t done_rows = 0;
       for (; done_rows + ROWS <= rows; done_rows += ROWS)
-        softmax<ROWS>(scores + done_rows * line, line, shown + done_rows, columns, total + done_rows);
+        softmax<ROWS>(scores + done_rows * line, line, visible + done_rows, columns, total + done_rows);
       for (; done_rows < rows; ++done_rows)
-        softmax<1>(scores + done_rows * line, line, shown + done_rows, columns, total + done_rows);
+        softmax<1>(scores + done_rows * line, line, visible + done_rows, columns, total + done_rows);
       multiply_panels(rows, scores, line, values, value_line, seen, sums, out, out / LANES);
       float* to = result + ((block.batch * sizes[5] + token) * heads + head) * width;
       for (int64_t m = 0; m < rows; ++m) {

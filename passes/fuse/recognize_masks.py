@@ -2,16 +2,16 @@
 
 before:  scaled_dot_product_attention(q, k, v, mask)       mask: ``k <= q``, or true everywhere
 after:   scaled_dot_product_attention(q, k, v, is_causal=True)      or without a mask
-legal:   the mask's formula in its indices is proven from the data flow, for every input and size. An additive
-         mask counts as causal if it adds 0 where ``k <= q`` and elsewhere -inf or the dtype's lowest number. The
-         scale is positive where the mask is causal: torch's CPU kernel hides keys by -inf before it scales
+legal:   the mask's formula in its indices is proven from the data flow, for every input and size; a window that is
+         wider than the sequence hides nothing beside. An additive mask counts as causal if it adds 0 where ``k <= q``
+         and elsewhere -inf or the dtype's lowest number. The scale is positive where the mask is causal: torch's CPU
+         kernel hides keys by -inf before it scales
 pays:    the mask's B x H x S x T elements are neither made nor read; a causal kernel skips half of the products
 source:  Vaswani et al. 2017, section 3.2.3; torch documentation of is_causal (top-left aligned)
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,7 @@ from torch.fx import Node
 
 from txgraph.ir import Graph, GraphBuilder, arguments, type_of
 from txgraph.ir.index_expressions import IndexExpressions
-from txgraph.ir.masks import kind_of_mask
+from txgraph.ir.masks import kind_of_mask, lowest
 from txgraph.passes.fuse.attention_scores import may_lose_nan
 from txgraph.rewrite import Pass, PassContext, Rewrite, replace
 
@@ -44,7 +44,8 @@ class RecognizeMasks(Pass):
                 continue
             formula = expressions.of(mask)
             dtype = type_of(mask).dtype  # type: ignore[union-attr]  # a mask is a tensor
-            kind = kind_of_mask(formula, dtype, torch.finfo(dtype).min if dtype.is_floating_point else -math.inf)
+            sizes = tuple(type_of(named[each]).shape[-2] for each in ("query", "key"))  # type: ignore[union-attr]
+            kind = kind_of_mask(formula, dtype, lowest(dtype), sizes)  # type: ignore[arg-type]  # two sizes
             scalable = named["scale"] is None or named["scale"] > 0
             if kind == "trivial" and _is_one_number(mask) and may_lose_nan(graph, type_of(named["key"]).shape[-2]):  # type: ignore[union-attr]
                 context.decline(

@@ -24,7 +24,8 @@ RESHAPES = (_aten.reshape.default, _aten.view.default, _aten._unsafe_view.defaul
 _VIEWS = {*RESHAPES, _aten.permute.default, _aten.transpose.int, _aten.unsqueeze.default, _aten.expand.default}
 _VIEWS |= {_aten.squeeze.default, _aten.squeeze.dim, _aten.squeeze.dims, _aten.select.int, _aten.slice.Tensor}
 _VIEWS |= {_aten.narrow.default, _aten.clone.default, _aten.alias.default, _aten._to_copy.default}
-ATTENTION = (_sdpa, _txgraph.softcap_attention.default, _txgraph.ragged_attention.default)
+_own = (_txgraph.softcap_attention.default, _txgraph.window_attention.default, _txgraph.ragged_attention.default)
+ATTENTION = (_sdpa, *_own)
 
 
 def across(node: Node, operand: Node, units: Units, forward: bool) -> Answer:

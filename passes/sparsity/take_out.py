@@ -237,9 +237,9 @@ class _Work:
 
     def _with_mask(self, node: Node, args: Any, kwargs: Any, g: GraphBuilder) -> tuple[Any, Any]:
         """The mask of the heads that stay, where heads have masks of their own."""
-        mask = arguments(node)["attn_mask"]
+        mask = arguments(node).get("attn_mask")
         shape = () if mask is None else shape_of(mask)
-        if len(shape) < 3 or shape[-3] == 1:
+        if mask is None or len(shape) < 3 or shape[-3] == 1:
             return args, kwargs
         query = arguments(node)["query"]
         units = self.flow.units[query]

@@ -92,6 +92,15 @@ def causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return aten.scaled_dot_product_attention.default(q, k, v, seen)
 
 
+def windows(lower: int, upper: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    def function(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        seen = aten.new_ones.default(q, [q.shape[-2], k.shape[-2]], dtype=torch.bool)
+        seen = aten.triu.default(aten.tril.default(seen, upper), lower)
+        return aten.scaled_dot_product_attention.default(q, k, v, seen)
+
+    return function
+
+
 def trained_in_int8(x: Tensor, w: Tensor, v: Tensor) -> Tensor:
     rows = torch.ops.txgraph.fake_quantize_rows.default(x, None)
     first, second = (torch.ops.txgraph.fake_quantize_weight.default(each, None, 8, 0) for each in (w, v))
@@ -120,6 +129,7 @@ OTHERS: dict[str, list[tuple[Callable[..., Any], dict[str, str]]]] = {
         (lambda x: aten.slice.Tensor(aten.exp.default(x), 1, 1, 2).neg(), {"x": "B S K"}),
     ],
     "recognize-masks": [(causal, {"q": Q, "k": Q, "v": Q})],
+    "recognize-windows": [(windows(-1, 0), {"q": Q, "k": K, "v": V}), (windows(0, 0), {"q": Q, "k": K, "v": V})],
     "fold-constants": [(lambda x, w: x + aten.exp.default(w), {"x": "B S", "w": "const S"})],
     "combine-constant-terms": [
         (lambda x, y, a, b: ((x + a) + y + b).neg(), {"x": "B S", "y": "B S", "a": "const S", "b": "const S"})

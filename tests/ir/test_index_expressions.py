@@ -19,7 +19,7 @@ from tests.helpers import Program
 from tests.small import graph_of
 from txgraph.ir import Mutation
 from txgraph.ir.index_expressions import Expression, IndexExpressions, axis_symbol
-from txgraph.ir.masks import is_causal
+from txgraph.ir.windows import CAUSAL, Window
 
 aten = torch.ops.aten
 I0, I1, I2 = (axis_symbol(at) for at in range(3))
@@ -72,6 +72,12 @@ CHOICE = sympy.Piecewise((1, I0 <= I1), (0, True))
 
 DERIVED: dict[str, tuple[Callable[[Program], Node], Expression]] = {
     "arange": (lambda p: arange(p, 4), I0),
+    "quotient": (lambda p: p.call(aten.floor_divide.default, arange(p, 4), 2), sympy.floor(I0 / 2)),
+    "quotient of negatives": (
+        lambda p: p.call(aten.div.Tensor_mode, arange(p, -5, 3), 4, rounding_mode="floor"),
+        sympy.floor((I0 - 5) / 4),
+    ),
+    "distance": (lambda p: p.call(aten.abs.default, arange(p, -2, 3)), sympy.Abs(I0 - 2)),
     "arange from": (lambda p: arange(p, -2, 3), I0 - 2),
     "arange by": (lambda p: arange(p, 7, 0, -2), 7 - 2 * I0),
     "arange of whole floats": (lambda p: arange(p, 2.0, 5.0, dtype=INT), I0 + 2),
@@ -235,6 +241,14 @@ def test_constant_that_is_written_to() -> None:
 
 
 NONE: dict[str, Callable[[Program], Node]] = {
+    "quotient rounded to zero": lambda p: p.call(aten.div.Tensor_mode, keys(p), 2, rounding_mode="trunc"),
+    "quotient of no integers": lambda p: p.call(aten.div.Tensor_mode, keys(p), 2.5, rounding_mode="floor"),
+    "quotient by what varies": lambda p: p.call(aten.floor_divide.default, keys(p), arange(p, 1, 5)),
+    "quotient by less than one": lambda p: p.call(aten.floor_divide.default, keys(p), -2),
+    "quotient in few bits": lambda p: p.call(aten.floor_divide.default, p.constant(torch.ones(2, dtype=torch.int8)), 2),
+    "distance that wraps around": lambda p: p.call(
+        aten.abs.default, p.constant(torch.tensor([-128], dtype=torch.int8))
+    ),
     "input": lambda p: p.input(torch.arange(4)),
     "of an input": lambda p: p.call(aten.add.Tensor, p.input(torch.arange(4)), 1),
     "arange of floats": lambda p: arange(p, 4.0),
@@ -269,7 +283,7 @@ NONE: dict[str, Callable[[Program], Node]] = {
     "diff along rows": lambda p: p.call(aten.diff.default, visible(p), 1, 0),
     "diff twice": lambda p: p.call(aten.diff.default, arange(p, 4), 2, prepend=p.constant(torch.tensor([-1]))),
     "view as another dtype": lambda p: p.call(aten.view.dtype, p.call(aten.ones.default, [2]), torch.int32),
-    "another operator": lambda p: p.call(aten.abs.default, keys(p)),
+    "another operator": lambda p: p.call(aten.sgn.default, keys(p)),
 }
 
 
@@ -300,7 +314,7 @@ def test_dynamic_sizes_are_symbols() -> None:
     shifted, tail, causal = (known.of(value) for value in graph.outputs)
     assert shifted == I0 + size
     assert tail == I0 + size
-    assert is_causal(causal)
+    assert Window.of(causal) == CAUSAL
 
 
 def test_dynamic_start_that_may_be_negative() -> None:
@@ -336,7 +350,7 @@ def test_a_mask_function_mapped_over_the_indices() -> None:
 
     graph = graph_of(Packed(), torch.ones(3, 4))
     (output,) = graph.outputs
-    assert is_causal(IndexExpressions(graph).of(output))
+    assert Window.of(IndexExpressions(graph).of(output)) == CAUSAL
 
 
 # Any chain of operators: a formula that is given is right.
@@ -353,9 +367,10 @@ AGAINST = [
 ]
 BETWEEN = [
     *(o for o in AGAINST if "Tensor" in o.name()),
+    aten.floor_divide.default,
     *(aten.bitwise_and.Tensor, aten.bitwise_or.Tensor, aten.logical_and.default, aten.logical_or.default),
 ]
-ALONE = [aten.bitwise_not.default, aten.logical_not.default, aten.clone.default, aten.alias.default]
+ALONE = [aten.abs.default, aten.bitwise_not.default, aten.logical_not.default, aten.clone.default, aten.alias.default]
 FILLED = [aten.ones_like.default, aten.zeros_like.default]
 
 

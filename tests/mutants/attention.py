@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +16,13 @@ from tests.mutants.edits import after, always, given, inside, numbers
 from tests.mutants.mutant import Fault, Inputs, Mutant, Probe
 from tests.small import module
 from txgraph.ir import Graph, GraphBuilder
-from txgraph.passes.fuse import fuse_attention, group_query_heads, merge_attention_heads, recognize_masks
+from txgraph.passes.fuse import (
+    fuse_attention,
+    group_query_heads,
+    merge_attention_heads,
+    recognize_masks,
+    recognize_windows,
+)
 from txgraph.passes.fuse.attention_scores import MaskBuilder
 from txgraph.passes.fuse.fuse_attention import FuseAttention
 from txgraph.passes.fuse.fuse_softmax import FuseSoftmax
@@ -76,6 +83,18 @@ def _window(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, visible)
 
 
+def _chunks(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    at = torch.arange(16) // 5
+    return F.scaled_dot_product_attention(q, k, v, at[:, None] == at)
+
+
+def _earlier(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The first query sees no key: all its scores are the lowest number, and all keys count alike."""
+    at = torch.arange(16)
+    hidden = torch.where(at[:, None] > at, 0.0, torch.finfo(torch.float32).min)
+    return F.scaled_dot_product_attention(q, k, v, hidden)
+
+
 def _heads(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     heads = zip(*(x.chunk(2, -1) for x in (q, k, v)), strict=True)
     return torch.cat([F.scaled_dot_product_attention(*head, mask) for head in heads], -1)
@@ -122,6 +141,8 @@ TRANSPOSED_KEYS = _probe("attention over keys [D, T], D = T", _transposed_keys, 
 CAPPED = _probe("attention with capped scores", _capped, *_QKV)
 CAUSAL = _probe("attention with a causal mask", _causal, *_QKV)
 WINDOW = _probe("attention with a sliding window", _window, *_QKV)
+CHUNKS = _probe("attention within chunks", _chunks, *_QKV)
+EARLIER = _probe("attention to what is earlier, by an added mask", _earlier, *_QKV)
 HEADS = _probe("heads computed one by one", _heads, *((2, 16, 16),) * 3, mask=_ADDED[0, 0])
 TILED_KEYS = _probe("keys tiled over heads", _tiled_keys, (2, 4, 16, 8), *((2, 2, 16, 8),) * 2)
 CAUSAL_GROUPS = _probe("causal attention over shared keys", _causal_groups, (2, 4, 16, 8), *((2, 2, 16, 8),) * 2)
@@ -170,6 +191,12 @@ def _scale_forgotten(original: Any, self: RecognizeMasks, graph: Graph, node: No
 
 def _softmax_over_first_axis(original: Any, self: FuseSoftmax, match: Match, g: GraphBuilder) -> Node:
     return g.aten.softmax.int(match["x"], 0)
+
+
+def _not_rounded(original: Any, bounds: Any, formula: Any) -> Node:
+    """The query's own index, where it should be divided and rounded down."""
+    index: Node = bounds._index
+    return index
 
 
 ATTENTION = (
@@ -244,6 +271,24 @@ ATTENTION = (
         "a causal mask is taken for one that lets everything through",
         Fault(recognize_masks, "kind_of_mask", after(lambda kind: "trivial" if kind == "causal" else kind)),
         CAUSAL,
+    ),
+    Mutant(
+        "windows without a start",
+        "queries see all keys before the end of their windows",
+        Fault(recognize_windows, "window_of_mask", after(lambda window: window and replace(window, first=frozenset()))),
+        WINDOW,
+    ),
+    Mutant(
+        "chunks begin at their queries",
+        "where a window begins and ends is not rounded down to chunks",
+        Fault(recognize_windows._Bounds, "_quotient", _not_rounded),
+        CHUNKS,
+    ),
+    Mutant(
+        "windows without keys",
+        "a query whose keys all are hidden by a finite number gives 0",
+        Fault(recognize_windows, "every_row_sees_a_key", always(True)),
+        EARLIER,
     ),
     Mutant(
         "scale lost with the mask",

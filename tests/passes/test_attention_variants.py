@@ -296,7 +296,7 @@ def mult_mask(self: Attention, x: Tensor) -> Tensor:
     return self.out(w.softmax(-1) @ v)
 
 
-ATTENTIONS = ("scaled_dot_product_attention", "txgraph::softcap_attention")
+ATTENTIONS = ("scaled_dot_product_attention", "txgraph::softcap_attention", "txgraph::window_attention")
 DYNAMIC = ({0: Dim("b", min=2), 1: Dim("s", min=2, max=60)},)
 
 

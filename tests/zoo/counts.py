@@ -53,7 +53,7 @@ def in_graph(graph: Graph) -> Counts:
         name = op_name(node)
         seen[arguments(node)["activation"] if name == "txgraph::linear_activation" else name] += 1
     return Counts(
-        seen["scaled_dot_product_attention"] + seen["txgraph::softcap_attention"],
+        seen["scaled_dot_product_attention"] + seen["txgraph::softcap_attention"] + seen["txgraph::window_attention"],
         seen["txgraph::linears"],
         seen["layer_norm"] + seen["rms_norm"],
         sum(seen[name] for name in ("gelu", "gelu_tanh", "quick_gelu", "silu", "relu")),

@@ -11,12 +11,16 @@ from transformers import (
     FalconModel,
     Gemma2Config,
     Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
     GPTJConfig,
     GPTJModel,
     GPTNeoXConfig,
     GPTNeoXModel,
+    Llama4ForCausalLM,
+    Llama4TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -72,6 +76,18 @@ def decoders() -> Iterator[Architecture]:
     yield from family("qwen2", Qwen2Model, Qwen2Config, grouped, tokens)
     yield from family("mistral", MistralModel, MistralConfig, {**windowed, **ONE_LAYER}, tokens)
     yield from family("mistral-unmasked", MistralModel, MistralConfig, {**windowed, **ONE_LAYER}, unmasked)
+    own_heads = {**windowed, **ONE_LAYER, "head_dim": 8}
+    yield from family("gemma3-unmasked", Gemma3ForCausalLM, Gemma3TextConfig, own_heads, unmasked)
+    chunked = {
+        **own_heads,
+        "use_qk_norm": False,
+        "attention_chunk_size": 4,
+        "num_local_experts": 2,
+        "interleave_moe_layer_step": 2,
+    }
+    yield from family(
+        "llama4-unmasked", Llama4ForCausalLM, Llama4TextConfig, {**chunked, "intermediate_size_mlp": 64}, unmasked
+    )
     capped = {**windowed, "head_dim": 8, "query_pre_attn_scalar": 8, "attn_logit_softcapping": 5.0}
     yield from family("gemma2", Gemma2ForCausalLM, Gemma2Config, capped, tokens, EAGER)
     # Only this implementation of experts has sizes that do not depend on data.

@@ -19,7 +19,17 @@ import sympy
 import torch
 from torch.fx import Node
 
-from txgraph.ir.formulas import Expression, as_boolean, as_number, choice, combined, converted, is_boolean, number
+from txgraph.ir.formulas import (
+    Expression,
+    as_boolean,
+    as_number,
+    by_cases,
+    choice,
+    combined,
+    converted,
+    is_boolean,
+    number,
+)
 from txgraph.ir.graph import Graph
 from txgraph.ir.node import arguments, type_of
 
@@ -186,6 +196,22 @@ def _not(known: IndexExpressions, node: Node, named: dict[str, Any]) -> Expressi
     return None if inner is None or _dtype(node) is not torch.bool else sympy.Not(as_boolean(inner))
 
 
+def _quotient(known: IndexExpressions, node: Node, named: dict[str, Any]) -> Expression | None:
+    """Rounded down, by a positive integer."""
+    divided, divisor = _operand(known, named["self"], torch.int64), known.of(named["other"])
+    rounds_down = named.get("rounding_mode", "floor") == "floor"
+    if divided is None or divisor is None or not rounds_down or _dtype(node) is not torch.int64:
+        return None
+    if not getattr(divisor, "is_Integer", False) or divisor < 1:
+        return None
+    return converted(combined(lambda a, b: sympy.floor(a / b), divided, divisor), torch.int64, exact=True)
+
+
+def _absolute(known: IndexExpressions, node: Node, named: dict[str, Any]) -> Expression | None:
+    inner = _operand(known, named["self"], _dtype(node))
+    return None if inner is None or is_boolean(inner) else converted(by_cases(abs, inner), _dtype(node), exact=True)
+
+
 def _same(known: IndexExpressions, node: Node, named: dict[str, Any]) -> Expression | None:
     return known.of(named["self"])
 
@@ -319,6 +345,9 @@ _RULES: dict[Any, _Rule] = {
     **dict.fromkeys((_aten.sub.Tensor, _aten.sub.Scalar), _arithmetic(operator.sub)),
     **dict.fromkeys((_aten.mul.Tensor, _aten.mul.Scalar), _arithmetic(operator.mul)),
     _aten.rsub.Scalar: _arithmetic(lambda left, right: right - left),
+    **dict.fromkeys((_aten.floor_divide.default, _aten.floor_divide.Scalar), _quotient),
+    **dict.fromkeys((_aten.div.Tensor_mode, _aten.div.Scalar_mode), _quotient),
+    _aten.abs.default: _absolute,
     **dict.fromkeys((_aten.le.Tensor, _aten.le.Scalar), _comparison(sympy.Le)),
     **dict.fromkeys((_aten.lt.Tensor, _aten.lt.Scalar), _comparison(sympy.Lt)),
     **dict.fromkeys((_aten.ge.Tensor, _aten.ge.Scalar), _comparison(sympy.Ge)),

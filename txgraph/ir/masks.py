@@ -10,14 +10,7 @@ import torch
 from txgraph.ir.formulas import Expression, is_boolean
 from txgraph.ir.index_expressions import axis_symbol
 from txgraph.ir.node import TensorType, same_size
-
-
-def is_causal(formula: Expression) -> bool:
-    """Whether the formula is "key index <= query index", keys along the last axis."""
-    if not isinstance(formula, sympy.Ge | sympy.Gt | sympy.Le | sympy.Lt):
-        return False
-    distance = formula.gts - formula.lts - (1 if isinstance(formula, sympy.Gt | sympy.Lt) else 0)
-    return bool(sympy.expand(distance - (axis_symbol(1) - axis_symbol(0))) == 0)
+from txgraph.ir.windows import CAUSAL, EVERYTHING, Size, Window
 
 
 def every_row_sees_a_key(formula: Expression | None, mask_type: TensorType | None) -> bool:
@@ -34,22 +27,51 @@ def every_row_sees_a_key(formula: Expression | None, mask_type: TensorType | Non
     return False
 
 
-def kind_of_mask(formula: Expression | None, dtype: torch.dtype, low: float) -> str:
-    """``"trivial"``: it hides nothing; ``"causal"``: it hides later keys alone; an empty text for any other.
+def lowest(dtype: torch.dtype) -> float:
+    """What hides a key where it is added to a score of that dtype; no number does in a boolean mask."""
+    return torch.finfo(dtype).min if dtype.is_floating_point else -math.inf
+
+
+def visible_keys(formula: Expression | None, dtype: torch.dtype, low: float) -> Expression | None:
+    """Where a mask lets a query see a key, as a truth value; ``None`` if it does more than to hide keys.
 
     Args:
         dtype: of the mask: boolean (true: visible), or added to the scores.
         low: a bias that is no larger hides a key.
     """
-    if formula is None:
-        return ""
-    if dtype is torch.bool:
-        return "trivial" if formula == sympy.true else "causal" if is_causal(formula) else ""
+    if formula is None or dtype is torch.bool:
+        return formula
     if formula == 0:
-        return "trivial"
+        return sympy.true
     if isinstance(formula, sympy.Piecewise) and len(formula.args) == 2:
         (first, condition), (second, _) = formula.args
         for kept, hidden, visible in ((first, second, condition), (second, first, sympy.Not(condition))):
-            if kept == 0 and hidden.is_number and float(hidden) <= low and is_causal(visible):
-                return "causal"
-    return ""
+            if kept == 0 and hidden.is_number and float(hidden) <= low:
+                return visible
+    return None
+
+
+def window_of_mask(
+    formula: Expression | None, dtype: torch.dtype, low: float, sizes: tuple[Size, Size] | None = None
+) -> Window | None:
+    """The keys that a mask shows to each query, if they lie side by side, and if all it does is to hide the others.
+
+    Args:
+        dtype, low: as for :func:`visible_keys`.
+        sizes: how many queries and keys there are: bounds that they do not reach are left out.
+    """
+    visible = visible_keys(formula, dtype, low)
+    window = None if visible is None else Window.of(visible)
+    return window if window is None or sizes is None else window.within(*sizes)
+
+
+def kind_of_mask(
+    formula: Expression | None, dtype: torch.dtype, low: float, sizes: tuple[Size, Size] | None = None
+) -> str:
+    """``"trivial"``: it hides nothing; ``"causal"``: it hides later keys alone; an empty text for any other.
+
+    Args:
+        dtype, low, sizes: as for :func:`window_of_mask`.
+    """
+    window = window_of_mask(formula, dtype, low, sizes)
+    return "trivial" if window == EVERYTHING else "causal" if window == CAUSAL else ""

@@ -144,6 +144,49 @@ define(
 )
 
 
+def window_mask(first: torch.Tensor, end: torch.Tensor, sinks: int, keys: int) -> torch.Tensor:
+    """Boolean ``[S, keys]``: which keys :func:`window_attention` lets each of ``S`` queries see."""
+    places = torch.arange(keys, device=first.device)
+    return ((places >= first[:, None]) | (places < sinks)) & (places < end[:, None])
+
+
+def window_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    first: torch.Tensor,
+    end: torch.Tensor,
+    sinks: int,
+    scale: float | None,
+    enable_gqa: bool,
+) -> torch.Tensor:
+    """Attention in which query ``i`` sees the keys before ``end[i]`` from ``first[i]`` on, and the first of all.
+
+    A query that sees no key gives 0. See :func:`torch.nn.functional.scaled_dot_product_attention`.
+
+    Args:
+        query: ``[B, H, S, D]``. key: ``[B, G, T, D]``. value: ``[B, G, T, Dv]``; ``G`` is ``H``, or with ``enable_gqa``
+            divides it.
+        first, end: int64 ``[S]``; any numbers, also beyond 0 and ``T``.
+        sinks: so many keys at the start are seen before their windows begin, too.
+
+    Returns:
+        ``[B, H, S, Dv]`` in the dtype of ``query``.
+
+    Source: Beltagy et al. 2020 (Longformer), section 3.1; sinks: Xiao et al. 2024 (StreamingLLM), section 3.2.
+    """
+    mask = window_mask(first, end, sinks, key.shape[-2])
+    return F.scaled_dot_product_attention(query, key, value, mask, scale=scale, enable_gqa=enable_gqa).contiguous()
+
+
+define(
+    "window_attention(Tensor query, Tensor key, Tensor value, Tensor first, Tensor end, int sinks, float? scale, "
+    "bool enable_gqa) -> Tensor",
+    window_attention,
+    lambda query, key, value, *_: query.new_empty((*query.shape[:-1], value.shape[-1])),
+)
+
+
 def expert_linear(input: torch.Tensor, weight: torch.Tensor, expert: torch.Tensor) -> torch.Tensor:
     """``weight[expert[n]] @ input[n]`` for each row ``n``: one product for each expert that has rows.
 

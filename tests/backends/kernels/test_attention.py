@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ import torch.nn.functional as F
 
 from tests.backends.kernels.errors import as_near
 from tests.helpers import normal
-from txgraph.backends.kernels.attention import attention_native, ragged_attention_native
+from txgraph.backends.kernels.attention import attention_native, ragged_attention_native, window_attention_native
+from txgraph.ir.ops import window_attention
 from txgraph.ir.packed import ragged_attention, token_index
 
 Tensor = torch.Tensor
@@ -130,6 +132,10 @@ def test_what_torch_expects_of_an_operator() -> None:
         torch.library.opcheck(torch.ops.txgraph.ragged_attention_native.default, ragged, **checks)
         dense = (*(t.unflatten(0, (2, 3)).transpose(1, 2) for t in (q, q, q)), mask, False, None)
         torch.library.opcheck(torch.ops.txgraph.attention_native.default, dense, **checks)
+    place = torch.arange(3)
+    windows = (*dense[:3], place - 1, place + 1, 1, 0.3)
+    torch.library.opcheck(torch.ops.txgraph.window_attention_native.default, windows, **checks)
+    torch.library.opcheck(torch.ops.txgraph.window_attention.default, (*windows, False), **checks)
 
 
 def window(length: int) -> Tensor:
@@ -210,3 +216,62 @@ def test_hidden_keys_are_left_out() -> None:
     assert bool(result[:, :, :128].isfinite().all())
     padding = torch.arange(300) < 192
     assert bool(attention_native(q, k, v, padding, False, None).isfinite().all())
+
+
+EDGES: dict[str, Callable[[Tensor, int], tuple[Tensor, Tensor]]] = {  # of query indices, and the number of keys
+    "sliding": lambda i, t: (i - 40, i + 1),
+    "band": lambda i, t: (i - 7, i + 8),
+    "chunks": lambda i, t: (i // 50 * 50, i // 50 * 50 + 50),
+    "causal": lambda i, t: (torch.zeros_like(i), i + 1),
+    "everything": lambda i, t: (torch.full_like(i, -(2**60)), torch.full_like(i, 2**60)),
+    "nothing": lambda i, t: (i + 1, i),
+    "beyond the keys": lambda i, t: (i + t - 20, i + t),
+    "here and there": lambda i, t: ((i * 37) % (t + 9) - 4, (i * 37) % (t + 9) + i % 5 - 5),
+    "backwards": lambda i, t: (t - i - 9, t - i),
+}
+
+
+@pytest.mark.parametrize(
+    "sizes", [*SIZES.values(), (16, 1, 300, 4, 2, 64, 64)][1:], ids=[*SIZES, "one query of many"][1:]
+)
+@pytest.mark.parametrize("sinks", [0, 1, 20], ids=str)
+def test_windows(sizes: tuple[int, ...], sinks: int) -> None:
+    b, s, t, h, g, d, width = sizes
+    q, k, v = heads(b, s, h, d), heads(b, t, g, d), heads(b, t, g, width)
+    for edges in EDGES.values():
+        first, end = edges(torch.arange(s), t)
+        result = window_attention_native(q, k, v, first, end, sinks, None)
+        assert result.transpose(1, 2).is_contiguous()
+        as_near(result, partial(window_attention_of, first, end, sinks), q, k, v)
+
+
+def window_attention_of(first: Tensor, end: Tensor, sinks: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The definition, with the operands last."""
+    return window_attention(q, k, v, first, end, sinks, None, q.shape[1] != k.shape[1])
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("which", [1, 2], ids=["key", "value"])
+def test_what_is_not_finite_is_not_left_out_of_windows(value: float, which: int) -> None:
+    q, k, v = tensors = [heads(1, 300, 2, 16) for _ in range(3)]
+    tensors[which][0, 0, 299, 3] = value
+    first, end = torch.arange(300) - 40, torch.arange(300) + 1
+    ours = window_attention_native(q, k, v, first, end, 3, None)
+    assert ours.isnan().equal(window_attention(q, k, v, first, end, 3, None, False).isnan())
+    assert bool(ours[0, 0, 0].isnan().any())
+    assert bool(ours[0, 1].isfinite().all())
+
+
+def test_hidden_keys_of_windows_are_left_out() -> None:
+    q, k, v = heads(1, 300, 2, 16), heads(1, 300, 2, 16), heads(1, 300, 2, 16)
+    k[:, :, 250:] = 3e38
+    result = window_attention_native(q, k, v, torch.arange(300) - 40, torch.arange(300) + 1, 3, None)
+    assert bool(result[:, :, :250].isfinite().all())
+
+
+def test_edges_that_are_views() -> None:
+    q, k, v = heads(2, 20, 4, 8), heads(2, 20, 4, 8), heads(2, 20, 4, 8)
+    edges = torch.stack([torch.arange(20) - 3, torch.arange(20) + 1], 1)
+    first, end = edges.unbind(1)
+    apart = window_attention_native(q, k, v, first.contiguous(), end.contiguous(), 0, None)
+    assert window_attention_native(q, k, v, first, end, 0, None).equal(apart)

@@ -48,6 +48,10 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], dict[str, Tensor]]] = {
         {"input_ids": IDS},
     ),
     "Llama": (lambda: hf.LlamaModel(hf.LlamaConfig(**_DECODER, num_key_value_heads=2)), {"input_ids": IDS}),
+    "Mistral": (
+        lambda: hf.MistralModel(hf.MistralConfig(**_DECODER, num_key_value_heads=2, sliding_window=3)),
+        {"input_ids": IDS},
+    ),
     "Phi-3": (
         lambda: hf.Phi3Model(hf.Phi3Config(**_DECODER, num_key_value_heads=2, pad_token_id=0)),
         {"input_ids": IDS},
@@ -90,6 +94,7 @@ def test_models(name: str, backend: str) -> None:
     assert_kept(graph, values, blocks=1, heads=True)
     assert_kept(graph, values, blocks=1)
     assert ("txgraph::ragged_attention" in graph.count()) is (name == "BERT padded")
+    assert ("txgraph::window_attention" in graph.count()) is (name == "Mistral")
 
 
 def split(x: Tensor, heads: int) -> Tensor:
