@@ -120,8 +120,7 @@ class Singles:
         nodes = {node.name: node for node in graph.nodes}
         for method, places in wanted.items():
             unknown = {place for place in places if self._error(method, place) is None}
-            if method.parts:  # it changes more than the first of them alone
-                unknown = {place for place in unknown if (self._error(method.parts[0], place) or 0.0) <= self.largest}
+            unknown -= {place for place in unknown if self._is_hopeless(method, place)}
             if not unknown:
                 continue
             say("compress", f"{method.label}: prepare")
@@ -141,6 +140,12 @@ class Singles:
                 say("compress", f"{method.label}: {method.module_of(nodes[rewrite.root])}", number, len(rewrites))
                 if self.clock.is_over("errors of single rewrites"):
                     return
+
+    def _is_hopeless(self, method: LossyPass, place: Place) -> bool:
+        """Whether that is known from what others change there: a search asks for little that it cannot use."""
+        if any(self._error(other, place) == math.inf for other in self.methods if method.fails_with(other)):
+            return True
+        return any((self._error(part, place) or 0.0) > self.largest for part in method.parts[:1])
 
     def give_back(self) -> None:
         """The memory of what no graph can take under this budget, and of what it was prepared by."""

@@ -19,7 +19,7 @@ from torch.fx import Node
 from txgraph.ir import GraphBuilder
 from txgraph.ir.linears import Linears
 from txgraph.passes.moments import shrunk_moments
-from txgraph.rewrite import LinearPass, Observed, Prepared
+from txgraph.rewrite import LinearPass, LossyPass, Observed, Prepared
 
 MULTIPLE = 16  # of which ranks are, where they are chosen: kernels like it
 FEWEST_SAVED = 0.1  # of the numbers: below, no kernel gains
@@ -48,6 +48,12 @@ class LowRank(LinearPass):
     @property
     def label(self) -> str:
         return f"low rank, {f'r = {self.rank}' if self.error is None else f'error {self.error:g}'}"
+
+    def fails_with(self, other: LossyPass) -> bool:
+        """Where a larger error needs too many channels, a smaller one does."""
+        if not isinstance(other, LowRank) or self.error is None or other.error is None:
+            return False
+        return self.modules == other.modules and self.error < other.error
 
     def prepare(self, weights: Sequence[torch.Tensor], observed: Observed | None) -> Prepared | str:
         weight = torch.cat([each.detach() for each in weights]).double()

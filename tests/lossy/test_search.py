@@ -11,12 +11,13 @@ from torch import nn
 
 import txgraph
 from tests.lossy.models import Mixer, batches, spent, timed_by_table  # noqa: F401  (a fixture)
-from txgraph import Budget
+from txgraph import Budget, candidates
+from txgraph.ir import Graph
 from txgraph.lossy.search import AIM
-from txgraph.passes import lossy_methods
+from txgraph.passes import PruneChannels, Then, lossy_methods
 from txgraph.passes.low_rank.low_rank import LowRank
 from txgraph.passes.precision.int8 import Int8
-from txgraph.rewrite import LossyContext
+from txgraph.rewrite import LossyContext, LossyPass
 from txgraph.verify.oracle import reference
 
 pytestmark = pytest.mark.usefixtures("timed_by_table")
@@ -238,3 +239,26 @@ def test_weights_are_known_by_their_values() -> None:
     assert context.place([weight]) != before
     with torch.inference_mode():
         assert context.place([torch.ones(4, 4)]) == before
+
+
+def test_what_is_hopeless_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights of full rank: the decomposition is made once; and what is pruned too far is not rounded as well."""
+    tried: list[tuple[LossyPass, int]] = []
+
+    def counted(method: LossyPass, graph: Graph, context: Any, lossy: LossyContext, chosen: Any) -> Any:
+        if graph is not None and chosen:
+            tried.append((method, len(chosen)))
+        return run(method, graph, context, lossy, chosen)
+
+    run = candidates.run_method
+    monkeypatch.setattr(candidates, "run_method", counted)
+    half, ranks = PruneChannels(fraction=0.5), (LowRank(error=0.1), LowRank(error=0.02))
+    methods = (*ranks, half, Then(half, Int8()), Then(ranks[0], Int8()))
+    model, data = Mixer(), batches()
+    pipeline = txgraph.default_pipeline()
+    for method in methods:
+        pipeline = pipeline.append(method)
+    found = spent(model, data, Budget(relative_error=0.01), passes=pipeline).report.budget
+    assert found is not None
+    assert found.spent == ()
+    assert {method for method, _ in tried} == {ranks[0], half}

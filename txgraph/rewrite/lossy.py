@@ -95,6 +95,10 @@ class LossyPass(Pass):
         """Name and settings in short, for reports."""
         return self.name
 
+    def fails_with(self, other: LossyPass) -> bool:
+        """Whether it cannot be done at a place where that one cannot."""
+        return other in self.parts[:1]
+
     @abstractmethod
     def places(self, graph: Graph, lossy: LossyContext) -> Mapping[str, Place]:
         """Where it can rewrite: by the name of the root that the rewrite would have, where in the model that is."""

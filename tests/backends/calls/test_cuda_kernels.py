@@ -108,8 +108,8 @@ def every_operator(
 
 
 # Their definitions run on GPUs, too: token_index decides sizes, before compiled code; a fake-quantized weight is a
-# constant that a pass folds; expert_linear is made for CPUs alone.
-BY_DEFINITION = {"token_index", "fake_quantize_weight", "expert_linear"}
+# constant that a pass folds; expert_linear and window_attention are made for CPUs alone.
+BY_DEFINITION = {"token_index", "fake_quantize_weight", "expert_linear", "window_attention"}
 
 
 @pytest.mark.usefixtures("interpreted")
@@ -124,7 +124,7 @@ def test_every_operator() -> None:
     inputs = (normal(len(row), 64), row, position, lengths)
     graph = traced(every_operator, *inputs, **{name: constants[name] for name in names})
     asked = {name.removeprefix("txgraph::") for name in graph.count() if name.startswith("txgraph::")}
-    for_backends = ("_native", "_onednn", "_triton", "in_memory")
+    for_backends = ("_native", "_onednn", "_triton", "_generated", "in_memory")
     known = {name for name in defined() if not name.endswith(for_backends)}
     assert asked == known - BY_DEFINITION
 
