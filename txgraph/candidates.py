@@ -149,11 +149,12 @@ class Singles:
 
     def give_back(self) -> None:
         """The memory of what no graph can take under this budget, and of what it was prepared by."""
-        kept = {key for key in self.lossy.prepared if (self._error(*key) or 0.0) <= self.largest}
-        parts = {part for method, _ in kept for part in method.parts}
-        for key in self.lossy.prepared.keys() - kept:
-            if key[0] not in parts:
-                del self.lossy.prepared[key]
+        methods = [(each, place) for each, place in self.lossy.prepared if isinstance(each, LossyPass)]
+        useless = {(each, place) for each, place in methods if (self._error(each, place) or 0.0) > self.largest}
+        parts = {part for method, place in methods if (method, place) not in useless for part in method.parts}
+        for method, place in useless:
+            if method not in parts:
+                del self.lossy.prepared[method, place]
         self.subject.forget_observed()
 
     def _error(self, method: LossyPass, place: Place) -> float | None:
