@@ -1,4 +1,4 @@
-"""Private names of torch, all in this file: what tracing assumed of sizes, and comparisons of tensors in C."""
+"""Private names of torch, all in this file: what tracing assumed of sizes, comparisons in C, kinds of operators."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Any
 
 import sympy
 import torch
+from torch._C import DispatchKey
 from torch._C._dynamo.guards import TensorGuards
+from torch._ops import OpOverload
 
 from txgraph.ir import Graph
 
@@ -38,3 +40,24 @@ def forms_check(tensors: Sequence[torch.Tensor]) -> Callable[[], bool]:
     strides: list[Any] = [list(tensor.stride()) for tensor in tensors]
     guards = TensorGuards(*tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides)
     return lambda: guards.check(*tensors)
+
+
+def may_be_others(operator: OpOverload) -> bool:
+    """Whether an operator is made of others, and shares memory with its input in some calls only, or is a view."""
+    composite = operator.has_kernel_for_dispatch_key(DispatchKey.CompositeImplicitAutograd)
+    return composite and any(argument.alias_info is not None for argument in operator._schema.arguments)
+
+
+def without_writing(operator: OpOverload) -> OpOverload | None:
+    """Of an operator that writes to its first argument, as ``add_``, the one that gives the result, as ``add``."""
+    writes = [a.alias_info is not None and a.alias_info.is_write for a in operator._schema.arguments]
+    packet = getattr(torch.ops.aten, operator.overloadpacket.__name__.removesuffix("_"), None)
+    found = getattr(packet, operator._overloadname, None)
+    if operator.namespace != "aten" or writes != [True, *(False for _ in writes[1:])] or found is None:
+        return None
+    same = [_argument(a) for a in found._schema.arguments] == [_argument(a) for a in operator._schema.arguments]
+    return found if same and not found._schema.is_mutable else None
+
+
+def _argument(argument: Any) -> tuple[str, str]:
+    return argument.name, str(argument.type)

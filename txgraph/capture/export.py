@@ -21,6 +21,7 @@ from torch.fx import Node
 from torch.utils import _pytree as pytree
 
 from txgraph.capture.calls import CallSignature
+from txgraph.capture.functional import functional
 from txgraph.capture.pytrees import register_caches
 from txgraph.capture.state import attributes_kept
 from txgraph.errors import CaptureFailed, InvalidGraph
@@ -67,8 +68,7 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], 
             warnings.filterwarnings("ignore", message="The tensor attributes? .* assigned during export")  # undone
             warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)
             exported = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
-            _remove_idle_dropout(exported)
-            exported = exported.run_decompositions({})
+            exported = functional(exported)
     except Exception as error:  # tracing runs the user's code, which may raise anything
         raise CaptureFailed(_explain(model, error)) from error
     graph = _to_graph(exported, model)
@@ -111,19 +111,6 @@ def _settings_bound(model: nn.Module, settings: Mapping[str, Any], order: Sequen
         del model.forward
         if held is not None:
             model.forward = held
-
-
-def _remove_idle_dropout(exported: ExportedProgram) -> None:
-    """Dropout that is not active gives its input back; torch decomposes it into a copy, and loses writes to it."""
-    parts = [m for m in exported.graph_module.modules() if isinstance(m, torch.fx.GraphModule)]
-    for part in parts:  # the graph, and one for each region of another mode, such as autocast
-        for node in part.graph.find_nodes(op="call_function", target=_aten.dropout.default):
-            if not node.args[2] or node.args[1] == 0:
-                if part is exported.graph_module:
-                    exported.graph_signature.replace_all_uses(node.name, node.args[0].name)
-                node.replace_all_uses_with(node.args[0])
-                part.graph.erase_node(node)
-        part.recompile()
 
 
 def _to_graph(exported: ExportedProgram, model: nn.Module) -> Graph:
