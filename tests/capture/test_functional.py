@@ -111,6 +111,10 @@ def under_autocast(x: Tensor) -> Tensor:
         return x @ x.t()
 
 
+def mapped(x: Tensor) -> Tensor:
+    return torch.vmap(lambda row: row.sin() * 2)(x)
+
+
 OTHER = [
     to_a_slice,
     a_part_made_before,
@@ -183,6 +187,24 @@ def test_buffers_and_inputs_that_are_written_come_first() -> None:
     calls, total, y = interpret(graph, [X, torch.zeros_like(X)])
     assert (calls, total[1].tolist(), total[0].tolist()) == (1, X[0].tolist(), [0.0] * 6)
     assert torch.equal(y, X)
+
+
+def test_buffers_that_change_places() -> None:
+    class Exchanges(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("back", torch.ones(6))
+            self.register_buffer("front", torch.zeros(6))
+
+        def forward(self, x: Tensor) -> Tensor:
+            held = self.front.clone()
+            self.front.copy_(self.back)
+            self.back.copy_(held)
+            return x + self.front
+
+    graph = graph_of(Exchanges(), X)
+    assert graph.count() == {"clone": 1, "add": 1}
+    assert [value.flatten()[0] for value in interpret(graph, [X])] == [0, 1, X[0, 0] + 1]
 
 
 @pytest.mark.parametrize("name", [n for n in ZOO if n.endswith(("-sdpa", "nn.Transformer")) and "beit" not in n])

@@ -35,10 +35,11 @@ def functional(exported: ExportedProgram) -> ExportedProgram:
     What it writes to buffers and inputs are its first outputs, as torch has it. ``exported`` may be changed.
     """
     nodes = list(exported.graph.nodes)
+    if not all(map(_is_known, nodes)) or _is_under_autocast(nodes):
+        return _traced_again(exported)
     memory = _Memory(exported)
     parts = {node: Parts.of(node) for node in nodes if _is_undecided(node)}
-    known = all(parts.values()) and all(_is_known(node) and memory.allows_write(node) for node in nodes)
-    if not known or _is_under_autocast(nodes):
+    if not all(parts.values()) or not all(map(memory.allows_write, nodes)):
         return _traced_again(exported)
 
     sizes = InputSizes(exported.graph)
@@ -58,7 +59,9 @@ def functional(exported: ExportedProgram) -> ExportedProgram:
             elif node.target is _aten.detach_.default or _is_idle_dropout(node):
                 now[node] = node.args[0]
             elif _writes(node):
-                now.update(dict.fromkeys(memory.names(node), _new_value(node)))
+                names = memory.names(node)
+                given = any(name.op == "placeholder" for name in names)
+                now.update(dict.fromkeys(names, _new_value(node, given)))
             else:
                 continue
         replaced.append(node)
@@ -130,9 +133,15 @@ def _traced_again(exported: ExportedProgram) -> ExportedProgram:
     return exported.run_decompositions({})
 
 
-def _new_value(node: Node) -> Node:
-    """The value that the tensor has after it was written, in its own dtype."""
+def _new_value(node: Node, given: bool) -> Node:
+    """The value that the tensor has after it was written, in its own dtype.
+
+    Args:
+        given: whether it is an input or a buffer: a value that is copied there at the end need not be copied before.
+    """
     graph, written = node.graph, node.meta["val"]
+    if given and node.target is _aten.copy_.default and _layout(node.args[1].meta["val"]) == _layout(written):
+        return node.args[1]
     value = graph.call_function(without_writing(node.target), node.args, node.kwargs)
     value.meta = {**node.meta, "val": infer(value)}
     if value.meta["val"].dtype != written.dtype:
