@@ -217,3 +217,5 @@ def main(arguments: list[str]) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1:])
+    sys.stderr.flush()
+    os._exit(0)  # taking apart what was imported takes a second, and a competitor's threads may not end
