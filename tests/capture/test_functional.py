@@ -65,6 +65,7 @@ def through_idle_dropout(x: Tensor) -> tuple[Tensor, Tensor]:
 PLAIN: dict[str, Callable[[Tensor], Any]] = {
     **{f.__name__: f for f in (twice, by_another_name, of_a_part_made_later, in_another_dtype, copied, filled)},
     "through idle dropout": through_idle_dropout,
+    "through the same dtype": lambda x: (x.type_as(x).add_(1), x.sin()),
     "a constant": lambda x: x + torch.tensor([1.0, 2, 3, 4, 5, 6]),
     "a copy or none": lambda x: (x.contiguous() + 1, x.t().contiguous().sin(), x.to(torch.float32).cos()),
     "dtypes": lambda x: (x.to(torch.float64).type_as(x) * x.half(), x.to("cpu", torch.int64)),
@@ -109,6 +110,12 @@ def another_shape(x: Tensor) -> Tensor:
 def under_autocast(x: Tensor) -> Tensor:
     with torch.autocast("cpu", torch.bfloat16):
         return x @ x.t()
+
+
+def a_part_by_another_name(x: Tensor) -> Tensor:
+    same = x.type_as(x)
+    same[1].mul_(2)
+    return x + 1
 
 
 def mapped(x: Tensor) -> Tensor:

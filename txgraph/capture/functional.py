@@ -56,7 +56,7 @@ def functional(exported: ExportedProgram) -> ExportedProgram:
                 now[node] = size
             elif node.target is operator.getitem and not isinstance(node.args[0], Node):
                 now[node] = node.args[0][node.args[1]]  # of what such a call gave
-            elif node.target is _aten.detach_.default or _is_idle_dropout(node):
+            elif node.target is _aten.detach_.default or _gives_its_input(node):
                 now[node] = node.args[0]
             elif _writes(node):
                 names = memory.names(node)
@@ -82,9 +82,9 @@ class _Memory:
         nodes = list(exported.graph.nodes)
         self._place = {node: place for place, node in enumerate(nodes)}
         self._holders: dict[int, list[Node]] = defaultdict(list)
-        self._joined: dict[int, int] = {}  # what dropout seems to have made, which is its input when the model runs
+        self._joined: dict[int, int] = {}  # what idle dropout seems to have made, which is its input
         for node in nodes:
-            if _is_idle_dropout(node):
+            if _gives_its_input(node):
                 self._joined[_memory(node.meta["val"])] = self._of(node.args[0].meta["val"])
             for memory in {self._of(leaf) for leaf in pytree.tree_leaves(node.meta.get("val")) if _is_strided(leaf)}:
                 self._holders[memory].append(node)
@@ -120,11 +120,11 @@ class _Memory:
 
 
 def _traced_again(exported: ExportedProgram) -> ExportedProgram:
-    """By torch, without idle dropout, which it makes a copy, so that it loses writes to it."""
+    """By torch, without what gives its input back: torch takes that for a copy, and loses writes to it."""
     parts = [m for m in exported.graph_module.modules() if isinstance(m, torch.fx.GraphModule)]
     for part in parts:  # the graph, and one for each region of another mode, such as autocast
-        for node in part.graph.find_nodes(op="call_function", target=_aten.dropout.default):
-            if _is_idle_dropout(node):
+        for node in list(part.graph.nodes):
+            if _gives_its_input(node):
                 if part is exported.graph_module:
                     exported.graph_signature.replace_all_uses(node.name, node.args[0].name)
                 node.replace_all_uses_with(node.args[0])
@@ -173,8 +173,10 @@ def _writes(node: Node) -> bool:
     return known and node.target._schema.is_mutable
 
 
-def _is_idle_dropout(node: Node) -> bool:
-    """Whether the node gives its input back."""
+def _gives_its_input(node: Node) -> bool:
+    """Whether the node gives its input back, which the schema of its operator does not say."""
+    if node.target is _aten.type_as.default:
+        return node.args[0].meta["val"].dtype == node.meta["val"].dtype
     return node.target is _aten.dropout.default and (not node.args[2] or node.args[1] == 0)
 
 
@@ -189,7 +191,7 @@ def _is_known(node: Node) -> bool:
         return True
     if not isinstance(node.target, OpOverload):
         return getattr(node.target, "__module__", "") in ("_operator", "math", "torch")  # of symbolic sizes
-    return _is_idle_dropout(node) or torch.Tag.maybe_aliasing_or_mutating not in node.target.tags
+    return _gives_its_input(node) or torch.Tag.maybe_aliasing_or_mutating not in node.target.tags
 
 
 def _is_strided(value: Any) -> bool:
