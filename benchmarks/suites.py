@@ -94,7 +94,10 @@ SUITES: Mapping[str, Suite] = {
                 "txgraph",
                 "txgraph-dense-0.05",
             ),
-            "gpt2-decode-64-lossy": ("eager", "onnxruntime-decoding", "txgraph", "txgraph-decoding-0.05"),
+            "gpt2-decode-64-lossy": (
+                *("eager", "onnxruntime-decoding", "txgraph"),
+                *("txgraph-decoding-int8-weights", "txgraph-decoding-0.05"),
+            ),
         },
     ),
     "cuda": Suite(

@@ -100,10 +100,8 @@ class Singles:
         if known is not None:
             return bool(known["faster"])
         say("compress", f"{method.label}: is it faster for {method.module_of(root)}")
-        self._prepare(method, {place})
-        if (method, place) not in self.lossy.prepared:
-            return False  # the calibration does not reach it
-        result = run_method(method, running.graph, running.context, self.lossy, {(method, place)})
+        drafts = replace(self.lossy, observe=None, prepared={}, draft=True)
+        result = run_method(method, running.graph, running.context, drafts, {(method, place)})
         watch = CoreClock()
         faster = any(measured.after < measured.before for _, measured in running.timer.times(result))
         self.findings.keep(what, for_others=_is_quiet(watch), faster=faster)

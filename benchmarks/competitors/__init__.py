@@ -19,6 +19,7 @@ COMPETITORS: Mapping[str, str] = {
     "txgraph-dense-0.05": "benchmarks.competitors.quantized:Dense005",
     "txgraph-dense-0.14": "benchmarks.competitors.quantized:Dense014",
     "txgraph-decoding-0.05": "benchmarks.competitors.quantized:Decoding005",
+    "txgraph-decoding-int8-weights": "benchmarks.competitors.quantized:DecodingInt8Weights",
     "txgraph-packed-0.05": "benchmarks.competitors.quantized:Packed005",
     "txgraph-zeros-0.05": "benchmarks.competitors.quantized:Zeros005",
 }

@@ -15,7 +15,8 @@ from txgraph import Budget, default_pipeline, optimize
 from txgraph.bench.competitors import Competitor, Run
 from txgraph.bench.competitors import onnx_runtime as peers
 from txgraph.bench.competitors import txgraph as ours
-from txgraph.passes import for_every_call
+from txgraph.passes import WeightOnly, for_every_call
+from txgraph.rewrite import LossyPass
 
 
 class TorchDynamicInt8(Competitor):
@@ -111,13 +112,22 @@ class Decoding005(UnderBudget):
 
     name = "txgraph-decoding-0.05"
     limit = 0.05
+    method: LossyPass | None = None  # the only one, if there is one
 
     def build(self, model: nn.Module, inputs: Mapping[str, Any]) -> Run:
         assert isinstance(model, GreedyDecoding)
-        budget = Budget(relative_error=self.limit)
-        fast = self.fast = optimize(model.decoder, budget=budget, calibration=batches(model, inputs))
+        passes = default_pipeline() if self.method is None else default_pipeline().append(self.method)
+        budget, calibration = Budget(relative_error=self.limit), batches(model, inputs)
+        fast = self.fast = optimize(model.decoder, passes=passes, budget=budget, calibration=calibration)
         decoding = GreedyDecoding(fast, model.new_tokens)
         return lambda inputs: decoding(**inputs)
+
+
+class DecodingInt8Weights(Decoding005):
+    """Of all methods only weights in 8 bits."""
+
+    name = "txgraph-decoding-int8-weights"
+    method = WeightOnly(bits=8)
 
 
 class Zeros005(ours.TxgraphZeros, UnderBudget):

@@ -57,17 +57,24 @@ class Int8(LinearPass):
         if not bool(whole.isfinite().all()):
             return "a weight is not finite"
         prepared = {}
-        moments = shrunk_moments(observed, columns)
+        moments = None if observed is None else shrunk_moments(observed, columns)
         divisor = self.divisor(weights, observed)
-        if divisor is not None:
+        if divisor is not None and moments is not None:
             prepared["divisor"] = divisor
             moments = moments / divisor.double() / divisor.double()[:, None]
             weights = [weight * divisor for weight in weights]
+        importance = None if moments is None else moments.diagonal()
         for at, weight in enumerate(weights):
-            scales = clipped_scales(weight, LARGEST, moments.diagonal())
+            scales = clipped_scales(weight, LARGEST, importance)
             values = round_weight(weight, scales[:, None], -LARGEST, LARGEST, moments)
             prepared |= {f"int8_{at}": values.to(torch.int8), f"scales_{at}": scales}
         return prepared
+
+    def draft(self, weights: Sequence[torch.Tensor]) -> Prepared | str:
+        prepared = self.prepare(weights, None)
+        if isinstance(prepared, str) or not self.migration:
+            return prepared
+        return {**prepared, "divisor": torch.ones(weights[0].shape[1])}
 
     def divisor(self, weights: Sequence[torch.Tensor], observed: Observed | None) -> torch.Tensor | None:
         """What moves from the input of some linears to their weights, ``[K]``."""

@@ -57,11 +57,12 @@ class WeightOnly(LinearPass):
             return f"{columns} columns are no multiple of {self.group}"
         if not all(weight.numel() and bool(weight.isfinite().all()) for weight in weights):
             return "a weight is empty, or not finite"
-        moments = shrunk_moments(observed, columns)
+        moments = None if observed is None else shrunk_moments(observed, columns)
+        importance = None if moments is None else moments.diagonal()
         prepared: dict[str, torch.Tensor] = {}
         for at, weight in enumerate(weights):
             if self.bits == 8:
-                scales = clipped_scales(weight, LARGEST, moments.diagonal())[:, None]
+                scales = clipped_scales(weight, LARGEST, importance)[:, None]
                 values = round_weight(weight, scales, -LARGEST, LARGEST, moments).to(torch.int8)
             else:
                 groups = weight.detach().unflatten(1, (-1, self.group))

@@ -17,6 +17,7 @@ from txgraph.lossy.search import AIM
 from txgraph.passes import PruneChannels, Then, lossy_methods
 from txgraph.passes.low_rank.low_rank import LowRank
 from txgraph.passes.precision.int8 import Int8
+from txgraph.passes.precision.weight_only import WeightOnly
 from txgraph.rewrite import LossyContext, LossyPass
 from txgraph.verify.oracle import reference
 
@@ -262,3 +263,19 @@ def test_what_is_hopeless_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found is not None
     assert found.spent == ()
     assert {method for method, _ in tried} == {ranks[0], half}
+
+
+def test_what_is_slower_is_not_prepared_from_the_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its time is measured with weights that are made for that alone."""
+    seen: dict[str, list[bool]] = {"int8": [], "weight-only": []}
+    for method in (Int8, WeightOnly):
+
+        def watched(self: Any, weights: Any, observed: Any, real: Any = method.prepare) -> Any:
+            seen[self.name].append(observed is not None)
+            return real(self, weights, observed)
+
+        monkeypatch.setattr(method, "prepare", watched)
+    spent(Mixer(), batches(), Budget(relative_error=0.02))
+    assert seen["weight-only"]
+    assert not any(seen["weight-only"])
+    assert any(seen["int8"])

@@ -51,11 +51,13 @@ class LossyContext:
         observe: by the names of some nodes, what flows into them, a few at a time; none where there is no calibration.
         prepared: what passes have put in the places of weights, or why they cannot.
         chosen: the passes with their places that may be rewritten; ``None``: all.
+        draft: whether only the time of what is made matters.
     """
 
     observe: Observe | None = None
     prepared: MutableMapping[tuple[Pass, Place], Prepared | str] = field(default_factory=dict)
     chosen: Collection[tuple[Pass, Place]] | None = None
+    draft: bool = False
     _digests: dict[tuple[Any, ...], tuple[torch.Tensor, str]] = field(default_factory=dict, repr=False)
 
     def place(self, weights: Sequence[torch.Tensor]) -> Place:
@@ -130,6 +132,10 @@ class LinearPass(LossyPass):
             weights: each ``[N, K]``. observed: what flows into them, where there is a calibration.
         """
 
+    def draft(self, weights: Sequence[torch.Tensor]) -> Prepared | str:
+        """What takes as long as what :meth:`prepare` gives, for less work: asked for where time depends on shapes."""
+        return self.prepare(weights, None)
+
     @abstractmethod
     def put(self, linears: Linears, constants: Mapping[str, Node], g: GraphBuilder) -> Sequence[Node]:
         """Nodes that compute the linears from these constants: one ``[..., N]`` for each weight."""
@@ -172,7 +178,8 @@ class LinearPass(LossyPass):
             for node in (node for node in missing if node.name in observed):
                 weights = self._weights(graph, node)
                 assert weights is not None, "as above"
-                lossy.prepared[self, places[node]] = self.prepare(weights, observed[node.name])
+                made = self.draft(weights) if lossy.draft else self.prepare(weights, observed[node.name])
+                lossy.prepared[self, places[node]] = made
         rewrites = []
         for node, place in places.items():
             prepared = lossy.prepared[self, place]

@@ -16,7 +16,7 @@ from txgraph.ir import interpret
 from txgraph.passes.precision.bfloat16 import BFloat16
 from txgraph.passes.precision.int8 import Int8
 from txgraph.passes.precision.weight_only import WeightOnly
-from txgraph.rewrite import LossyContext, LossyPass
+from txgraph.rewrite import LinearPass, LossyContext, LossyPass, Observed
 
 Tensor = torch.Tensor
 X, W, B = normal(2, 5, 64), normal(32, 64), normal(32)
@@ -94,3 +94,14 @@ def test_weights_that_cannot_be_quantized_are_named() -> None:
         "40 columns are no multiple of 32",
         "a weight is not finite in bfloat16",
     ]
+
+
+@pytest.mark.parametrize("each", METHODS, ids=lambda each: each.label)
+def test_a_draft_has_the_form_of_what_is_prepared(each: LinearPass) -> None:
+    """Else its time would be another."""
+    prepared = each.prepare([W], Observed(10, X.reshape(-1, 64).abs().amax(0), torch.eye(64)))
+    draft = each.draft([W])
+    assert not isinstance(prepared, str)
+    assert not isinstance(draft, str)
+    forms = [{name: (t.shape, t.dtype, t.stride()) for name, t in made.items()} for made in (prepared, draft)]
+    assert forms[0] == forms[1]
