@@ -76,14 +76,13 @@ def squared_errors(graph: Graph, tried: Sequence[Probe], calls: Sequence[Sequenc
             return value
 
         runs.append((held, interpret(graph, tensors, hold)))
+    sizes = [{at: _square(outputs[at]) for at, _ in _float_outputs(graph)} for _, outputs in runs]
     for probe in tried:
         errors: dict[int, float] = {}
-        sizes: dict[int, float] = {}
         for held, outputs in runs:
             for at, value in _changed(probe, held):
                 errors[at] = errors.get(at, 0.0) + _square(value, outputs[at])
-                sizes[at] = sizes.get(at, 0.0) + _square(outputs[at])
-        yield max((_ratio(errors[at], sizes[at]) for at in errors), default=0.0)
+        yield max((_ratio(errors[at], sum(size[at] for size in sizes)) for at in errors), default=0.0)
 
 
 def _changed(probe: Probe, held: dict[str, Any]) -> Iterator[tuple[int, torch.Tensor]]:
@@ -116,9 +115,13 @@ def _float_outputs(graph: Graph) -> list[tuple[int, Node]]:
 
 
 def _square(value: torch.Tensor, other: torch.Tensor | None = None) -> float:
+    """Of all numbers of a value, or of what it differs by, where the value that counts is finite."""
+    difference = value if other is None else value - other
+    total = float(torch.linalg.vector_norm(difference, dtype=torch.float64)) ** 2
+    if math.isfinite(total):
+        return total
     counted = (value if other is None else other).isfinite()
-    difference = value.double() if other is None else value.double() - other.double()
-    return float(difference.where(counted, 0.0).square().sum())
+    return float(difference.double().where(counted, 0.0).square().sum())
 
 
 def _ratio(error: float, size: float) -> float:
