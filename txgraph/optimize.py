@@ -23,7 +23,7 @@ def optimize(
     kwargs: Mapping[str, Any] | None = None,
     *,
     dynamic_shapes: Any = None,
-    backend: str = "auto",
+    backend: str = "inductor",
     target: str | Target | None = None,
     passes: Pipeline | None = None,
     padding: str = "exact",
