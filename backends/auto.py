@@ -75,7 +75,9 @@ class AutoBackend:
         whole = first.lower(graph, target, options)
         if target.kind != "cpu":
             return _kept_by(whole, first.name)
-        if any(is_symbolic(node) for node in graph.nodes) or any(_has_symbols(node.meta["val"]) for node in graph.inputs):
+        if any(is_symbolic(node) for node in graph.nodes) or any(
+            _has_symbols(node.meta["val"]) for node in graph.inputs
+        ):
             return _kept_by(whole, first.name, {"backend": f"{first.name}: sizes are dynamic, nothing was measured"})
         trial = _Trial(graph, target, options, stop)
         ways = {first.name: whole}
@@ -106,7 +108,7 @@ class AutoBackend:
         return _kept_by(by_name[name].restore(held), name, choices)
 
     def _by_layers(self, trial: _Trial) -> Compiled | None:
-        """Each unique piece by the backend that is fastest on it; ``None``: there are no layers, or all took the first."""
+        """Each unique piece by the backend that is fastest on it; ``None``: there are no layers, or one is best on all."""
         lowered = trial.graph.copy()
         compute_themselves(lowered)
         choose_gemms(lowered, trial.options.cache)
@@ -222,7 +224,9 @@ class _Composed:
             )
             for piece in pieces
         )
-        outputs = tuple((isinstance(n, torch.fx.Node), str(n) if isinstance(n, torch.fx.Node) else n) for n in graph.outputs)
+        outputs = tuple(
+            (isinstance(n, torch.fx.Node), str(n) if isinstance(n, torch.fx.Node) else n) for n in graph.outputs
+        )
         inputs = tuple(node.name for node in graph.inputs)
         return cls(tuple(pieces), weights, inputs, outputs, kernels, graph.constants.frozen_values(), owners, codes)
 
