@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -190,7 +190,7 @@ class _Trial:
             self.choices[about] = f"left out, it broke a gate: {broken[0]}"
         return not broken
 
-    def measure(self, ways: dict[str, Callable[[], object]]) -> dict[str, float]:
+    def measure(self, ways: Mapping[str, Callable[[], object]]) -> dict[str, float]:
         """Seconds of each, in turns."""
         say("measure", ", ".join(ways), timed=True)
         with torch.no_grad():
