@@ -24,16 +24,29 @@ def choose_backend(name: str) -> Backend:
     Raises:
         BackendFailed: it needs something that is not installed; says what and how to get it.
     """
-    wanted = "inductor" if name == "auto" else name
-    if wanted == "inductor" and not _has_compiler():
+    if name == "auto":
+        return _auto()
+    if name == "inductor" and not _has_compiler():
         raise BackendFailed(
             "the inductor backend needs a C++ compiler and found none: install one (Debian, Ubuntu: "
             '`apt-get install g++`), or use backend="reference", which runs without compiling'
         )
-    if wanted == "tvm":
+    if name == "tvm":
         _check_tvm()
-    backend: Backend = _all()[wanted].load()()
+    backend: Backend = _all()[name].load()()
     return backend
+
+
+def _auto() -> Backend:
+    """Inductor and TVM by measurement; without TVM Inductor, which needs no measuring."""
+    from txgraph.backends.tvm.lower import is_installed
+
+    inductor = choose_backend("inductor")
+    if not is_installed():
+        return inductor
+    from txgraph.backends.auto import AutoBackend
+
+    return AutoBackend((inductor, choose_backend("tvm")))
 
 
 def backend_names() -> list[str]:

@@ -16,7 +16,7 @@ from txgraph.options import CompileOptions
 
 def parse(**changed: Any) -> CompileOptions:
     arguments: dict[str, Any] = {
-        "backend": "auto",
+        "backend": "inductor",
         "target": None,
         "padding": "exact",
         "budget": None,
@@ -90,7 +90,7 @@ def test_refused(arguments: dict[str, Any], error: type[Exception], message: str
 
 
 def test_defaults() -> None:
-    assert parse() == CompileOptions("auto", None, "passes", "off", BackendOptions(False, 16, {}))
+    assert parse() == CompileOptions("inductor", None, "passes", "off", BackendOptions(False, 16, {}))
 
 
 @pytest.mark.parametrize("level", ["off", "final", "passes"])

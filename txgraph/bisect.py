@@ -59,7 +59,7 @@ def bisect(
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
     *,
-    backend: str = "auto",
+    backend: str = "inductor",
     passes: Pipeline | None = None,
     options: Mapping[str, Any] | BackendOptions | None = None,
     slow: bool = False,

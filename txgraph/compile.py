@@ -121,7 +121,9 @@ class _Compilation:
         verifier = Verifier(options.verify, call.model, call.args, call.kwargs, call.tensors)
         with clock("verify", "capture"):
             verifier.check_capture(before)
-        timer = RewriteTimer(backend, target, options.backend_options) if options.measure == "rewrites" else None
+        # Many parts are timed: one backend compiles each of them.
+        single = choose_backend("inductor") if options.backend == "auto" else backend
+        timer = RewriteTimer(single, target, options.backend_options) if options.measure == "rewrites" else None
         context = self._context(before)
 
         def between_passes(result: PassResult) -> str | Mapping[str, str]:
@@ -147,7 +149,7 @@ class _Compilation:
             if self.compression is not None:
                 with clock("compress"):
                     after, spent, spending = self.compression.spend(
-                        exact[0], context, backend, target, options.backend_options, most
+                        exact[0], context, single, target, options.backend_options, most
                     )
                 records = [*exact[1], *spent]
                 after.constants.observe(before.constants)  # the budget was kept with these values

@@ -23,7 +23,7 @@ def optimize(
     kwargs: Mapping[str, Any] | None = None,
     *,
     dynamic_shapes: Any = None,
-    backend: str = "auto",
+    backend: str = "inductor",
     target: str | Target | None = None,
     passes: Pipeline | None = None,
     padding: str = "exact",
@@ -44,7 +44,8 @@ def optimize(
         model: any ``nn.Module``; usually in eval mode.
         args, kwargs: example inputs of one call, to compile ahead of time.
         dynamic_shapes: which axes may vary, as in :func:`torch.export.export`.
-        backend: ``"inductor"``, ``"tvm"``, ``"reference"`` (eager interpreter) or ``"auto"``.
+        backend: ``"inductor"``, ``"tvm"``, ``"reference"`` (eager interpreter) or ``"auto"``: of Inductor and TVM what
+            measures faster, for the graph or layer by layer (docs/auto.md); it compiles several times.
         target: ``"cpu"``, ``"cuda"``, ``"cuda:sm_90"`` or a :class:`Target`; default: where the weights are. A GPU that
             this machine has not is compiled for, too, with ``verify="off"``: to be read, not called (docs/cuda.md).
         passes: the pipeline to run; default :func:`txgraph.default_pipeline`.

@@ -81,6 +81,8 @@ class BackendOptions:
             ``txgraph.cost.calibrate()`` measures this one.
         cache: keep compiled graphs on disk, and take what another process kept, once it is verified on the call at
             hand; see docs/warm-start.md. The environment variable ``TXGRAPH_CACHE=0`` turns it off for all.
+        choose_seconds: with ``backend="auto"``, seconds after which no further way is compiled to be compared. What has
+            begun is finished.
     """
 
     allow_fallback: bool = False
@@ -89,6 +91,7 @@ class BackendOptions:
     layers: bool | None = None
     hardware: Hardware | None = None
     cache: bool = True
+    choose_seconds: float = 60.0
 
     @classmethod
     def parse(cls, options: Mapping[str, Any] | BackendOptions | None) -> BackendOptions:
@@ -112,7 +115,7 @@ class BackendOptions:
 class CompileOptions:
     """Everything that ``optimize`` was asked for, except the model, its inputs and the passes."""
 
-    backend: str = "auto"
+    backend: str = "inductor"
     target: Target | None = None
     verify: VerifyLevel = "passes"
     measure: MeasureLevel = "off"

@@ -80,7 +80,7 @@ def bench(
     length: LengthOption = 128,
     inputs: InputsOption = None,
     competitors: CompetitorsOption = DEFAULT,
-    backend: BackendOption = "auto",
+    backend: BackendOption = "inductor",
     padding: PaddingOption = "exact",
     rounds: RoundsOption = Settings.rounds,
     threads: ThreadsOption = None,

@@ -36,7 +36,7 @@ def bisect(
     batch: BatchOption = 1,
     length: LengthOption = 128,
     inputs: InputsOption = None,
-    backend: BackendOption = "auto",
+    backend: BackendOption = "inductor",
     slow: SlowOption = False,
     output: OutputOption = None,
     as_json: JsonOption = False,

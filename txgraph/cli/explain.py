@@ -37,7 +37,7 @@ def explain(
     batch: BatchOption = 1,
     length: LengthOption = 128,
     inputs: InputsOption = None,
-    backend: BackendOption = "auto",
+    backend: BackendOption = "inductor",
     show_all: AllOption = False,
     as_json: JsonOption = False,
 ) -> None:

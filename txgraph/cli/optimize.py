@@ -57,7 +57,7 @@ def optimize(
     batch: BatchOption = 1,
     length: LengthOption = 128,
     inputs: InputsOption = None,
-    backend: BackendOption = "auto",
+    backend: BackendOption = "inductor",
     verify: VerifyOption = "passes",
     padding: PaddingOption = "exact",
     budget: BudgetOption = None,

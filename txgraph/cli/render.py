@@ -62,7 +62,7 @@ def render(
     batch: BatchOption = 1,
     length: LengthOption = 128,
     inputs: InputsOption = None,
-    backend: BackendOption = "auto",
+    backend: BackendOption = "inductor",
     view: ViewOption = None,
     level: LevelOption = "op",
     depth: DepthOption = None,

@@ -31,7 +31,7 @@ def compress(
     kwargs: Mapping[str, Any] | None = None,
     calibration: Iterable[Any] | None = None,
     budget: Budget | None = None,
-    backend: str = "auto",
+    backend: str = "inductor",
 ) -> nn.Module:
     """A copy of ``model`` in a smaller form that trains further; ``model`` itself is not changed.
 

@@ -18,7 +18,7 @@ class Txgraph(Competitor):
     name = "txgraph"
     padding = "exact"
 
-    def __init__(self, backend: str = "auto") -> None:
+    def __init__(self, backend: str = "inductor") -> None:
         self.backend = backend
         self.fast: OptimizedModel | None = None
 
