@@ -55,16 +55,20 @@ def _factor_of_inverse(moments: torch.Tensor) -> torch.Tensor:
 
     It is the inverse of the upper triangular R with ``R R^T = moments``: one decomposition, not two.
     """
-    return _inverse_of_upper(torch.linalg.cholesky(moments.flip(0, 1)).flip(0, 1))
+    root: torch.Tensor = torch.linalg.cholesky(moments.flip(0, 1)).flip(0, 1)
+    return _inverse_of_upper(root)
 
 
 def _inverse_of_upper(matrix: torch.Tensor) -> torch.Tensor:
     """Of an upper triangular matrix, by that of its halves: products of matrices are faster than substitution."""
     half = len(matrix) // 2
     if half < BLOCK:
-        return torch.linalg.solve_triangular(matrix, torch.eye(len(matrix), dtype=matrix.dtype), upper=True)
+        inverse: torch.Tensor = torch.linalg.solve_triangular(
+            matrix, torch.eye(len(matrix), dtype=matrix.dtype), upper=True
+        )
+        return inverse
     first, last = _inverse_of_upper(matrix[:half, :half]), _inverse_of_upper(matrix[half:, half:])
-    result = torch.block_diag(first, last)
+    result: torch.Tensor = torch.block_diag(first, last)
     result[:half, half:] = -first @ matrix[:half, half:] @ last
     return result
 

@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 
 from txgraph.capture.adapter import may_be_others, without_writing
 from txgraph.capture.parts import InputSizes, Parts
+from txgraph.ir import arguments
 from txgraph.ir.builder import infer
 
 _aten = torch.ops.aten
@@ -55,9 +56,9 @@ def functional(exported: ExportedProgram) -> ExportedProgram:
             elif node.target is _aten.sym_size.int and (size := sizes.get(node.meta["val"])) is not None:
                 now[node] = size
             elif node.target is operator.getitem and not isinstance(node.args[0], Node):
-                now[node] = node.args[0][node.args[1]]  # of what such a call gave
+                now[node] = operator.getitem(*node.args)  # of what such a call gave
             elif node.target is _aten.detach_.default or _gives_its_input(node):
-                now[node] = node.args[0]
+                now[node] = _source(node)
             elif _writes(node):
                 names = memory.names(node)
                 given = any(name.op == "placeholder" for name in names)
@@ -85,7 +86,7 @@ class _Memory:
         self._joined: dict[int, int] = {}  # what idle dropout seems to have made, which is its input
         for node in nodes:
             if _gives_its_input(node):
-                self._joined[_memory(node.meta["val"])] = self._of(node.args[0].meta["val"])
+                self._joined[_memory(node.meta["val"])] = self._of(_source(node).meta["val"])
             for memory in {self._of(leaf) for leaf in pytree.tree_leaves(node.meta.get("val")) if _is_strided(leaf)}:
                 self._holders[memory].append(node)
         kinds = {spec.arg.name: spec.kind for spec in exported.graph_signature.input_specs}
@@ -95,10 +96,11 @@ class _Memory:
         """Whether the node writes nothing, or a whole tensor whose other names are no parts of it."""
         if not _writes(node):
             return True
-        before, after = (n.meta["val"] for n in (node.args[0], node))
-        if without_writing(node.target) is None or not (_is_strided(before) and self._of(before) == self._of(after)):
+        before, after = (n.meta["val"] for n in (_source(node), node))
+        target: Any = node.target
+        if without_writing(target) is None or not (_is_strided(before) and self._of(before) == self._of(after)):
             return False
-        names = [node.args[0], node, *self._seen_after(node)]
+        names = [_source(node), node, *self._seen_after(node)]
         whole = all(_is_strided(n.meta["val"]) and _layout(n.meta["val"]) == _layout(before) for n in names)
         held = [n for n in names if n.op == "placeholder"]
         return whole and len(set(held)) <= 1 and all(n in self.written for n in held)
@@ -126,11 +128,12 @@ def _traced_again(exported: ExportedProgram) -> ExportedProgram:
         for node in list(part.graph.nodes):
             if _gives_its_input(node):
                 if part is exported.graph_module:
-                    exported.graph_signature.replace_all_uses(node.name, node.args[0].name)
-                node.replace_all_uses_with(node.args[0])
+                    exported.graph_signature.replace_all_uses(node.name, _source(node).name)
+                node.replace_all_uses_with(_source(node))
                 part.graph.erase_node(node)
         part.recompile()
-    return exported.run_decompositions({})
+    again: ExportedProgram = exported.run_decompositions({})
+    return again
 
 
 def _new_value(node: Node, given: bool) -> Node:
@@ -139,10 +142,12 @@ def _new_value(node: Node, given: bool) -> Node:
     Args:
         given: whether it is an input or a buffer: a value that is copied there at the end need not be copied before.
     """
-    graph, written = node.graph, node.meta["val"]
-    if given and node.target is _aten.copy_.default and _layout(node.args[1].meta["val"]) == _layout(written):
-        return node.args[1]
-    value = graph.call_function(without_writing(node.target), node.args, node.kwargs)
+    graph, written, copied = node.graph, node.meta["val"], node.all_input_nodes[-1]
+    if given and node.target is _aten.copy_.default and _layout(copied.meta["val"]) == _layout(written):
+        return copied
+    target = without_writing(node.target)  # type: ignore[arg-type]  # an operator
+    assert target is not None, "or the write is not allowed"
+    value = graph.call_function(target, node.args, node.kwargs)
     value.meta = {**node.meta, "val": infer(value)}
     if value.meta["val"].dtype != written.dtype:
         value = graph.call_function(_aten._to_copy.default, (value,), {"dtype": written.dtype})
@@ -159,7 +164,7 @@ def _give_out(exported: ExportedProgram, values: dict[Node, Node]) -> None:
         for held, value in values.items()
         if (spec := inputs[held.name])
     ]
-    output.args = ((*values.values(), *output.args[0]),)  # type: ignore[misc]  # torch.export: a tuple
+    output.args = ((*values.values(), *output.args[0]),)  # torch.export: a tuple
 
 
 def _is_under_autocast(nodes: list[Node]) -> bool:
@@ -168,16 +173,25 @@ def _is_under_autocast(nodes: list[Node]) -> bool:
     return any(torch.is_autocast_enabled(d) for d in devices if torch.amp.is_autocast_available(d))
 
 
+def _source(node: Node) -> Node:
+    """The tensor that comes first among its arguments."""
+    return node.all_input_nodes[0]
+
+
 def _writes(node: Node) -> bool:
-    known = isinstance(node.target, OpOverload) and node.target is not _aten.detach_.default
-    return known and node.target._schema.is_mutable
+    if not isinstance(node.target, OpOverload) or node.target is _aten.detach_.default:
+        return False
+    return node.target._schema.is_mutable
 
 
 def _gives_its_input(node: Node) -> bool:
     """Whether the node gives its input back, which the schema of its operator does not say."""
     if node.target is _aten.type_as.default:
-        return node.args[0].meta["val"].dtype == node.meta["val"].dtype
-    return node.target is _aten.dropout.default and (not node.args[2] or node.args[1] == 0)
+        return bool(_source(node).meta["val"].dtype == node.meta["val"].dtype)
+    if node.target is not _aten.dropout.default:
+        return False
+    named = arguments(node)
+    return not named["train"] or named["p"] == 0
 
 
 def _is_undecided(node: Node) -> bool:
@@ -199,7 +213,8 @@ def _is_strided(value: Any) -> bool:
 
 
 def _memory(value: torch.Tensor) -> int:
-    return value.untyped_storage()._cdata
+    memory: int = value.untyped_storage()._cdata
+    return memory
 
 
 def _layout(value: torch.Tensor) -> tuple[str, ...]:

@@ -71,11 +71,11 @@ class InputSizes:
         for node in graph.find_nodes(op="placeholder"):
             for axis, size in enumerate(getattr(node.meta["val"], "shape", ())):
                 if isinstance(size, torch.SymInt):
-                    self._axes.setdefault(_key(size), (node, axis))
+                    self._axes.setdefault(str(size), (node, axis))
 
     def get(self, size: torch.SymInt) -> Node | None:
         """The node that reads it; ``None`` if it is a size of no input."""
-        if (key := _key(size)) in self._axes and key not in self._read:
+        if (key := str(size)) in self._axes and key not in self._read:
             node, axis = self._axes[key]
             with node.graph.inserting_before(self._first):
                 self._read[key] = node.graph.call_function(_aten.sym_size.int, (node, axis))
@@ -116,7 +116,7 @@ class _Recorder(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         if func in _VIEWS:
             args = (args[0], self._with_one_inferred(args[1]))
-        made = self.graph.call_function(func, *self.nodes_of((args, dict(kwargs or {}))))  # type: ignore[arg-type]
+        made = self.graph.call_function(func, *self.nodes_of((args, dict(kwargs or {}))))
         made.meta["val"] = result
         self._keep(result, made)
         return result
@@ -149,7 +149,8 @@ class _Recorder(TorchDispatchMode):
 
     def _keep_sizes(self, value: Any, node: Node) -> None:
         """Symbolic sizes of an input: read where an operator needs one."""
-        for axis, size in enumerate(value.shape if isinstance(value, torch.Tensor) else ()):
+        sizes: list[Any] = list(value.shape) if isinstance(value, torch.Tensor) else []  # numbers, and symbolic ones
+        for axis, size in enumerate(sizes):
             if isinstance(size, torch.SymInt) and _key(size) not in self._nodes:
                 self._nodes[_key(size)] = made = self.graph.call_function(_aten.sym_size.int, (node, axis))
                 made.meta["val"] = size
