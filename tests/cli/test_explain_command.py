@@ -116,7 +116,7 @@ def test_reasons_are_counted_and_cut() -> None:
 
 def test_json_holds_every_place() -> None:
     found = data(TWO, "fuse-attention")
-    assert (found["model"], found["backend"]) == (TWO, "auto")
+    assert (found["model"], found["backend"]) == (TWO, "inductor")
     (explanation,) = found["passes"]
     assert explanation["name"] == "fuse-attention"
     (rewrite,) = explanation["rewrites"]
@@ -172,7 +172,7 @@ def test_help_says_what_each_option_is() -> None:
         assert option in text
     assert "Nothing is downloaded" in text
     assert "default: 128" in text
-    assert "default: auto" in text
+    assert "default: inductor" in text
 
 
 def test_as_a_process_models_come_from_the_current_folder(tmp_path: Path) -> None:
