@@ -8,6 +8,7 @@
 // Windows that are given as the first and the end of each query's keys say so without a mask; sinks are keys at the
 // start that queries see beside their windows.
 
+#include "call.h"
 #include "product.h"
 
 #include <algorithm>
@@ -18,6 +19,7 @@ namespace {
 
 constexpr int64_t QUERIES = 128; // of one task
 constexpr int64_t TILE = 64;     // keys that are left out together: a multiple of LANES; of few keys LANES
+constexpr int64_t FEW = 4;       // queries: of fewer, keys are read where they are, and not left out: that is reading, too
 constexpr float NEVER = -std::numeric_limits<float>::infinity(); // what hides a key
 
 // C = A B for any number of vectors: a panel of B stays in the first-level cache for all rows.
@@ -82,6 +84,19 @@ struct Block {
 struct Run {
   int64_t first, count;
 };
+
+template <>
+inline Strided Call::next<Strided>() {
+  const int64_t batch = next(), token = next(), head = next();
+  return {batch, token, head};
+}
+
+template <>
+inline Mask Call::next<Mask>() {
+  const void* data = next<const void*>();
+  const int64_t row = next(), head = next(), query = next(), key = next();
+  return {data, row, head, query, key, next<bool>()};
+}
 
 struct Buffer {
   std::vector<float> memory;
@@ -155,15 +170,21 @@ inline bool finite(const float* from, int64_t stride, int64_t rows, int64_t widt
 
 } // namespace
 
-extern "C" void attention(
-    const float* query, const float* key, const float* value, float* result, const int64_t* sizes,
-    const int64_t* strides, const int64_t* row, const int64_t* position, const int64_t* lengths, const void* mask_data,
-    const int64_t* window_first, const int64_t* window_end, int64_t sinks, float scale, int32_t flags, int32_t threads) {
-  const int64_t batch = sizes[0], heads = sizes[1], key_heads = sizes[2], depth = sizes[3], width = sizes[4];
-  const Strided q{strides[0], strides[1], strides[2]}, k{strides[3], strides[4], strides[5]},
-      v{strides[6], strides[7], strides[8]};
-  const Mask mask{mask_data, strides[9], strides[10], strides[11], strides[12], (flags & 2) != 0};
-  const bool causal = flags & 1;
+extern "C" void attention(const int64_t* numbers) {
+  Call call{numbers};
+  const int64_t threads = call.next();
+  const auto query = call.next<const float*>(), key = call.next<const float*>(), value = call.next<const float*>();
+  const auto result = call.next<float*>();
+  const int64_t batch = call.next(), heads = call.next(), key_heads = call.next(), depth = call.next(),
+                width = call.next(), dense_queries = call.next(), dense_keys = call.next();
+  const auto q = call.next<Strided>(), k = call.next<Strided>(), v = call.next<Strided>();
+  const bool causal = call.next();
+  const auto row = call.next<const int64_t*>(), position = call.next<const int64_t*>(),
+             lengths = call.next<const int64_t*>();
+  const auto mask = call.next<Mask>();
+  const auto window_first = call.next<const int64_t*>(), window_end = call.next<const int64_t*>();
+  const int64_t sinks = call.next();
+  const auto scale = static_cast<float>(call.next<double>());
 
   // Blocks of queries; of packed sequences the longest first, so that they end about together.
   std::vector<Block> blocks;
@@ -177,8 +198,8 @@ extern "C" void attention(
     }
   } else {
     for (int64_t b = 0; b < batch; ++b)
-      for (int64_t first = 0; first < sizes[5]; first += QUERIES)
-        blocks.push_back({b, 0, first, std::min(first + QUERIES, sizes[5]), sizes[6], b});
+      for (int64_t first = 0; first < dense_queries; first += QUERIES)
+        blocks.push_back({b, 0, first, std::min(first + QUERIES, dense_queries), dense_keys, b});
   }
   const int64_t tasks = static_cast<int64_t>(blocks.size()) * heads;
 
@@ -203,7 +224,8 @@ extern "C" void attention(
   };
   const int64_t masks = mask.data && mask.head ? heads : 1, held = static_cast<int64_t>(blocks.size()) * masks;
   std::vector<std::vector<Run>> runs(held);
-  const bool windows = window_first != nullptr, skips = windows || (mask.data && mask.key);
+  const bool windows = window_first != nullptr, few = !lengths && dense_queries <= FEW,
+             skips = windows || (mask.data && mask.key && !few);
   // The keys that lie in the windows of queries `first` to `last`, side by side.
   const auto window_of = [&](int64_t first, int64_t last, int64_t keys) {
     const int64_t end = std::clamp<int64_t>(*std::max_element(window_end + first, window_end + last), 0, keys);
@@ -265,14 +287,6 @@ extern "C" void attention(
       const int64_t columns = padded(seen), out = padded(width);
       const int64_t line = columns % 128 ? columns : columns + LANES; // lines that do not share cache sets
 
-      float* transposed = scratch.keys.of(depth * line);
-      int64_t done = 0; // a multiple of LANES: only the last run may end within a tile
-      for (const Run& part : parts) {
-        turn(keys + part.first * k.token, k.token, part.count, depth, transposed + done, line,
-             padded(part.count) / LANES, [=](auto x) { return x * scale; });
-        done += part.count;
-      }
-
       int64_t value_line = v.token;
       if (width != out || parts.size() > 1) {
         float* copy = scratch.values.of(seen * out);
@@ -292,8 +306,25 @@ extern "C" void attention(
       float* sums = scratch.sums.of(rows * out);
       float total[QUERIES];
       Seen visible[QUERIES];
-      multiply_panels(rows, query + q.at(block.batch, token, head), q.token, transposed, line, depth, scores, line,
-                      columns / LANES);
+      const float* queries = query + q.at(block.batch, token, head);
+      if (few) {
+        for (int64_t m = 0; m < rows; ++m) {
+          float* to = scores + m * line;
+          for (const Run& part : parts)
+            for (int64_t n = part.first; n < part.first + part.count; ++n)
+              dots<1>(keys + n * k.token, queries + m * q.token, 0, depth, to++, 0);
+          scaled(scores + m * line, scale, seen, scores + m * line);
+        }
+      } else {
+        float* transposed = scratch.keys.of(depth * line);
+        int64_t done = 0; // a multiple of LANES: only the last run may end within a tile
+        for (const Run& part : parts) {
+          turn(keys + part.first * k.token, k.token, part.count, depth, transposed + done, line,
+               padded(part.count) / LANES, [=](auto x) { return x * scale; });
+          done += part.count;
+        }
+        multiply_panels(rows, queries, q.token, transposed, line, depth, scores, line, columns / LANES);
+      }
       for (int64_t m = 0; m < rows; ++m) {
         int64_t shown = 0, place = 0; // of this query: keys that are not later, where it is causal
         const int64_t at = mask.data ? mask_at(block, head, m) : 0, end = causal ? block.first + m + 1 : all_seen;
@@ -327,7 +358,7 @@ extern "C" void attention(
       for (; done_rows < rows; ++done_rows)
         softmax<1>(scores + done_rows * line, line, visible + done_rows, columns, total + done_rows);
       multiply_panels(rows, scores, line, values, value_line, seen, sums, out, out / LANES);
-      float* to = result + ((block.batch * sizes[5] + token) * heads + head) * width;
+      float* to = result + ((block.batch * dense_queries + token) * heads + head) * width;
       for (int64_t m = 0; m < rows; ++m) {
         const float over = total[m] == 0.f ? 0.f : 1.f / total[m];
         scaled(sums + m * out, over, width, to + m * heads * width);

@@ -12,15 +12,12 @@ source: Dao et al. 2022 (FlashAttention) for blocks of queries whose scores neve
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 
 import torch
 
-from txgraph.backends.kernels.build import load, pointer
+from txgraph.backends.kernels.calls import call
 from txgraph.ir.ops import define
-
-_CAUSAL, _BOOLEAN = 1, 2
 
 
 def attention_native(
@@ -94,7 +91,10 @@ def _dense(
 ) -> tuple[Sequence[int], Sequence[Sequence[int]]]:
     """Sizes and strides ``[B, S, H]``, as the kernel wants them."""
     (batch, heads, queries, depth), (_, key_heads, keys, width) = query.shape, value.shape
-    strides = [(t.stride(0), t.stride(2), t.stride(1)) for t in (query, key, value)]
+    strides = []
+    for tensor in (query, key, value):
+        row, head, token, _ = tensor.stride()
+        strides.append((row, token, head))
     return (batch, heads, key_heads, depth, width, queries, keys), strides
 
 
@@ -113,21 +113,27 @@ def _run(
     sinks: int = 0,
 ) -> None:
     steps = [0] * 4
-    flags = _CAUSAL * is_causal
     if attn_mask is not None:
-        attn_mask = attn_mask[(None,) * (4 - attn_mask.ndim)]
+        attn_mask = attn_mask if attn_mask.ndim == 4 else attn_mask[(None,) * (4 - attn_mask.ndim)]
         steps = [step if size > 1 else 0 for step, size in zip(attn_mask.stride(), attn_mask.shape, strict=True)]
-        flags |= _BOOLEAN * (attn_mask.dtype is torch.bool)
-    load("kernels").attention(
-        *map(pointer, (query, key, value, result)),
-        (ctypes.c_int64 * 7)(*sizes),
-        (ctypes.c_int64 * 13)(*(step for each in strides for step in each), *steps),
-        *map(pointer, (*places, attn_mask, *window)),
-        ctypes.c_int64(sinks),
-        ctypes.c_float(query.shape[-1] ** -0.5 if scale is None else scale),
-        flags,
+    call(
+        "kernels",
+        "attention",
         torch.get_num_threads(),
+        *[t.data_ptr() for t in (query, key, value, result)],
+        *sizes,
+        *[step for each in strides for step in each],
+        is_causal,
+        *map(_address, places),
+        *(_address(attn_mask), *steps, attn_mask is not None and attn_mask.dtype is torch.bool),
+        *map(_address, window),
+        sinks,
+        factor=query.shape[-1] ** -0.5 if scale is None else scale,
     )
+
+
+def _address(tensor: torch.Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
 
 
 def _with_plain_features(value: torch.Tensor) -> torch.Tensor:
@@ -136,8 +142,8 @@ def _with_plain_features(value: torch.Tensor) -> torch.Tensor:
 
 
 def _result(query: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    batch, heads, length, _ = query.shape
-    return query.new_empty((batch, length, heads, value.shape[-1])).transpose(1, 2)
+    (batch, heads, length, _), width = query.shape, value.shape[-1]
+    return query.new_empty_strided((batch, heads, length, width), (length * heads * width, width, heads * width, 1))
 
 
 def _packed_result(query: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

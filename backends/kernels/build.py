@@ -108,8 +108,3 @@ def source(name: str) -> str:
         return _INCLUDE.sub(lambda match: text(match[1]), (_FOLDER / file).read_text(encoding="utf-8"))
 
     return text(f"{name}.cpp")
-
-
-def pointer(tensor: torch.Tensor | None) -> ctypes.c_void_p:
-    """Where a tensor's first element is, for a call into a library; null for ``None``."""
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())

@@ -6,9 +6,10 @@ cheapest call that Python can make; of a decoder's steps, calls are a good part.
 
 from __future__ import annotations
 
+import functools
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -18,9 +19,16 @@ from txgraph.backends.kernels.build import load
 ACTIVATIONS = ("", "relu", "gelu", "gelu_tanh", "quick_gelu", "silu", "sigmoid")
 
 
-def call(library: str, function: str, *numbers: int) -> None:
-    """Call a function of ``library``."""
-    getattr(load(library), function)(struct.pack(f"{len(numbers)}q", *numbers))
+def call(library: str, function: str, *numbers: int, factor: float = 1.0) -> None:
+    """Call a function of ``library`` with integers, and behind them one number that need not be one."""
+    function_of(library, function)(struct.pack(f"{len(numbers)}qd", *numbers, factor))
+
+
+@functools.cache
+def function_of(library: str, name: str) -> Callable[[bytes], None]:
+    """A function of ``library``, which takes an array of numbers."""
+    found: Callable[[bytes], None] = getattr(load(library), name)
+    return found
 
 
 def call_linears(

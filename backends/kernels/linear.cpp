@@ -8,37 +8,18 @@ namespace {
 // Few rows of x: each number of the weight is used once or a few times, so it is read as fast as memory gives it, which
 // is in its order.
 
-// A row of the weight by M rows of x.
-template <int M>
-inline void dots(const float* weight, const float* x, int64_t line, int64_t K, float* result, int64_t N) {
-  constexpr int U = M == 1 ? 4 : 2; // sums at a time: one addition need not wait for the other
-  Vec sum[M][U] = {};
-  int64_t k = 0;
-  for (; k + U * LANES <= K; k += U * LANES)
-#pragma GCC unroll 32
-    for (int u = 0; u < U; ++u) {
-      const Vec left = load(weight + k + u * LANES);
-#pragma GCC unroll 32
-      for (int m = 0; m < M; ++m) sum[m][u] = fma(left, load(x + m * line + k + u * LANES), sum[m][u]);
-    }
-  for (; k + LANES <= K; k += LANES)
-    for (int m = 0; m < M; ++m) sum[m][0] = fma(load(weight + k), load(x + m * line + k), sum[m][0]);
-  for (int m = 0; m < M; ++m) {
-    for (int u = 1; u < U; ++u) sum[m][0] += sum[m][u];
-    float value = reduce(sum[m][0], [](Vec a, Vec b) { return a + b; });
-    for (int64_t at = k; at < K; ++at) value = std::fma(weight[at], x[m * line + at], value);
-    result[m * N] = value;
-  }
-}
-
-// Adds R rows of a weight [K, N], times numbers of M rows of x, to as many rows of sums.
+// Adds R rows of a weight [K, N], times numbers of M rows of x, to as many rows of sums. Meanwhile the next R rows come
+// into the second-level cache: what fetches ahead by itself does not go from row to row.
 template <int R, int M>
 inline void add_rows(const float* weight, int64_t N, const float* x, int64_t line, int64_t count, float* sums) {
   int64_t n = 0;
   for (; n + LANES <= count; n += LANES) {
     Vec row[R];
 #pragma GCC unroll 32
-    for (int r = 0; r < R; ++r) row[r] = load(weight + r * N + n);
+    for (int r = 0; r < R; ++r) {
+      __builtin_prefetch(weight + (r + R) * N + n, 0, 2);
+      row[r] = load(weight + r * N + n);
+    }
 #pragma GCC unroll 32
     for (int m = 0; m < M; ++m) {
       Vec sum = load(sums + m * count + n);

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "activations.h"
+#include "call.h"
 #include "product.h"
 
 #include <vector>
@@ -15,17 +16,6 @@ namespace {
 
 constexpr int64_t MOST_ROWS = 512; // of x at a time
 constexpr int64_t DEPTH = 192;     // of a block of K
-
-// What is called from Python takes one array: addresses (null: there is none), sizes and other numbers, in the order in
-// which they are read. That is the cheapest call that Python can make.
-struct Call {
-  const int64_t* numbers;
-
-  template <typename T = int64_t>
-  T next() {
-    return (T)*numbers++;
-  }
-};
 
 // scales: of a quantized weight. bias: null for none.
 template <typename T>

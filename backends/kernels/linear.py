@@ -33,8 +33,9 @@ def linears_native(
         for each weight ``[..., N]``, contiguous.
     """
     results = empty_results(input, weights)
-    columns = not all(w.is_contiguous() for w in weights) and all(w.t().is_contiguous() for w in weights)
-    weights = weights if columns else whole(weights)
+    by_rows = all([weight.is_contiguous() for weight in weights])
+    columns = not by_rows and all([weight.t().is_contiguous() for weight in weights])
+    weights = weights if by_rows or columns else whole(weights)
     call_linears("kernels", "linears", input, (columns,), weights, None, biases, activation, results)
     return results
 

@@ -42,6 +42,30 @@ inline void product(
     }
 }
 
+// Products of a row of numbers with M rows of x, which are `line` apart; they are written N apart. For few rows: each
+// number is read once, in its order, which is as fast as memory gives it.
+template <int M>
+inline void dots(const float* row, const float* x, int64_t line, int64_t K, float* result, int64_t N) {
+  constexpr int U = M == 1 ? 4 : 2; // sums at a time: one addition need not wait for the other
+  Vec sum[M][U] = {};
+  int64_t k = 0;
+  for (; k + U * LANES <= K; k += U * LANES)
+#pragma GCC unroll 32
+    for (int u = 0; u < U; ++u) {
+      const Vec left = load(row + k + u * LANES);
+#pragma GCC unroll 32
+      for (int m = 0; m < M; ++m) sum[m][u] = fma(left, load(x + m * line + k + u * LANES), sum[m][u]);
+    }
+  for (; k + LANES <= K; k += LANES)
+    for (int m = 0; m < M; ++m) sum[m][0] = fma(load(row + k), load(x + m * line + k), sum[m][0]);
+  for (int m = 0; m < M; ++m) {
+    for (int u = 1; u < U; ++u) sum[m][0] += sum[m][u];
+    float value = reduce(sum[m][0], [](Vec a, Vec b) { return a + b; });
+    for (int64_t at = k; at < K; ++at) value = std::fma(row[at], x[m * line + at], value);
+    result[m * N] = value;
+  }
+}
+
 // Columns [0, count) of rows of which the first `rows` are given, as rows of `vectors` vectors; what is not given counts
 // as 0. All numbers are changed by a function on the way.
 template <typename T, typename Function>

@@ -13,7 +13,7 @@ import pytest
 from torch.backends import cpu
 
 from txgraph.backends import kernels
-from txgraph.backends.kernels import attention, calls
+from txgraph.backends.kernels import calls
 
 AVX2 = "-mavx2 -mfma"
 KNOWN = {"DEFAULT": ("",), "AVX2": ("", AVX2), "AVX512": ("", AVX2, f"{AVX2} -mavx512f")}
@@ -47,8 +47,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Library:
 
 
 def use(flags: str, monkeypatch: pytest.MonkeyPatch, compiled: Library) -> None:
-    for module in (attention, calls):
-        monkeypatch.setattr(module, "load", lambda name: compiled(name, flags))
+    monkeypatch.setattr(calls, "function_of", lambda library, name: getattr(compiled(library, flags), name))
 
 
 @pytest.fixture(params=FLAGS, ids=lambda flags: flags or "baseline")

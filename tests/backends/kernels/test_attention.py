@@ -27,6 +27,8 @@ def heads(batch: int, length: int, count: int, depth: int) -> Tensor:
 
 SIZES = {  # batch, queries, keys, heads, key heads, depth, width
     "one query": (2, 1, 300, 4, 2, 64, 64),
+    "two queries": (2, 2, 300, 4, 2, 64, 64),
+    "four queries, odd": (1, 4, 23, 2, 1, 33, 20),
     "one key": (2, 5, 1, 4, 4, 8, 8),
     "few": (4, 6, 6, 6, 2, 8, 5),
     "a block": (1, 128, 128, 2, 2, 64, 64),
