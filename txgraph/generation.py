@@ -12,7 +12,7 @@ import copy
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -27,6 +27,7 @@ CACHE_MULTIPLE = 64  # tokens: calls of similar lengths share the first, static 
 MODES = ("greedy_search", "sample", "beam_search", "beam_sample")
 _CALL = "_txgraph_call"  # attributes of a stand-in
 _CACHE = "_txgraph_cache"
+_SEEN = "_txgraph_seen"
 
 
 class WholeLayer(StaticLayer):  # type: ignore[no-untyped-call]  # of its __init_subclass__
@@ -96,19 +97,27 @@ class Step(nn.Module):
         return type(outputs)(**{name: value for name, value in outputs.items() if name != "past_key_values"})
 
 
+class CompiledStep(Protocol):
+    """What runs a :class:`Step`: as ``__call__``, and where the model is as at the last call, as ``again``."""
+
+    def __call__(self, *args: Any) -> Any: ...
+
+    def again(self, *args: Any) -> Any: ...
+
+
 class Generation:
     """Runs ``generate`` of one decoder.
 
     Args:
-        compiled: makes what runs a :class:`Step` compiled; called twice, for prompts and for single tokens.
+        compiled: makes what runs a :class:`Step` compiled; for prompts, and for single tokens.
         report: where it is noted that a call runs the original's own ``generate``.
     """
 
-    def __init__(self, model: nn.Module, compiled: Callable[[nn.Module], Callable[..., Any]], report: Report) -> None:
+    def __init__(self, model: nn.Module, compiled: Callable[[nn.Module], CompiledStep], report: Report) -> None:
         self._model = model
         self._report = report
         self._compiled = compiled
-        self._steps: dict[tuple[bool, tuple[bool, ...]], Callable[..., Any]] = {}
+        self._steps: dict[tuple[bool, tuple[bool, ...]], CompiledStep] = {}
 
     def __call__(self, inputs: Any = None, generation_config: Any = None, *others: Any, **kwargs: Any) -> Any:
         """As ``model.generate``: same arguments, same results.
@@ -195,7 +204,10 @@ class Generation:
         layers = cache.layers
         step = self._step(tokens.shape[1] == 1, tuple(layer.is_sliding for layer in layers))
         inputs = {name: value for name, value in inputs.items() if value is not None}
-        outputs = step(
+        seen = vars(stand_in).setdefault(_SEEN, set())  # steps of this generate(): the model does not change meanwhile
+        run = step.again if step in seen else step
+        seen.add(step)
+        outputs = run(
             inputs, [layer.keys for layer in layers], [layer.values for layer in layers], layers[0].cumulative_length
         )
         outputs["past_key_values"] = cache
@@ -209,7 +221,7 @@ class Generation:
         for layer in cache.layers:
             layer.cumulative_length = cache.layers[0].cumulative_length
 
-    def _step(self, single: bool, sliding: tuple[bool, ...]) -> Callable[..., Any]:
+    def _step(self, single: bool, sliding: tuple[bool, ...]) -> CompiledStep:
         key = (single, sliding)
         if key not in self._steps:
             self._steps[key] = self._compiled(Step(self._model, sliding))

@@ -29,6 +29,7 @@ from transformers import (
 import txgraph
 from tests.small import MLP
 from tests.zoo import ZOO
+from txgraph.capture.guards import ModelState
 
 WORDS = 300
 NEVER_ENDS: dict[str, Any] = {"vocab_size": WORDS, "eos_token_id": None, "bos_token_id": None}
@@ -274,6 +275,21 @@ def test_a_changed_weight_is_seen() -> None:
     before = same_tokens(fast, model, prompt(1, 6))
     with torch.no_grad():
         model.transformer.h[1].mlp.c_fc.weight.mul_(-3)
+    assert not torch.equal(same_tokens(fast, model, prompt(1, 6)), before)
+
+
+def test_the_model_is_looked_at_once_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For prompts and for tokens; a weight that is another one afterwards is seen by the next call."""
+    model = made(gpt2)
+    fast = optimized(model)
+    before = same_tokens(fast, model, prompt(1, 6))
+    looks = []
+    change = ModelState.change
+    monkeypatch.setattr(ModelState, "change", lambda self: looks.append(self) or change(self))
+    assert torch.equal(same_tokens(fast, model, prompt(1, 6)), before)
+    assert len(looks) == len(set(looks)) == 2
+    feed = model.transformer.h[1].mlp.c_fc
+    feed.weight = nn.Parameter(feed.weight.detach() * -3)
     assert not torch.equal(same_tokens(fast, model, prompt(1, 6)), before)
 
 
