@@ -144,6 +144,7 @@ class _Compilation:
                 broken = verifier.check_graph("passes", after)
             if broken:
                 after, records = before, [_rolled_back(r, broken) for r in records]
+        verifier.forget_values()
         exact, spending, most = (after, records), None, None
         while True:
             if self.compression is not None:

@@ -98,11 +98,13 @@ class Step(nn.Module):
 
 
 class CompiledStep(Protocol):
-    """What runs a :class:`Step`: as ``__call__``, and where the model is as at the last call, as ``again``."""
+    """What runs a :class:`Step`."""
 
-    def __call__(self, *args: Any) -> Any: ...
+    def __call__(self, *args: Any) -> Any:
+        """Run it."""
 
-    def again(self, *args: Any) -> Any: ...
+    def again(self, *args: Any) -> Any:
+        """The same, where the model is as it was at the last call."""
 
 
 class Generation:

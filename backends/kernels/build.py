@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import torch
 from torch._inductor import config
 from torch._inductor.codecache import CppCodeCache
 from torch._inductor.cpu_vec_isa import VecISA, valid_vec_isa_list

@@ -33,8 +33,8 @@ def linears_native(
         for each weight ``[..., N]``, contiguous.
     """
     results = empty_results(input, weights)
-    by_rows = all([weight.is_contiguous() for weight in weights])
-    columns = not by_rows and all([weight.t().is_contiguous() for weight in weights])
+    by_rows = all(weight.is_contiguous() for weight in weights)
+    columns = not by_rows and all(weight.t().is_contiguous() for weight in weights)
     weights = weights if by_rows or columns else whole(weights)
     call_linears("kernels", "linears", input, (columns,), weights, None, biases, activation, results)
     return results

@@ -44,8 +44,12 @@ def forms_check(tensors: Sequence[torch.Tensor]) -> Callable[[], bool]:
 
 def may_be_others(operator: OpOverload) -> bool:
     """Whether an operator is made of others, and shares memory with its input in some calls only, or is a view."""
-    composite = operator.has_kernel_for_dispatch_key(DispatchKey.CompositeImplicitAutograd)
-    return composite and any(argument.alias_info is not None for argument in operator._schema.arguments)
+    return is_composite(operator) and any(argument.alias_info is not None for argument in operator._schema.arguments)
+
+
+def is_composite(operator: OpOverload) -> bool:
+    """Whether an operator is made of others: its ``decompose`` calls these."""
+    return operator.has_kernel_for_dispatch_key(DispatchKey.CompositeImplicitAutograd)
 
 
 def without_writing(operator: OpOverload) -> OpOverload | None:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 _library = torch.library.Library("txgraph", "FRAGMENT")
+DEFINITIONS: dict[str, Callable[..., Any]] = {}  # of the operators that are defined for all devices, by qualified name
 
 
 def define(
@@ -34,6 +35,8 @@ def define(
     _library.define(schema, tags=tuple(tags))
     _library.impl(name, definition, key or "CompositeExplicitAutograd")
     torch.library.register_fake(f"txgraph::{name}", result, lib=_library)
+    if not key:
+        DEFINITIONS[f"txgraph::{name}"] = definition
 
 
 def differentiate(name: str, backward: Callable[..., Any], setup: Callable[..., None]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +19,7 @@ from txgraph.rewrite import Rewrite
 from txgraph.verify.blame import culprit
 from txgraph.verify.gates import GateResult, Gates, check_memory, distances, shared_inputs
 from txgraph.verify.local_error import LocalError, measure_rewrites
+from txgraph.verify.memo import Memo
 from txgraph.verify.oracle import Reference, in_float64, model_tensors, reference
 from txgraph.verify.ties import WithoutRounding, with_ties_turned
 
@@ -78,6 +78,7 @@ class Verifier:
     _smooth: Reference | None = None  # without rounding, where the model rounds
     _gates: dict[tuple[object, ...], Gates] = field(default_factory=dict)
     _measured: dict[int, dict[Rewrite, LocalError]] = field(default_factory=dict)
+    _memo: Memo | None = None  # while passes are checked
 
     def check_capture(self, graph: Graph) -> None:
         """Make the references and judge the captured graph by them.
@@ -88,6 +89,10 @@ class Verifier:
         if self.level == "off":
             return
         self.refer(graph)
+        weights = model_tensors(self.model)
+        on_cpu = all(tensor.device.type == "cpu" for tensor in (*weights, *self.tensors))
+        if on_cpu and not torch.is_inference_mode_enabled():  # a GPU is faster than the looking up; versions are needed
+            self._memo = Memo(limit=sum(tensor.nbytes for tensor in weights) // 2)
         record = self._judge("capture", graph)
         if not record.passed:
             raise VerificationFailed(
@@ -148,6 +153,10 @@ class Verifier:
 
         return {culprit(result.rewrites, breaks).root: reason}
 
+    def forget_values(self) -> None:
+        """Free what was kept to check graphs that differ little: the passes are done."""
+        self._memo = None
+
     def doubts(self, graph: Graph) -> list[str]:
         """Where eager and float64 are too far apart for a verdict on the outputs of ``graph`` to mean much."""
         if self._reference is None:
@@ -206,14 +215,17 @@ class Verifier:
         assert self._reference is not None, "check_capture comes first"
         started = time.perf_counter()
         error, gates = "", []
+        values: Sequence[Any]
         reference = self._smooth if isinstance(judged, Graph) and self._smooth is not None else self._reference
         try:
             inputs = self._inputs()
-            if isinstance(judged, Graph):
-                with contextlib.nullcontext() if self._smooth is None else WithoutRounding():
-                    values: Sequence[Any] = interpret(judged, inputs)
-            else:
+            if not isinstance(judged, Graph):
                 values = judged(inputs)
+            elif self._smooth is not None:
+                with WithoutRounding():
+                    values = interpret(judged, inputs)
+            else:
+                values = interpret(judged, inputs) if self._memo is None else self._memo.interpret(judged, inputs)
             gates = self._gates_of(reference, zeros).check(values)
             shared = shared_inputs(values, [*inputs, *model_tensors(self.model)])
             shared[: self._written] = [frozenset()] * self._written  # these are copied to where they belong
