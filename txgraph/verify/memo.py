@@ -138,7 +138,7 @@ def _memory(tensor: torch.Tensor) -> StorageWeakRef:
 def _bits(value: torch.Tensor) -> bytes:
     """A digest of the memory that a value lies in."""
     memory = torch.empty(0, dtype=torch.uint8).set_(value.untyped_storage())
-    return hashlib.sha256(memory.numpy()).digest()
+    return hashlib.sha256(memory.numpy().data).digest()
 
 
 @functools.cache
