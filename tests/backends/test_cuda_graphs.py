@@ -19,9 +19,10 @@ import txgraph
 from tests.recorders import Forgetful, StandIn, Strict
 from tests.small import MLP, Linear, assert_as_eager, graph_of, module
 from txgraph import BackendOptions, Target, compile
-from txgraph.backends import Compiled
+from txgraph.backends import Compiled, choose_backend
 from txgraph.backends.cuda_graphs import CannotRecord, CudaRecorder, Replayed, obstacle, recorder_for, with_cuda_graphs
 from txgraph.backends.reference import ReferenceBackend
+from txgraph.backends.tvm.lower import is_installed
 from txgraph.ir import Graph
 
 ON = {"cuda_graphs": True}
@@ -292,9 +293,17 @@ def test_it_is_refused_on_a_cpu() -> None:
 # -- the whole road ------------------------------------------------------------------------------------------------
 
 
-def test_models(optimized: Callable[..., Any]) -> None:
+@pytest.mark.parametrize(
+    "backend",
+    [
+        "reference",
+        "inductor",
+        pytest.param("tvm", marks=pytest.mark.skipif(not is_installed(), reason="no Apache TVM")),
+    ],
+)
+def test_models(optimized: Callable[..., Any], backend: str) -> None:
     model, recorder, x = MLP(), StandIn(), torch.randn(3, 4)
-    fast = optimized(model, recorder, args=(x,))
+    fast = optimized(model, recorder, choose_backend(backend), args=(x,))
     assert (recorder.recorded, recorder.replayed) == (1, 1), "what is judged is what will run"
     for _ in range(3):
         x = torch.randn(3, 4)
@@ -354,10 +363,14 @@ class Running(nn.Module):
         return torch.sin(cache) * self.calls
 
 
-@pytest.mark.parametrize("backend", [ReferenceBackend(), WritesInPlace()], ids=["copied back", "in place"])
-def test_models_that_write(optimized: Callable[..., Any], backend: Any) -> None:
+@pytest.mark.parametrize(
+    "make",
+    [ReferenceBackend, WritesInPlace, lambda: choose_backend("inductor")],
+    ids=["copied back", "in place", "inductor"],
+)
+def test_models_that_write(optimized: Callable[..., Any], make: Callable[[], Any]) -> None:
     model, eager, recorder = Running(), Running(), StandIn()
-    fast = optimized(model, recorder, backend, args=(torch.randn(2, 4), torch.zeros(2, 4)))
+    fast = optimized(model, recorder, make(), args=(torch.randn(2, 4), torch.zeros(2, 4)))
     assert model.calls.item() == 0
     for _ in range(2):
         cache, expected = torch.zeros(2, 4), torch.zeros(2, 4)
