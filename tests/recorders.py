@@ -20,11 +20,11 @@ class StandIn:
     As on a GPU recording fills no output, and a replay overwrites what the one before it gave.
 
     Attributes:
-        recorded, replayed: how often.
+        recorded, replayed, waited: how often.
     """
 
     def __init__(self) -> None:
-        self.recorded = self.replayed = 0
+        self.recorded = self.replayed = self.waited = 0
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
@@ -34,6 +34,7 @@ class StandIn:
 
     def wait(self) -> None:
         assert self._lock.locked(), "another thread may be replaying"
+        self.waited += 1
 
     def record(
         self, function: Callable[[], Sequence[Any]], warm_up: Callable[[], Sequence[Any]]
