@@ -1,4 +1,4 @@
-"""What stands in for a GPU's recorder on a CPU."""
+"""What stands in for a GPU's recorder on a CPU, a backend that writes in place, and a model that writes."""
 
 from __future__ import annotations
 
@@ -6,12 +6,18 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from txgraph.backends import Compiled
 from txgraph.backends.cuda_graphs import CannotRecord
+from txgraph.backends.reference import ReferenceBackend
+from txgraph.ir import Graph
+from txgraph.options import BackendOptions, Target
 
 
 class StandIn:
@@ -96,3 +102,37 @@ class _NoNumbers(TorchDispatchMode):
 def _garbage(value: torch.Tensor) -> torch.Tensor:
     with torch.inference_mode(False):  # a device writes to it in any mode
         return torch.empty_like(value).fill_(torch.nan if value.dtype.is_floating_point else 77)
+
+
+class WritesInPlace(ReferenceBackend):
+    """Interprets, and writes what it can where it belongs."""
+
+    def lower(self, graph: Graph, target: Target, options: BackendOptions) -> Compiled:
+        plain = super().lower(graph, target, options)
+        own, names = graph.copy(), [node.name for node in graph.inputs]
+
+        def update(tensors: Sequence[torch.Tensor]) -> Sequence[Any]:
+            outputs = [*plain.run(tensors)]
+            for at, mutation in enumerate(own.mutations):
+                to = (
+                    own.constants[mutation.target]
+                    if mutation.kind == "buffer"
+                    else tensors[names.index(mutation.target)]
+                )
+                outputs[at] = to.copy_(outputs[at])
+            return outputs
+
+        return replace(plain, update=update, in_place=frozenset(range(len(graph.mutations))))
+
+
+class Running(nn.Module):
+    """Counts calls in a buffer, and adds its input to a cache."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(1))
+
+    def forward(self, x: torch.Tensor, cache: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        cache += x
+        return torch.sin(cache) * self.calls

@@ -7,7 +7,6 @@ import gc
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,37 +16,15 @@ from torch.export import Dim
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import txgraph
-from tests.recorders import Forgetful, StandIn, Strict
+from tests.recorders import Forgetful, Running, StandIn, Strict, WritesInPlace
 from tests.small import MLP, Linear, assert_as_eager, graph_of, module
-from txgraph import BackendOptions, Target, compile
+from txgraph import Target, compile
 from txgraph.backends import Compiled, choose_backend
 from txgraph.backends.cuda_graphs import CannotRecord, CudaRecorder, Replayed, obstacle, recorder_for, with_cuda_graphs
 from txgraph.backends.reference import ReferenceBackend
 from txgraph.backends.tvm.lower import is_installed
-from txgraph.ir import Graph
 
 ON = {"cuda_graphs": True}
-
-
-class WritesInPlace(ReferenceBackend):
-    """Interprets, and writes what it can where it belongs."""
-
-    def lower(self, graph: Graph, target: Target, options: BackendOptions) -> Compiled:
-        plain = super().lower(graph, target, options)
-        own, names = graph.copy(), [node.name for node in graph.inputs]
-
-        def update(tensors: Sequence[torch.Tensor]) -> Sequence[Any]:
-            outputs = [*plain.run(tensors)]
-            for at, mutation in enumerate(own.mutations):
-                to = (
-                    own.constants[mutation.target]
-                    if mutation.kind == "buffer"
-                    else tensors[names.index(mutation.target)]
-                )
-                outputs[at] = to.copy_(outputs[at])
-            return outputs
-
-        return replace(plain, update=update, in_place=frozenset(range(len(graph.mutations))))
 
 
 @pytest.fixture
@@ -350,19 +327,6 @@ def test_replays_are_judged(optimized: Callable[..., Any]) -> None:
     assert fallback.what == "CUDA graphs"
     assert fallback.reason.startswith("what it recorded broke a gate, the program runs as it is: G1")
     assert "CUDA graphs" not in fast.report.graphs[0].choices
-
-
-class Running(nn.Module):
-    """Counts calls in a buffer, and adds its input to a cache."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("calls", torch.zeros(1))
-
-    def forward(self, x: torch.Tensor, cache: torch.Tensor) -> torch.Tensor:
-        self.calls += 1
-        cache += x
-        return torch.sin(cache) * self.calls
 
 
 @pytest.mark.parametrize(
