@@ -13,8 +13,8 @@ import torch
 from txgraph.backends.base import Backend, Compiled, Watch
 from txgraph.backends.calls.attention import choose_attention
 from txgraph.backends.calls.gemm import choose_gemms
-from txgraph.backends.inductor.pieces import Piece, layers
-from txgraph.cost import best_seconds
+from txgraph.backends.pieces import Piece, layers
+from txgraph.cost import best_seconds, random_like
 from txgraph.errors import BackendFailed
 from txgraph.ir import Graph, Kernel, interpret
 from txgraph.ir.kernel import compute_themselves
@@ -164,7 +164,7 @@ class _Trial:
     choices: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.inputs = [_random_like(node.meta["val"]) for node in self.graph.inputs]
+        self.inputs = [random_like(node.meta["val"]) for node in self.graph.inputs]
 
     def lower(self, backend: Backend, graph: Graph, about: str) -> Compiled | None:
         """``None``: it is left out, and the choices say why."""
@@ -290,11 +290,3 @@ def _words(best: str, seconds: dict[str, float]) -> str:
 
 def _has_symbols(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and any(isinstance(s, torch.SymInt) for s in (*value.shape, *value.stride()))
-
-
-def _random_like(value: torch.Tensor) -> torch.Tensor:
-    """Random numbers of that type and layout; ones for booleans, and zeros for integers, which may be indices."""
-    tensor = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device)
-    if value.dtype.is_floating_point:
-        return tensor.normal_()
-    return tensor.fill_(value.dtype is torch.bool)

@@ -35,13 +35,13 @@ class GreedyDecoding(nn.Module):
         return generated
 
 
-def _gpt2(prompt: int, new_tokens: int) -> Made:
+def gpt2(prompt: int, new_tokens: int) -> Made:
     # No end of the text: every call generates as many tokens.
     config = transformers.GPT2Config(eos_token_id=None, bos_token_id=None)
     inputs = tokens(config.vocab_size, 1, prompt, [prompt])
     return GreedyDecoding(transformers.GPT2LMHeadModel(config), new_tokens), inputs
 
 
-gpt2_decode_64 = seeded("gpt2-decode-64", lambda: _gpt2(16, 64), new_tokens=64)
+gpt2_decode_64 = seeded("gpt2-decode-64", lambda: gpt2(16, 64), new_tokens=64)
 # With random weights all tokens are nearly as likely: after one that differs, all others do.
 gpt2_decode_64_lossy = replace(gpt2_decode_64, name="gpt2-decode-64-lossy", tolerance=1.0)

@@ -53,6 +53,7 @@ This page is generated from `benchmarks/results/` by `python -m benchmarks.page`
 | eager | the model as it is; on rows that decode, `generate` with its default cache |
 | eager-static-cache | `generate` with `cache_implementation="static"` |
 | torch.compile | `torch.compile(model)` |
+| torch.compile-reduce-overhead | `mode="reduce-overhead"`: as CUDA graphs |
 | torch.compile-max-autotune | `mode="max-autotune"`; on CPUs with freezing, and ATen and C++ templates to choose from |
 | torch.compile-static-cache | `generate` with a static cache and a `CompileConfig` |
 | onnxruntime | `torch.onnx.export(dynamo=True)`, all optimizations of ONNX Runtime |
@@ -61,6 +62,7 @@ This page is generated from `benchmarks/results/` by `python -m benchmarks.page`
 | openvino | the same ONNX file in OpenVINO, in float32 |
 | txgraph | `txgraph.optimize(model, kwargs=inputs)` |
 | txgraph-zeros | the same with `padding="zeros"` |
+| txgraph-cuda-graphs | the same with `options={"cuda_graphs": True}` |
 """
 
 

@@ -157,5 +157,7 @@ ROWS: Mapping[str, str] = {
     "cuda-bert-large-32x512": "benchmarks.cuda_rows:bert_large_32x512",
     "cuda-bert-large-32x512-padded": "benchmarks.cuda_rows:bert_large_32x512_padded",
     "cuda-gpt2-xl-8x512": "benchmarks.cuda_rows:gpt2_xl_8x512",
+    "cuda-bert-base-1x128": "benchmarks.cuda_rows:bert_base_1x128",
+    "cuda-gpt2-decode-64": "benchmarks.cuda_rows:gpt2_decode_64",
 }
 DEFAULT_ROWS = ("bert-base-1x128", "bert-base-8x128")

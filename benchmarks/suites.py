@@ -40,7 +40,10 @@ _DENSE = (
 )
 _PADDED = (*_DENSE, "txgraph-zeros")
 _DECODING = ("eager", "eager-static-cache", "torch.compile-static-cache", "onnxruntime-decoding", "txgraph")
-_ON_GPU = ("eager", "torch.compile", "torch.compile-max-autotune", "txgraph")
+_ON_GPU = (
+    *("eager", "torch.compile", "torch.compile-reduce-overhead", "torch.compile-max-autotune"),
+    *("txgraph", "txgraph-cuda-graphs"),
+)
 
 SUITES: Mapping[str, Suite] = {
     "cpu": Suite(
@@ -103,11 +106,16 @@ SUITES: Mapping[str, Suite] = {
     "cuda": Suite(
         "cuda",
         "cuda",
-        "NVIDIA GPU, bfloat16",
+        "NVIDIA GPU, bfloat16; decoding in float32",
         {
             "cuda-bert-large-32x512": _ON_GPU,
             "cuda-bert-large-32x512-padded": (*_ON_GPU, "txgraph-zeros"),
             "cuda-gpt2-xl-8x512": _ON_GPU,
+            "cuda-bert-base-1x128": _ON_GPU,
+            "cuda-gpt2-decode-64": (
+                *("eager", "eager-static-cache", "torch.compile-static-cache"),
+                *("txgraph", "txgraph-cuda-graphs"),
+            ),
         },
     ),
 }

@@ -79,6 +79,12 @@ def test_the_target_of_a_device() -> None:
         ({"verify": "some"}, ValueError, r"unknown verify 'some': expected one of \('off', 'final', 'passes'"),
         ({"padding": "ones"}, ValueError, r'unknown padding \'ones\': expected "exact" or "zeros"'),
         ({"options": {"max_graph": 3, "a": 1}}, ValueError, r"unknown options \['a', 'max_graph'\]: expected some of"),
+        (
+            {"options": {"cuda_graphs": "always"}},
+            ValueError,
+            r"unknown cuda_graphs 'always': expected one of \(False, True, 'overwrite'\)",
+        ),
+        ({"options": {"cuda_graphs": 1}}, ValueError, r"unknown cuda_graphs 1: expected one of"),
         ({"budget": 0.01}, TypeError, r"budget must be a txgraph.Budget, got float"),
         ({"budget": txgraph.Budget(relative_error=0.1)}, ValueError, r"budget= is given without calibration="),
         ({"calibration": [(torch.ones(2, 4),)] * 2}, ValueError, r"calibration= is given without budget="),
@@ -103,6 +109,8 @@ def test_backend_options() -> None:
     given = BackendOptions(max_graphs=2)
     assert BackendOptions.parse(given) is given
     assert BackendOptions.parse({"max_graphs": 2, "allow_fallback": True}) == BackendOptions(True, 2)
+    assert BackendOptions().cuda_graphs is False
+    assert [BackendOptions.parse({"cuda_graphs": v}).cuda_graphs for v in (True, "overwrite")] == [True, "overwrite"]
     assert BackendOptions.parse({"inductor": {"max_autotune": True}}).inductor == {"max_autotune": True}
 
 

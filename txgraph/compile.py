@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from txgraph.backends import Backend, Compiled, choose_backend
+from txgraph.backends.cuda_graphs import Recorder, recorder_for, with_cuda_graphs
 from txgraph.backends.reference import ReferenceBackend
 from txgraph.capture import InputGuard, ModelState, capture
 from txgraph.compiled_call import CompiledCall, ExampleCall, frozen_tensors
@@ -45,12 +46,13 @@ def compile_call(
     Raises:
         CaptureFailed, PassFailed, UnsupportedOp, BackendFailed, VerificationFailed: see :mod:`txgraph.errors`.
         NotImplementedError: the target is not where the weights are, and this machine has such a device.
-        ValueError: it has none, and something was asked for that needs one.
+        ValueError: it has none, and something was asked for that needs one; or CUDA graphs were, elsewhere.
     """
     backend = choose_backend(options.backend)
     target = _target(options, call.model, backend)
     options = replace(options, target=target)
-    compilation = _Compilation(call, pipeline.exact, options, report, target, backend, compression)
+    recorder = recorder_for(target) if options.backend_options.cuda_graphs else None
+    compilation = _Compilation(call, pipeline.exact, options, report, target, backend, compression, recorder)
     compilation.backend.prepare(call.model.parameters(), compilation.target)
     with compilation.clock("load"):
         warm = WarmStart.of(call, compilation.backend, pipeline, options)
@@ -74,6 +76,7 @@ class _Compilation:
     target: Target
     backend: Backend
     compression: Compression | None = None
+    recorder: Recorder | None = None
     clock: _Clock = field(default_factory=lambda: _Clock())
 
     def take_kept(self, warm: WarmStart) -> CompiledCall | None:
@@ -83,7 +86,7 @@ class _Compilation:
             verifier = Verifier(self.options.verify, call.model, call.args, call.kwargs, call.tensors)
             try:
                 with self.clock("load"):
-                    compiled = self.backend.restore(kept.compiled)
+                    compiled = self._recorded(self.backend.restore(kept.compiled), kept.after)
             except BackendFailed as error:
                 log.warning("%s is compiled anew: %s", type(call.model).__name__, error)
                 continue
@@ -157,9 +160,14 @@ class _Compilation:
                 with clock("verify", "what it is compared with"):
                     verifier.rebase(after)
             with clock("lower"):
-                compiled = _lower(backend, after, target, options)
+                plain = _lower(backend, after, target, options)
+                compiled = self._recorded(plain, after)
             with clock("verify", f"backend {backend.name}"):
                 broken = verifier.check_backend(compiled.run, after.zeroed)
+                if broken and compiled.run is not plain.run:
+                    self._replays_slower(f"what it recorded broke a gate, the program runs as it is: {broken}")
+                    compiled = plain
+                    broken = verifier.check_backend(compiled.run, after.zeroed)
             guard = InputGuard.of(before, after.assumptions)
             if self.compression is None or spending is None:
                 break
@@ -205,6 +213,17 @@ class _Compilation:
         return CompiledCall(
             call.structure, guard, state, before, after, context, compiled, captured.out_spec, graph_report, notes
         )
+
+    def _recorded(self, compiled: Compiled, graph: Graph) -> Compiled:
+        """As it will run: as a CUDA graph, where that was asked for."""
+        mode = self.options.backend_options.cuda_graphs
+        if not mode:
+            return compiled
+        return with_cuda_graphs(compiled, graph, self.recorder, mode != "overwrite", self._replays_slower)
+
+    def _replays_slower(self, reason: str) -> None:
+        """Tell the report of what runs without a CUDA graph, now or in a later call."""
+        self.report.fallbacks.append(Fallback("CUDA graphs", reason))
 
     def _context(self, before: Graph, vetoes: Mapping[tuple[str, str], str] | None = None) -> PassContext:
         """What the passes know of the call, the machine and the backend."""

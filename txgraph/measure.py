@@ -15,7 +15,7 @@ from functools import partial
 import torch
 
 from txgraph.backends import Backend
-from txgraph.cost import CostModel, Measurement, best_seconds, size_hint
+from txgraph.cost import CostModel, Measurement, best_seconds, random_like
 from txgraph.errors import BackendFailed
 from txgraph.ir import Graph, extract
 from txgraph.ir.subgraph import kind_of
@@ -92,7 +92,7 @@ class RewriteTimer:
 
     def _runner(self, part: Graph) -> Callable[[], object]:
         compiled = self._lower(part)
-        inputs = [_random_like(node.meta["val"]) for node in part.inputs]
+        inputs = [random_like(node.meta["val"]) for node in part.inputs]
 
         def run() -> None:
             compiled.run(inputs)
@@ -125,15 +125,3 @@ def _gone(before: Graph, removed: Collection[str], stay: Collection[str]) -> lis
 
 def _nothing() -> None:
     """What a rewrite makes that only removes."""
-
-
-def _random_like(value: torch.Tensor) -> torch.Tensor:
-    """Random numbers with the type and the layout of ``value``; zeros where they may be indices."""
-    sizes, strides = ([int(size_hint(s)) for s in each] for each in (value.shape, value.stride()))
-    tensor = torch.empty_strided(sizes, strides, dtype=value.dtype, device=value.device)
-    memory = torch.empty(0, dtype=value.dtype, device=value.device).set_(tensor.untyped_storage())
-    if value.dtype.is_floating_point:
-        memory.normal_()
-    else:
-        memory.fill_(value.dtype is torch.bool)
-    return tensor

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 VerifyLevel = Literal["off", "final", "passes", "rewrites"]
 MeasureLevel = Literal["off", "rewrites"]
+CudaGraphs = Literal[False, True, "overwrite"]
 
 _TARGET = re.compile(r"^(?P<kind>cpu|cuda)(:(?P<detail>sm_\d+[a-z]?|\d+))?$")
 
@@ -83,6 +84,8 @@ class BackendOptions:
             hand; see docs/warm-start.md. The environment variable ``TXGRAPH_CACHE=0`` turns it off for all.
         choose_seconds: with ``backend="auto"``, seconds after which no further way is compiled to be compared. What has
             begun is finished.
+        cuda_graphs: record compiled graphs of static sizes as CUDA graphs, and replay them in each call: ``True`` gives
+            outputs as clones, ``"overwrite"`` in memory that the next call overwrites; see docs/cuda.md.
     """
 
     allow_fallback: bool = False
@@ -92,13 +95,18 @@ class BackendOptions:
     hardware: Hardware | None = None
     cache: bool = True
     choose_seconds: float = 60.0
+    cuda_graphs: CudaGraphs = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.cuda_graphs, bool) and self.cuda_graphs != "overwrite":
+            raise ValueError(f"unknown cuda_graphs {self.cuda_graphs!r}: expected one of {get_args(CudaGraphs)}")
 
     @classmethod
     def parse(cls, options: Mapping[str, Any] | BackendOptions | None) -> BackendOptions:
         """Read the mapping given by the user.
 
         Raises:
-            ValueError: an option of that name does not exist.
+            ValueError: an option of that name does not exist, or has no such value.
         """
         if options is None:
             return cls()

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from txgraph.backends.calls.eager import Eager
 from txgraph.backends.inductor.generated import Generated
-from txgraph.backends.inductor.pieces import Piece
+from txgraph.backends.pieces import Piece
 from txgraph.ir import Graph, Kernel
 from txgraph.ir.kernel import KernelKind, kind_of_call, operator_path
 from txgraph.ir.node import COMPUTES

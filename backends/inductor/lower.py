@@ -27,11 +27,11 @@ from txgraph.backends.inductor.generated import Generated, Launch
 from txgraph.backends.inductor.head import cut_head
 from txgraph.backends.inductor.kernels import kernels_of
 from txgraph.backends.inductor.mutations import write_in_place, written_in_place
-from txgraph.backends.inductor.pieces import layers
 from txgraph.backends.inductor.program import Plan, Program, constant_nodes
 from txgraph.backends.inductor.softcap import inline_softcap, softcap_to_flex
 from txgraph.backends.inductor.worth import not_worth_compiling
 from txgraph.backends.kernels.build import start, wait
+from txgraph.backends.pieces import layers
 from txgraph.errors import BackendFailed
 from txgraph.ir import Graph, Kernel, describe, type_of
 from txgraph.ir.kernel import compute_themselves

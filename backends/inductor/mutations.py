@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch.fx import Node
 
-from txgraph.backends.inductor.pieces import Piece
+from txgraph.backends.pieces import Piece
 from txgraph.ir import Graph
 from txgraph.ir.aliasing import base_of, owns_memory
 from txgraph.ir.node import COMPUTES

@@ -12,7 +12,7 @@ from torch.fx import Node
 from txgraph.backends.base import Watch
 from txgraph.backends.calls.eager import Eager
 from txgraph.backends.inductor.generated import Generated
-from txgraph.backends.inductor.pieces import Piece
+from txgraph.backends.pieces import Piece
 from txgraph.ir import Graph
 
 _Function = Callable[..., Sequence[Any]]

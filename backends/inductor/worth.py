@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch.fx import Node
 
-from txgraph.backends.inductor.pieces import Piece
+from txgraph.backends.pieces import Piece
 from txgraph.cost import CostModel, hardware_of
 from txgraph.ir import Graph
 from txgraph.ir.kernel import operator_path

@@ -12,6 +12,7 @@ COMPETITORS: Mapping[str, str] = {
     "torch.compile-static-cache": "benchmarks.competitors.decoding:TorchCompileStaticCache",
     "onnxruntime-decoding": "benchmarks.competitors.onnx_decoding:OnnxRuntimeDecoding",
     "txgraph": "benchmarks.competitors.decoding:Txgraph",
+    "txgraph-cuda-graphs": "benchmarks.competitors.decoding:TxgraphCudaGraphs",
     "torch-int8": "benchmarks.competitors.quantized:TorchDynamicInt8",
     "onnxruntime-int8": "benchmarks.competitors.quantized:OnnxRuntimeInt8",
     "txgraph-dense": "benchmarks.competitors.quantized:Dense",

@@ -49,7 +49,7 @@ class Txgraph(ours.Txgraph):
         if not isinstance(model, GreedyDecoding):
             return super().build(model, inputs)
         self._decodes = True
-        self.fast = optimize(model.decoder)
+        self.fast = optimize(model.decoder, options=self.options)
         decoding = GreedyDecoding(self.fast, model.new_tokens)
         return lambda inputs: decoding(**inputs)
 
@@ -57,3 +57,7 @@ class Txgraph(ours.Txgraph):
         kept = super().details()
         note = {"note": "no graph was compiled: generate ran the original's eager forward"}
         return {**kept, **(note if self._decodes and not kept["graphs"] else {})}
+
+
+class TxgraphCudaGraphs(Txgraph, ours.TxgraphCudaGraphs):
+    """The same, recorded as CUDA graphs."""

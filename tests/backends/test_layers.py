@@ -25,8 +25,8 @@ from transformers import (
 import txgraph
 from tests.small import graph_of
 from tests.zoo import OPTIONS, tokens
-from txgraph.backends.inductor.pieces import Piece, layers, whole
 from txgraph.backends.inductor.program import Plan, Program, constant_nodes
+from txgraph.backends.pieces import Piece, layers, whole
 from txgraph.ir import Graph, interpret
 
 CPU = txgraph.Target("cpu")

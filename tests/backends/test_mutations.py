@@ -13,7 +13,7 @@ from torch import nn
 import txgraph
 from tests.small import module
 from txgraph.backends.inductor.mutations import written_in_place
-from txgraph.backends.inductor.pieces import whole
+from txgraph.backends.pieces import whole
 
 ROWS = 61  # of the cache: no other size of these graphs
 

@@ -14,8 +14,8 @@ from tests.helpers import normal
 from tests.small import graph_of
 from txgraph.backends.calls.eager import Eager
 from txgraph.backends.inductor import worth
-from txgraph.backends.inductor.pieces import layers, whole
 from txgraph.backends.inductor.worth import not_worth_compiling
+from txgraph.backends.pieces import layers, whole
 from txgraph.options import Target
 from txgraph.verify import check_gates
 

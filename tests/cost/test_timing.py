@@ -5,7 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from txgraph.cost import best_seconds
+import pytest
+import torch
+
+from tests.small import graph_of
+from txgraph.cost import best_seconds, random_like
 
 
 def test_functions_take_turns() -> None:
@@ -47,3 +51,20 @@ def test_rounds_that_are_run_in_any_case() -> None:
     done: list[str] = []
     best_seconds(lambda: done.append("a"), lambda: done.append("b"), seconds=0.0, rounds=3)
     assert done == ["a", "b"] * 4  # the first runs are not counted
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.bool])
+def test_inputs_of_any_type_and_layout(dtype: torch.dtype) -> None:
+    def views(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return x.transpose(0, 1), x[:, :1].expand(2, 3), x[::2]
+
+    graph = graph_of(views, torch.ones(2, 3).to(dtype))
+    for node in graph.calls():
+        made = random_like(node.meta["val"])
+        assert (made.shape, made.stride(), made.dtype) == (
+            node.meta["val"].shape,
+            node.meta["val"].stride(),
+            node.meta["val"].dtype,
+        )
+        if not dtype.is_floating_point:
+            assert bool((made == (dtype is torch.bool)).all()), "indices of zero fit any table"

@@ -7,12 +7,14 @@ from itertools import chain
 
 from tests.mutants.attention import ATTENTION
 from tests.mutants.calls import CALLS
+from tests.mutants.choices import CHOICES
 from tests.mutants.compiled import BACKENDS, CAPTURE
 from tests.mutants.graphs import CONTRACT, FOLDS, NORMAL_FORMS, VIEWS
 from tests.mutants.linears import LINEARS
 from tests.mutants.mutant import Mutant
 from tests.mutants.operators import ACTIVATIONS, NORMS
 from tests.mutants.padding import PADDING
+from tests.mutants.recordings import RECORDINGS
 from tests.mutants.sparsity import SPARSITY
 from tests.mutants.zeros import ZEROS
 
@@ -30,6 +32,8 @@ AREAS: Mapping[str, tuple[Mutant, ...]] = {
     "what a pass owes to the pipeline": CONTRACT,
     "capture and mutations": CAPTURE,
     "backends": BACKENDS,
+    "choice of a backend": CHOICES,
+    "CUDA graphs": RECORDINGS,
     "later calls": CALLS,
 }
 MUTANTS = tuple(chain.from_iterable(AREAS.values()))

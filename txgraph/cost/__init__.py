@@ -7,7 +7,7 @@ from txgraph.cost.counts import bytes_moved, flops
 from txgraph.cost.hardware import HARDWARE, Hardware, hardware_of
 from txgraph.cost.measurement import Measurement
 from txgraph.cost.model import CostModel
-from txgraph.cost.timing import best_seconds
+from txgraph.cost.timing import best_seconds, random_like
 
 __all__ = [
     "BUSY",
@@ -21,5 +21,6 @@ __all__ = [
     "calibrate",
     "flops",
     "hardware_of",
+    "random_like",
     "size_hint",
 ]

@@ -1,9 +1,13 @@
-"""How long functions take here, measured fairly."""
+"""How long functions take here, measured fairly, and on what."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+
+import torch
+
+from txgraph.cost.adapter import size_hint
 
 
 def best_seconds(
@@ -32,3 +36,18 @@ def best_seconds(
         done += 1
         if done >= rounds and time.perf_counter() > stop:
             return best
+
+
+def random_like(value: torch.Tensor) -> torch.Tensor:
+    """Random numbers with the type and the layout of ``value``, which may be fake.
+
+    Sizes that vary are those of the example. Booleans are true, and integers zero: they may be indices.
+    """
+    sizes, strides = ([int(size_hint(s)) for s in each] for each in (value.shape, value.stride()))
+    tensor = torch.empty_strided(sizes, strides, dtype=value.dtype, device=value.device)
+    memory = torch.empty(0, dtype=value.dtype, device=value.device).set_(tensor.untyped_storage())
+    if value.dtype.is_floating_point:
+        memory.normal_()
+    else:
+        memory.fill_(value.dtype is torch.bool)
+    return tensor

@@ -48,11 +48,13 @@ class ZeroPadding:
 COMPETITORS: Mapping[str, str] = {
     "eager": "txgraph.bench.competitors.eager:Eager",
     "torch.compile": "txgraph.bench.competitors.torch_compile:TorchCompile",
+    "torch.compile-reduce-overhead": "txgraph.bench.competitors.torch_compile:TorchCompileReduceOverhead",
     "torch.compile-max-autotune": "txgraph.bench.competitors.torch_compile:TorchCompileMaxAutotune",
     "onnxruntime": "txgraph.bench.competitors.onnx_runtime:OnnxRuntime",
     "onnxruntime-transformers": "txgraph.bench.competitors.onnx_runtime:OnnxRuntimeTransformers",
     "openvino": "txgraph.bench.competitors.openvino:OpenVino",
     "txgraph": "txgraph.bench.competitors.txgraph:Txgraph",
+    "txgraph-cuda-graphs": "txgraph.bench.competitors.txgraph:TxgraphCudaGraphs",
     "txgraph-zeros": "txgraph.bench.competitors.txgraph:TxgraphZeros",
 }
 DEFAULT_COMPETITORS = ("eager", "torch.compile", "txgraph")

@@ -1,4 +1,4 @@
-"""``txgraph.optimize``: with its defaults, and with zeros at the padding."""
+"""``txgraph.optimize``: with its defaults, with zeros at the padding, and with CUDA graphs."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ class Txgraph(Competitor):
 
     name = "txgraph"
     padding = "exact"
+    options: Mapping[str, Any] = {}
 
     def __init__(self, backend: str = "inductor") -> None:
         self.backend = backend
         self.fast: OptimizedModel | None = None
 
     def build(self, model: nn.Module, inputs: Mapping[str, Any]) -> Run:
-        fast = self.fast = optimize(model, kwargs=inputs, backend=self.backend, padding=self.padding)
+        fast = self.fast = optimize(
+            model, kwargs=inputs, backend=self.backend, padding=self.padding, options=self.options
+        )
         return lambda inputs: fast(**inputs)
 
     def details(self) -> dict[str, Any]:
@@ -39,3 +42,10 @@ class TxgraphZeros(Txgraph, ZeroPadding):
 
     name = "txgraph-zeros"
     padding = "zeros"
+
+
+class TxgraphCudaGraphs(Txgraph):
+    """Recorded as a CUDA graph."""
+
+    name = "txgraph-cuda-graphs"
+    options: Mapping[str, Any] = {"cuda_graphs": True}
