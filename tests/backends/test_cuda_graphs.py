@@ -7,6 +7,7 @@ import gc
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,13 +19,24 @@ from transformers import GPT2Config, GPT2LMHeadModel
 import txgraph
 from tests.recorders import Forgetful, Running, StandIn, Strict, WritesInPlace
 from tests.small import MLP, Linear, assert_as_eager, graph_of, module
-from txgraph import Target, compile
+from txgraph import BackendOptions, Target, compile
 from txgraph.backends import Compiled, choose_backend
 from txgraph.backends.cuda_graphs import CannotRecord, CudaRecorder, Replayed, obstacle, recorder_for, with_cuda_graphs
 from txgraph.backends.reference import ReferenceBackend
 from txgraph.backends.tvm.lower import is_installed
+from txgraph.ir import Graph, interpret
 
 ON = {"cuda_graphs": True}
+
+
+class Keeps(ReferenceBackend):
+    """Interprets what another process kept."""
+
+    def lower(self, graph: Graph, target: Target, options: BackendOptions) -> Compiled:
+        return self.restore(graph.copy())
+
+    def restore(self, kept: Any) -> Compiled:
+        return Compiled(lambda tensors: interpret(kept, tensors), keep=lambda: kept)
 
 
 @pytest.fixture
@@ -290,9 +302,21 @@ def test_models(optimized: Callable[..., Any], backend: str) -> None:
     assert (recorder.recorded, recorder.replayed) == (1, 4)
     assert not fast.report.fallbacks
     (graph,) = fast.report.graphs
-    assert graph.choices["CUDA graphs"] == (
-        "1 inputs are copied into static ones, 0 are written where they are; outputs are cloned"
-    )
+    assert graph.choices["CUDA graphs"] == "recorded; inputs copied: 1, written where they are: 0; outputs cloned"
+
+
+def test_what_another_process_kept(
+    optimized: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TXGRAPH_CACHE", "1")
+    monkeypatch.setenv("TXGRAPH_CACHE_DIR", str(tmp_path))
+    x, recorders = torch.randn(3, 4), [StandIn(), StandIn()]
+    for recorder in recorders:
+        model = MLP()
+        fast = optimized(model, recorder, Keeps(), args=(x,))
+        assert_as_eager(fast(x + 1), model, x + 1)
+        assert (recorder.recorded, recorder.replayed) == (1, 2)
+    assert fast.report.graphs[0].cached
 
 
 def test_sizes_that_vary_run_without_and_the_report_says_so(optimized: Callable[..., Any]) -> None:
