@@ -139,11 +139,8 @@ def obstacle(graph: Graph) -> str:
         what = f"input {node.target}" if node.op == "placeholder" else describe(node)
         tensor_type = type_of(node)
         if any(map(_varies, pytree.tree_leaves(node.meta.get("val")))):
-            return (
-                f"sizes are dynamic: {what}"
-                if node.op == "placeholder"
-                else f"the device is asked for a number: {what}"
-            )
+            reason = "sizes are dynamic" if node.op == "placeholder" else "the device is asked for a number"
+            return f"{reason}: {what}"
         if tensor_type is not None:
             devices.setdefault(tensor_type.device, what)
     if len(devices) > 1:
@@ -173,11 +170,10 @@ def with_cuda_graphs(
         if at in compiled.in_place
     }
     program = Replayed(compiled, targets, recorder, clones, tell)
-    copied = len(places) - len(program.placed)
-    text = (
-        f"{copied} inputs are copied into static ones, {len(program.placed)} are written where they are; outputs are "
-    )
-    choices = {**compiled.choices, "CUDA graphs": text + ("cloned" if clones else "overwritten by the next call")}
+    copied, placed = len(places) - len(program.placed), len(program.placed)
+    given = "cloned" if clones else "overwritten by the next call"
+    text = f"recorded; inputs copied: {copied}, written where they are: {placed}; outputs {given}"
+    choices = {**compiled.choices, "CUDA graphs": text}
     return replace(compiled, run=program.run, update=program.update if targets else compiled.update, choices=choices)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,13 +18,24 @@ from transformers import GPT2Config, GPT2LMHeadModel
 import txgraph
 from tests.recorders import Forgetful, Running, StandIn, Strict, WritesInPlace
 from tests.small import MLP, Linear, assert_as_eager, graph_of, module
-from txgraph import Target, compile
+from txgraph import BackendOptions, Target, compile
 from txgraph.backends import Compiled, choose_backend
-from txgraph.backends.cuda_graphs import CannotRecord, CudaRecorder, Replayed, obstacle, recorder_for, with_cuda_graphs
+from txgraph.backends.cuda_graphs import Replayed, obstacle, recorder_for, with_cuda_graphs
 from txgraph.backends.reference import ReferenceBackend
 from txgraph.backends.tvm.lower import is_installed
+from txgraph.ir import Graph, interpret
 
 ON = {"cuda_graphs": True}
+
+
+class Keeps(ReferenceBackend):
+    """Interprets what another process kept."""
+
+    def lower(self, graph: Graph, target: Target, options: BackendOptions) -> Compiled:
+        return self.restore(graph.copy())
+
+    def restore(self, kept: Any) -> Compiled:
+        return Compiled(lambda tensors: interpret(kept, tensors), keep=lambda: kept)
 
 
 @pytest.fixture
@@ -290,9 +301,21 @@ def test_models(optimized: Callable[..., Any], backend: str) -> None:
     assert (recorder.recorded, recorder.replayed) == (1, 4)
     assert not fast.report.fallbacks
     (graph,) = fast.report.graphs
-    assert graph.choices["CUDA graphs"] == (
-        "1 inputs are copied into static ones, 0 are written where they are; outputs are cloned"
-    )
+    assert graph.choices["CUDA graphs"] == "recorded; inputs copied: 1, written where they are: 0; outputs cloned"
+
+
+def test_what_another_process_kept(
+    optimized: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TXGRAPH_CACHE", "1")
+    monkeypatch.setenv("TXGRAPH_CACHE_DIR", str(tmp_path))
+    x, recorders = torch.randn(3, 4), [StandIn(), StandIn()]
+    for recorder in recorders:
+        model = MLP()
+        fast = optimized(model, recorder, Keeps(), args=(x,))
+        assert_as_eager(fast(x + 1), model, x + 1)
+        assert (recorder.recorded, recorder.replayed) == (1, 2)
+    assert fast.report.graphs[0].cached
 
 
 def test_sizes_that_vary_run_without_and_the_report_says_so(optimized: Callable[..., Any]) -> None:
@@ -364,116 +387,3 @@ def test_decoding(optimized: Callable[..., Any]) -> None:
     # Of 11 steps all but the first replay, in each text; and both graphs replay for their check.
     assert recorder.replayed == 2 + 2 * 10
     assert not fast.report.fallbacks
-
-
-# -- the recorder of a GPU, but for the GPU ------------------------------------------------------------------------
-
-
-class FakeCuda:
-    """Notes what torch.cuda is told, with the stream that is current then."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, fails: bool = False) -> None:
-        self.done: list[str] = []
-        self.stream_now = FakeStream(self, "caller's")
-        cuda, fake = torch.cuda, self
-
-        class Graph:
-            def __init__(self, graph: Any, stream: FakeStream, capture_error_mode: str) -> None:
-                self.stream = stream
-                assert capture_error_mode == "thread_local"
-
-            def __enter__(self) -> None:
-                self.before, fake.stream_now = fake.stream_now, self.stream
-                fake.note("begin")
-
-            def __exit__(self, *args: object) -> None:
-                fake.note("end")
-                if fails:
-                    raise RuntimeError("the recording was broken")
-                fake.stream_now = self.before
-
-        class Current:
-            def __init__(self, stream: FakeStream) -> None:
-                self.stream = stream
-
-            def __enter__(self) -> None:
-                self.before, fake.stream_now = fake.stream_now, self.stream
-
-            def __exit__(self, *args: object) -> None:
-                fake.stream_now = self.before
-
-        class FakeGraph:
-            def replay(self) -> None:
-                fake.note("replay")
-
-        for name, value in {
-            "Stream": lambda device: FakeStream(fake, "side"),
-            "Event": lambda: FakeEvent(fake),
-            "CUDAGraph": FakeGraph,
-            "graph": Graph,
-            "stream": Current,
-            "device": lambda device: contextlib.nullcontext(),
-            "current_stream": lambda: fake.stream_now,
-            "synchronize": lambda device: fake.note("synchronize"),
-        }.items():
-            monkeypatch.setattr(cuda, name, value)
-
-    def note(self, what: str) -> None:
-        self.done.append(f"{what} on {self.stream_now.name}")
-
-
-class FakeStream:
-    def __init__(self, cuda: FakeCuda, name: str) -> None:
-        self.cuda, self.name = cuda, name
-
-    def wait_stream(self, other: FakeStream) -> None:
-        self.cuda.done.append(f"{self.name} waits for {other.name}")
-
-    def wait_event(self, event: FakeEvent) -> None:
-        self.cuda.done.append(f"{self.name} waits for the turn before")
-
-
-class FakeEvent:
-    def __init__(self, cuda: FakeCuda) -> None:
-        self.cuda = cuda
-
-    def record(self, stream: FakeStream) -> None:
-        self.cuda.done.append(f"the turn ends on {stream.name}")
-
-
-def test_order_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    cuda = FakeCuda(monkeypatch)
-    recorder = CudaRecorder(torch.device("cuda", 0))
-
-    def noted(what: str) -> Callable[[], Sequence[Any]]:
-        return lambda: cuda.note(what) or []  # type: ignore[func-returns-value]
-
-    with recorder.turn():
-        _, replay = recorder.record(noted("function"), noted("warm up"))
-        replay()
-    assert cuda.done == [
-        "caller's waits for the turn before",
-        "side waits for caller's",
-        "warm up on side",
-        "caller's waits for side",
-        "begin on side",
-        "function on side",
-        "end on side",
-        "replay on caller's",
-        "the turn ends on caller's",
-    ]
-
-
-def test_what_broke_a_recording_first_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    cuda = FakeCuda(monkeypatch, fails=True)
-    recorder = CudaRecorder(torch.device("cuda", 0))
-
-    def fails() -> Sequence[Any]:
-        raise IndexError("no number while capturing\nand more lines")
-
-    with recorder.turn(), pytest.raises(CannotRecord, match=r"^IndexError: no number while capturing$"):
-        recorder.record(fails, list)
-    assert cuda.stream_now.name == "caller's"
-    assert cuda.done[-1] == "the turn ends on caller's"
-    with recorder.turn():  # it can be taken again
-        pass

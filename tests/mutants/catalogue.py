@@ -33,7 +33,7 @@ AREAS: Mapping[str, tuple[Mutant, ...]] = {
     "capture and mutations": CAPTURE,
     "backends": BACKENDS,
     "choice of a backend": CHOICES,
-    "CUDA graphs": RECORDINGS,
+    "recorded graphs": RECORDINGS,
     "later calls": CALLS,
 }
 MUTANTS = tuple(chain.from_iterable(AREAS.values()))
