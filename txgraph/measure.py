@@ -62,8 +62,11 @@ class RewriteTimer:
         """
         stay = {node.name for node in result.after.nodes}
         stay |= {name for rewrite in result.rewrites for name in rewrite.removed}  # these go with their own rewrite
+        renamed = [pair for rewrite in result.rewrites for pair in rewrite.values]
         for rewrite in result.rewrites:
-            yield rewrite.root, self._measure(rewrite, result, stay, (values or {}).get(rewrite.root, {}))
+            given = dict((values or {}).get(rewrite.root, {}))
+            given |= {new: given[old] for old, new in renamed if old in given}
+            yield rewrite.root, self._measure(rewrite, result, stay, given)
 
     def _measure(self, rewrite: Rewrite, result: PassResult, stay: Collection[str], values: Values) -> Measurement:
         before, after = result.before, result.after

@@ -3,7 +3,7 @@
 before:  scaled_dot_product_attention(q, k, v, ...)
 after:   txgraph::threshold_attention(q, k, v, ..., threshold)      weights below threshold times the query's largest: 0
 legal:   lossy: under a budget only. Attention in float32 on CPUs, of 256 keys and 8 queries at least
-pays:    up to half of the time, as scores are still computed; where few keys count: measured on the calibration's values
+pays:    up to half of the time, as scores are still computed; where few keys count: measured on calibration values
 source:  Li et al. 2022 (LeOPArd), for thresholds on scores, which are learned there; BLASST (arXiv 2512.12087), for one
          relative to the largest score so far, and blocks of keys
 """
