@@ -89,8 +89,9 @@ def threshold_attention_native(
     """
     result = _result(query, value)
     query, key, value = map(_with_plain_features, (query, key, value))
-    options = {"attn_mask": attn_mask, "is_causal": is_causal, "scale": scale, "threshold": threshold}
-    _run(query, key, value, result, *_dense(query, key, value), **options)
+    sizes, strides = _dense(query, key, value)
+    no_places = (None, None, None)
+    _run(query, key, value, result, sizes, strides, no_places, attn_mask, is_causal, scale, threshold=threshold)
     return result
 
 
