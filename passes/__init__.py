@@ -43,6 +43,7 @@ from txgraph.passes.sparsity.prune_channels import PruneChannels
 from txgraph.passes.sparsity.prune_heads import PruneHeads
 from txgraph.passes.sparsity.remove_dead_channels import RemoveDeadChannels
 from txgraph.passes.sparsity.remove_dead_heads import RemoveDeadHeads
+from txgraph.passes.sparsity.threshold_attention import ThresholdAttention
 from txgraph.passes.sparsity.window_attention import WindowAttention
 from txgraph.passes.then import Then
 from txgraph.pipeline import Pipeline
@@ -131,6 +132,8 @@ def lossy_methods() -> tuple[LossyPass, ...]:
         Then(PruneHeads(fraction=0.25), Int8(migration=0.5)),
         WindowAttention(window=128),
         WindowAttention(window=512),
+        ThresholdAttention(threshold=1e-3),
+        ThresholdAttention(threshold=1e-2),
     )
 
 

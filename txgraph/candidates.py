@@ -10,11 +10,13 @@ import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+import torch
 from torch.fx import Node
 
 from txgraph.cost import BUSY, CoreClock
-from txgraph.ir import Graph, check_spec
+from txgraph.ir import Graph, arguments, check_spec, interpret
 from txgraph.lossy.findings import Findings, named
 from txgraph.lossy.path import Candidate, on_one_scale
 from txgraph.lossy.search import Clock
@@ -179,7 +181,7 @@ class Singles:
                 result = run_method(method, graph, running.context, self.lossy, chosen)
                 seconds: dict[Place, tuple[float, float]] = {}
                 left = Counter(places[rewrite.root] for rewrite in result.rewrites)
-                for root, measured in running.timer.times(result):
+                for root, measured in running.timer.times(result, self._values(method, graph, new)):
                     before, after = seconds.get(places[root], (0.0, 0.0))
                     seconds[places[root]] = before + measured.before, after + measured.after
                     left[places[root]] -= 1
@@ -194,6 +196,36 @@ class Singles:
                     before, after = times["before"], times["after"]
                     found.append(Candidate(method, place, modules[place], errors[place], before, after))
         return found
+
+    def _values(self, method: LossyPass, graph: Graph, places: Collection[Place]) -> dict[str, dict[str, torch.Tensor]]:
+        """By roots in a graph, the values that they take by their names, where the time of a method depends on them.
+
+        They are those of a call of the subject, whose graph may have other sizes, and other names.
+        """
+        if not method.by_value:
+            return {}
+        mine = self.subject.graph
+        taken = {place: _taken(mine, root) for root, place in method.places(mine, self.lossy).items()}
+        wanted = {node.name for place in places for node in taken[place].values()}
+        held: dict[str, torch.Tensor] = {}
+
+        def hold(node: Node, value: Any) -> Any:
+            if node.name in wanted:
+                held[node.name] = value
+            return value
+
+        interpret(mine, self.subject.few[0], hold)
+        return {
+            root: {n.name: held[taken[place][a].name] for a, n in _taken(graph, root).items() if a in taken[place]}
+            for root, place in method.places(graph, self.lossy).items()
+            if place in places
+        }
+
+
+def _taken(graph: Graph, root: str) -> dict[str, Node]:
+    """The nodes that a node takes, by the names of its arguments."""
+    (node,) = (node for node in graph.nodes if node.name == root)
+    return {name: each for name, each in arguments(node).items() if isinstance(each, Node)}
 
 
 def _is_quiet(watch: CoreClock) -> bool:

@@ -2,19 +2,20 @@
 
 What a rewrite removes, and what it makes, are two small graphs. Both are lowered by the backend and run on random
 values of the types that the model has there. Rewrites that are equal but for their weights are one kind, if these are
-zero to the same part: where they mostly are, linears may be computed differently.
+zero to the same part: where they mostly are, linears may be computed differently. Where time depends on the values that
+flow in, these are given, and each rewrite is a kind of its own.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 
 import torch
 
-from txgraph.backends import Backend
+from txgraph.backends import Backend, Compiled
 from txgraph.cost import CostModel, Measurement, best_seconds, random_like
 from txgraph.errors import BackendFailed
 from txgraph.ir import Graph, extract
@@ -28,6 +29,7 @@ from txgraph.rewrite import Rewrite
 log = logging.getLogger(__name__)
 
 SECONDS = 0.2  # of running, for each kind of rewrite
+Values = Mapping[str, torch.Tensor]  # by names of nodes
 
 
 class RewriteTimer:
@@ -37,6 +39,7 @@ class RewriteTimer:
         self._lower = partial(backend.lower, target=target, options=options)
         self._target = target
         self._measured: dict[str, Measurement] = {}
+        self._compiled: dict[str, Compiled] = {}
 
     @property
     def measurements(self) -> list[Measurement]:
@@ -49,14 +52,23 @@ class RewriteTimer:
             return {}
         return {root: f"no gain: {measured}" for root, measured in self.times(result) if not measured.pays}
 
-    def times(self, result: PassResult) -> Iterator[tuple[str, Measurement]]:
-        """What each rewrite of a pass takes and gives, by its root."""
+    def times(
+        self, result: PassResult, values: Mapping[str, Values] | None = None
+    ) -> Iterator[tuple[str, Measurement]]:
+        """What each rewrite of a pass takes and gives, by its root.
+
+        Args:
+            values: by roots, what flows in there; cut or repeated to the sizes of the graph. Others are random.
+        """
         stay = {node.name for node in result.after.nodes}
         stay |= {name for rewrite in result.rewrites for name in rewrite.removed}  # these go with their own rewrite
+        renamed = [pair for rewrite in result.rewrites for pair in rewrite.values]
         for rewrite in result.rewrites:
-            yield rewrite.root, self._measure(rewrite, result, stay)
+            given = dict((values or {}).get(rewrite.root, {}))
+            given |= {new: given[old] for old, new in renamed if old in given}
+            yield rewrite.root, self._measure(rewrite, result, stay, given)
 
-    def _measure(self, rewrite: Rewrite, result: PassResult, stay: Collection[str]) -> Measurement:
+    def _measure(self, rewrite: Rewrite, result: PassResult, stay: Collection[str], values: Values) -> Measurement:
         before, after = result.before, result.after
         if not {node.name for node in before.nodes}.issuperset(rewrite.removed):
             return Measurement(rewrite.rule, rewrite.root, problem="it rewrites what the same pass has made")
@@ -64,22 +76,25 @@ class RewriteTimer:
         key = (
             f"{rewrite.rule}\n{kind_of(before, old)} {_zeros(before, old)}\n{kind_of(after, new)} {_zeros(after, new)}"
         )
+        if values:
+            key += rewrite.root
         known = self._measured.get(key)
         if known is None:
-            self._measured[key] = measured = self._time(rewrite, result.context.cost, (before, old), (after, new))
+            parts = (before, old), (after, new)
+            self._measured[key] = measured = self._time(rewrite, result.context.cost, values, *parts)
             log.info("%s at %s: %s", rewrite.rule, rewrite.root, measured)
             return measured
         self._measured[key] = replace(known, places=known.places + 1)
         return known
 
-    def _time(self, rewrite: Rewrite, cost: CostModel, *parts: tuple[Graph, list[str]]) -> Measurement:
+    def _time(self, rewrite: Rewrite, cost: CostModel, values: Values, *parts: tuple[Graph, list[str]]) -> Measurement:
         runs = []
         for graph, names in parts:
             part = extract(graph, names)
             other = next((n for n in part.inputs if not isinstance(n.meta["val"], torch.Tensor)), None)
             problem = "" if other is None else f"it takes %{other.name}, which is no tensor"
             try:
-                runs.append(self._runner(part) if names and not problem else _nothing)
+                runs.append(self._runner(part, values) if names and not problem else _nothing)
             except BackendFailed as error:
                 problem = str(error)
             if problem:
@@ -90,9 +105,12 @@ class RewriteTimer:
             before, after = best_seconds(*runs, seconds=SECONDS)
         return Measurement(rewrite.rule, rewrite.root, before, after)
 
-    def _runner(self, part: Graph) -> Callable[[], object]:
-        compiled = self._lower(part)
+    def _runner(self, part: Graph, values: Values) -> Callable[[], object]:
+        compiled = self._lowered(part, again=bool(values))
         inputs = [random_like(node.meta["val"]) for node in part.inputs]
+        for node, tensor in zip(part.inputs, inputs, strict=True):
+            if node.name in values and values[node.name].ndim == tensor.ndim:
+                _fill(tensor, values[node.name])
 
         def run() -> None:
             compiled.run(inputs)
@@ -100,6 +118,15 @@ class RewriteTimer:
                 torch.cuda.synchronize()
 
         return run
+
+    def _lowered(self, part: Graph, again: bool) -> Compiled:
+        """Compiled; kept if it may be asked for again, and no values of constants are in it."""
+        if part.constants or not again:
+            return self._lower(part)
+        kind = kind_of(part, [node.name for node in part.calls()])
+        if kind not in self._compiled:
+            self._compiled[kind] = self._lower(part)
+        return self._compiled[kind]
 
 
 def _zeros(graph: Graph, names: Collection[str]) -> list[int | None]:
@@ -125,3 +152,11 @@ def _gone(before: Graph, removed: Collection[str], stay: Collection[str]) -> lis
 
 def _nothing() -> None:
     """What a rewrite makes that only removes."""
+
+
+def _fill(tensor: torch.Tensor, value: torch.Tensor) -> None:
+    """With a value of other sizes: cut, or again from its start; each place in memory once."""
+    tensor = tensor[tuple(slice(None) if step else slice(1) for step in tensor.stride())]
+    for axis, size in enumerate(tensor.shape):
+        value = value.index_select(axis, torch.arange(size, device=value.device) % value.shape[axis])
+    tensor.copy_(value)

@@ -1,9 +1,10 @@
 """Choose, by measurement on this machine, what computes each float32 attention on a CPU.
 
-before:  scaled_dot_product_attention(q, k, v, ...), txgraph::window_attention(q, k, v, ...), or
-         txgraph::ragged_attention(q, k, v, ...)
+before:  scaled_dot_product_attention(q, k, v, ...), txgraph::window_attention(q, k, v, ...),
+         txgraph::threshold_attention(q, k, v, ...), or txgraph::ragged_attention(q, k, v, ...)
 after:   txgraph::attention_native(q, k, v, ...), txgraph::window_attention_native(q, k, v, ...) where that is faster,
-         else torch's, of windows by a mask that layers share; txgraph::ragged_attention_native(q, k, v, ...)
+         else torch's, of windows by a mask that layers share; txgraph::threshold_attention_native(q, k, v, ...);
+         txgraph::ragged_attention_native(q, k, v, ...)
 why:     torch's kernel is made for long sequences; of packed ones it takes one length at a time, and it knows no
          windows. Of packed ones the lengths are not known yet: ours was faster in every batch that was tried, of
          lengths from 3 to 2048.
@@ -29,6 +30,7 @@ from txgraph.progress import track
 
 _DENSE = torch.ops.aten.scaled_dot_product_attention.default
 _WINDOW = torch.ops.txgraph.window_attention.default
+_THRESHOLD = torch.ops.txgraph.threshold_attention.default
 _RAGGED = torch.ops.txgraph.ragged_attention.default
 MEASURED_SECONDS = 0.1  # upper bound per distinct shape
 # A query that sees less than one key in so many, in a head with so many scores: nobody need wait for torch's kernel.
@@ -71,6 +73,7 @@ def choose_attention(graph: Graph, remembers: bool = False) -> dict[str, str]:
     Args:
         remembers: what was measured for another model counts.
     """
+    _replace_thresholds(graph)
     calls = [node for node in graph.calls() if node.target in (_DENSE, _WINDOW)]
     dense = {node: shape for node in calls if (shape := _shape_of(graph, node)) is not None}
     distinct = list(dict.fromkeys(dense.values()))
@@ -92,6 +95,15 @@ def choose_attention(graph: Graph, remembers: bool = False) -> dict[str, str]:
             taken = [named[each] for each in ("query", "key", "value", "attn_mask", "is_causal", "scale")]
             _replace(graph, node, g.txgraph.attention_native(*taken))
     return {str(shape): measured for shape, (_, measured) in choices.items()}
+
+
+def _replace_thresholds(graph: Graph) -> None:
+    """Those that the kernel computes; it knows nothing faster, as a pass has seen. Others stay as they are defined."""
+    for node in graph.calls():
+        if node.target is _THRESHOLD and _shape_of(graph, node) is not None:
+            named = arguments(node)
+            del named["enable_gqa"]  # the numbers of heads say it
+            _replace(graph, node, GraphBuilder(graph, node).txgraph.threshold_attention_native(*named.values()))
 
 
 def _replace(graph: Graph, node: Node, new: Node) -> None:

@@ -6,13 +6,13 @@
 // Tiles of keys that a mask hides from all queries of a block are left out where all keys and values are finite, so that
 // a window costs what is in it. A hidden score that overflows, NaN with -inf added to it, then is hidden, too.
 // Windows that are given as the first and the end of each query's keys say so without a mask; sinks are keys at the
-// start that queries see beside their windows.
+// start that queries see beside their windows. Above a threshold, if there is one, softmax and sum are of few keys.
 
 #include "call.h"
-#include "product.h"
+#include "softmax.h"
 
 #include <algorithm>
-#include <limits>
+#include <type_traits>
 #include <vector>
 
 namespace {
@@ -20,7 +20,7 @@ namespace {
 constexpr int64_t QUERIES = 128; // of one task
 constexpr int64_t TILE = 64;     // keys that are left out together: a multiple of LANES; of few keys LANES
 constexpr int64_t FEW = 4;       // queries: of fewer, keys are read where they are, and not left out: that is reading, too
-constexpr float NEVER = -std::numeric_limits<float>::infinity(); // what hides a key
+constexpr int64_t ROWS = 8;      // queries for which what a threshold leaves out is left out together
 
 // C = A B for any number of vectors: a panel of B stays in the first-level cache for all rows.
 inline void multiply_panels(
@@ -108,46 +108,9 @@ struct Buffer {
 };
 
 struct Scratch {
-  Buffer keys, values, scores, sums;
+  Buffer keys, values, scores, sums, kept;
+  std::vector<int32_t> places;
 };
-
-inline int64_t padded(int64_t size) { return (size + LANES - 1) / LANES * LANES; }
-
-// Keys of a query whose weights are not 0: before `head`, and from `first` to `end`.
-struct Seen {
-  int64_t head, first, end;
-};
-
-// Scores of R queries to weights, in place, with the sums of these. Several at a time: what one waits for, another fills.
-template <int R>
-inline void softmax(float* scores, int64_t line, const Seen* seen, int64_t width, float* totals) {
-  const auto larger = [](Vec x, Vec y) { return x > y ? x : y; };
-  Vec most[R], sums[R] = {};
-  float top[R];
-  for (int r = 0; r < R; ++r) {
-    float* row = scores + r * line;
-    for (int64_t n = seen[r].head; n < seen[r].first; ++n) row[n] = NEVER;
-    for (int64_t n = seen[r].end; n < width; ++n) row[n] = NEVER;
-    most[r] = all(NEVER);
-  }
-  for (int64_t n = 0; n < width; n += LANES)
-#pragma GCC unroll 32
-    for (int r = 0; r < R; ++r) most[r] = larger(load(scores + r * line + n), most[r]);
-#pragma GCC unroll 32
-  for (int r = 0; r < R; ++r) {
-    top[r] = reduce(most[r], larger);
-    if (top[r] == NEVER) top[r] = 0.f; // no key is seen: all weights are 0
-  }
-  for (int64_t n = 0; n < width; n += LANES)
-#pragma GCC unroll 32
-    for (int r = 0; r < R; ++r) {
-      const Vec weight = exp_of_negative(load(scores + r * line + n) - top[r]);
-      sums[r] += weight;
-      store(scores + r * line + n, weight);
-    }
-#pragma GCC unroll 32
-  for (int r = 0; r < R; ++r) totals[r] = reduce(sums[r], [](Vec x, Vec y) { return x + y; });
-}
 
 // Numbers times a factor.
 inline void scaled(const float* from, float factor, int64_t count, float* to) {
@@ -184,7 +147,7 @@ extern "C" void attention(const int64_t* numbers) {
   const auto mask = call.next<Mask>();
   const auto window_first = call.next<const int64_t*>(), window_end = call.next<const int64_t*>();
   const int64_t sinks = call.next();
-  const auto scale = static_cast<float>(call.next<double>());
+  const auto scale = static_cast<float>(call.next<double>()), threshold = static_cast<float>(call.next<double>());
 
   // Blocks of queries; of packed sequences the longest first, so that they end about together.
   std::vector<Block> blocks;
@@ -256,7 +219,8 @@ extern "C" void attention(const int64_t* numbers) {
     if (found.empty()) found.push_back({0, skips ? std::min(seen, tile) : seen});
   }
 
-  std::vector<char> safe(skips ? batch * key_heads : 0);
+  const bool asks = skips || threshold > 0.f;
+  std::vector<char> safe(asks ? batch * key_heads : 0);
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1) if (safe.size() > 1)
   for (int64_t at = 0; at < static_cast<int64_t>(safe.size()); ++at) {
     const int64_t sequence = at / key_heads, key_head = at % key_heads;
@@ -280,7 +244,7 @@ extern "C" void attention(const int64_t* numbers) {
       const float* values = value + v.at(block.batch, block.start, key_head);
       const std::vector<Run> everything{{0, all_seen}};
       const std::vector<Run>& some = runs[task / heads * masks + head % masks];
-      const bool is_safe = skips && safe[block.sequence * key_heads + key_head];
+      const bool is_safe = asks && safe[block.sequence * key_heads + key_head];
       const std::vector<Run>& parts = is_safe ? some : everything;
       int64_t seen = 0;
       for (const Run& part : parts) seen += part.count;
@@ -351,13 +315,24 @@ extern "C" void attention(const int64_t* numbers) {
         }
         visible[m] = {head, hidden, shown};
       }
-      constexpr int64_t ROWS = 4;
-      int64_t done_rows = 0;
-      for (; done_rows + ROWS <= rows; done_rows += ROWS)
-        softmax<ROWS>(scores + done_rows * line, line, visible + done_rows, columns, total + done_rows);
-      for (; done_rows < rows; ++done_rows)
-        softmax<1>(scores + done_rows * line, line, visible + done_rows, columns, total + done_rows);
-      multiply_panels(rows, scores, line, values, value_line, seen, sums, out, out / LANES);
+      if (threshold > 0.f) {
+        float* kept = scratch.kept.of(ROWS * (line + LANES));
+        scratch.places.resize(std::max<size_t>(scratch.places.size(), line));
+        int64_t m = 0;
+        const auto next = [&](auto count) {
+          threshold_softmax<count>(
+              scores + m * line, line, visible + m, seen, threshold, is_safe, values, value_line, kept,
+              scratch.places.data(), sums + m * out, out, total + m);
+          m += count;
+        };
+        while (m + ROWS <= rows) next(std::integral_constant<int, ROWS>());
+        while (m < rows) next(std::integral_constant<int, 1>());
+      } else {
+        int64_t m = 0;
+        for (; m + 4 <= rows; m += 4) softmax<4>(scores + m * line, line, visible + m, columns, total + m);
+        for (; m < rows; ++m) softmax<1>(scores + m * line, line, visible + m, columns, total + m);
+        multiply_panels(rows, scores, line, values, value_line, seen, sums, out, out / LANES);
+      }
       float* to = result + ((block.batch * dense_queries + token) * heads + head) * width;
       for (int64_t m = 0; m < rows; ++m) {
         const float over = total[m] == 0.f ? 0.f : 1.f / total[m];

@@ -1,10 +1,14 @@
-"""Attention on CPUs in float32: of a padded batch, of packed tokens, and in windows.
+"""Attention on CPUs in float32: of a padded batch, of packed tokens, in windows, and above a threshold.
 
 All are one C++ kernel. A thread computes a block of queries of one head: their scores stay in the cache, and no length
 is too short to be worth a call. torch's own kernel for CPUs is made for long sequences, and takes one length at a time.
 Keys that a mask hides from a whole block are left out, 64 at a time, where keys and values are finite: with a window
 of 256 over 4096 tokens (12 heads of 64, one thread, AVX-512) 66 ms instead of 599, where torch's kernel takes 735.
 Windows that are told need no mask to be read.
+
+Above a threshold, all scores are computed, and of each eight queries the keys that some of them keeps are gathered: the
+exponentials and the sum of values are of these. Blocks of keys, which are what others leave out together, would have to
+be negligible for all queries of a block of them: there are few such (docs/adr/0036).
 
 source: Dao et al. 2022 (FlashAttention) for blocks of queries whose scores never leave the cache; the sums are not
         rescaled: a block sees all its keys at once.
@@ -66,6 +70,28 @@ def window_attention_native(
     return result
 
 
+def threshold_attention_native(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None,
+    is_causal: bool,
+    scale: float | None,
+    threshold: float,
+) -> torch.Tensor:
+    """:func:`txgraph.ir.ops.threshold_attention` of float32 on a CPU; ``G`` divides ``H``.
+
+    Returns:
+        ``[B, H, S, Dv]``, in memory as ``[B, S, H, Dv]``.
+    """
+    result = _result(query, value)
+    query, key, value = map(_with_plain_features, (query, key, value))
+    sizes, strides = _dense(query, key, value)
+    no_places = (None, None, None)
+    _run(query, key, value, result, sizes, strides, no_places, attn_mask, is_causal, scale, threshold=threshold)
+    return result
+
+
 def ragged_attention_native(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -111,6 +137,7 @@ def _run(
     scale: float | None = None,
     window: Sequence[torch.Tensor | None] = (None, None),
     sinks: int = 0,
+    threshold: float = 0.0,
 ) -> None:
     steps = [0] * 4
     if attn_mask is not None:
@@ -128,7 +155,7 @@ def _run(
         *(_address(attn_mask), *steps, attn_mask is not None and attn_mask.dtype is torch.bool),
         *map(_address, window),
         sinks,
-        factor=query.shape[-1] ** -0.5 if scale is None else scale,
+        factors=(query.shape[-1] ** -0.5 if scale is None else scale, threshold),
     )
 
 
@@ -161,6 +188,13 @@ define(
     "window_attention_native(Tensor query, Tensor key, Tensor value, Tensor first, Tensor end, int sinks, "
     "float? scale) -> Tensor",
     window_attention_native,
+    lambda query, key, value, *_: _result(query, value),
+    key="CPU",
+)
+define(
+    "threshold_attention_native(Tensor query, Tensor key, Tensor value, Tensor? attn_mask, bool is_causal, "
+    "float? scale, float threshold) -> Tensor",
+    threshold_attention_native,
     lambda query, key, value, *_: _result(query, value),
     key="CPU",
 )

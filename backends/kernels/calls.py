@@ -19,9 +19,9 @@ from txgraph.backends.kernels.build import load
 ACTIVATIONS = ("", "relu", "gelu", "gelu_tanh", "quick_gelu", "silu", "sigmoid")
 
 
-def call(library: str, function: str, *numbers: int, factor: float = 1.0) -> None:
-    """Call a function of ``library`` with integers, and behind them one number that need not be one."""
-    function_of(library, function)(struct.pack(f"{len(numbers)}qd", *numbers, factor))
+def call(library: str, function: str, *numbers: int, factors: Sequence[float] = ()) -> None:
+    """Call a function of ``library`` with integers, and behind them numbers that need not be integers."""
+    function_of(library, function)(struct.pack(f"{len(numbers)}q{len(factors)}d", *numbers, *factors))
 
 
 @functools.cache

@@ -98,6 +98,32 @@ inline V shuffle(V a, V b, IntVec index) {
 #endif
 }
 
+// Of which numbers it does not hold that they are below a limit, a bit each: NaN is not.
+inline uint32_t not_below(Vec x, Vec limit) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask((__m512)x, (__m512)limit, _CMP_NLT_UQ);
+#elif defined(__AVX2__) && defined(__FMA__)
+  return _mm256_movemask_ps(_mm256_cmp_ps((__m256)x, (__m256)limit, _CMP_NLT_UQ));
+#else
+  uint32_t bits = 0;
+  for (int j = 0; j < LANES; ++j) bits |= uint32_t(!(x[j] < limit[j])) << j;
+  return bits;
+#endif
+}
+
+// The numbers at some bits, side by side at the front; where the processor has no word for it, all of them. How many.
+#if defined(__AVX512F__)
+inline Vec to_front(Vec x, uint32_t bits) { return (Vec)_mm512_maskz_compress_ps(bits, (__m512)x); }
+inline IntVec to_front(IntVec x, uint32_t bits) { return (IntVec)_mm512_maskz_compress_epi32(bits, (__m512i)x); }
+inline int64_t at_front(uint32_t bits) { return __builtin_popcount(bits); }
+#else
+template <typename V>
+inline V to_front(V x, uint32_t) {
+  return x;
+}
+inline int64_t at_front(uint32_t) { return LANES; }
+#endif
+
 // All numbers of a vector by a function of two vectors, halves against halves.
 template <int STEP = LANES / 2, typename V, typename Function>
 inline auto reduce(V x, Function function) {

@@ -57,7 +57,7 @@ class Table:
 
     def __init__(self, *_: object) -> None: ...
 
-    def times(self, result: PassResult) -> Iterator[tuple[str, Measurement]]:
+    def times(self, result: PassResult, values: object = None) -> Iterator[tuple[str, Measurement]]:
         for rewrite in result.rewrites:
             yield rewrite.root, Measurement(rewrite.rule, rewrite.root, 1e-3, 1e-3 * FACTORS[rewrite.rule])
 

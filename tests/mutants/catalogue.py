@@ -11,6 +11,7 @@ from tests.mutants.choices import CHOICES
 from tests.mutants.compiled import BACKENDS, CAPTURE
 from tests.mutants.graphs import CONTRACT, FOLDS, NORMAL_FORMS, VIEWS
 from tests.mutants.linears import LINEARS
+from tests.mutants.lossy import BUDGETS
 from tests.mutants.mutant import Mutant
 from tests.mutants.operators import ACTIVATIONS, NORMS
 from tests.mutants.padding import PADDING
@@ -30,6 +31,7 @@ AREAS: Mapping[str, tuple[Mutant, ...]] = {
     "dead channels and heads": SPARSITY,
     "weights that are mostly zeros": ZEROS,
     "what a pass owes to the pipeline": CONTRACT,
+    "under a budget": BUDGETS,
     "capture and mutations": CAPTURE,
     "backends": BACKENDS,
     "choice of a backend": CHOICES,

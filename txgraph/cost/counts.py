@@ -60,6 +60,7 @@ _FORMULAS: dict[Any, Any] = {
     torch.ops.txgraph.weight_only_linears: _weight_only_linears_flops,
     torch.ops.txgraph.softcap_attention: _attention_flops,
     torch.ops.txgraph.window_attention: _attention_flops,  # as if all keys were seen: types do not say more
+    torch.ops.txgraph.threshold_attention: _attention_flops,
     torch.ops.txgraph.expert_linear: lambda x, w, expert, **kwargs: 2 * prod(x) * w[1],
     _aten.mv: lambda a, b, out_shape: _mm_flops(a, (*b, 1)),
     _aten.dot: lambda a, b, out_shape: _mm_flops((1, *a), (*b, 1)),

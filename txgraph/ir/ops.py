@@ -190,6 +190,62 @@ define(
 )
 
 
+def threshold_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None,
+    is_causal: bool,
+    scale: float | None,
+    enable_gqa: bool,
+    threshold: float,
+) -> torch.Tensor:
+    """Attention that leaves out small weights; the others are scaled up, so that their sum is 1.
+
+    Of a weight ``e`` times the largest one of its query, ``max(0, min(e, 2 (e - threshold)))`` counts: nothing below
+    the threshold, all above twice of it, and in between a ramp, so that rounding of scores stays rounding.
+    A query that sees no key gives 0.
+
+    Args:
+        query: ``[B, H, S, D]``. key: ``[B, G, T, D]``. value: ``[B, G, T, Dv]``; ``G`` is ``H``, or with ``enable_gqa``
+            divides it.
+        attn_mask: broadcasts to ``[B, H, S, T]``: added to the scores, or boolean (true: visible).
+        scale: of the scores, by default ``D ** -0.5``.
+        threshold: from 0, which leaves out nothing, to 0.5.
+
+    Returns:
+        ``[B, H, S, Dv]`` in the dtype of ``query``.
+
+    Source: Li et al. 2022 (LeOPArd), for thresholds on scores, which are learned there; BLASST (arXiv 2512.12087), for
+        one relative to the largest score.
+    """
+    if enable_gqa:
+        key, value = (t.repeat_interleave(query.shape[1] // t.shape[1], 1) for t in (key, value))
+    scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if is_causal:
+        seen = scores.new_ones(scores.shape[-2:], dtype=torch.bool).tril()
+        scores = scores.masked_fill(seen.logical_not(), -math.inf)
+    if attn_mask is not None and attn_mask.dtype is torch.bool:
+        scores = scores.masked_fill(attn_mask.logical_not(), -math.inf)
+    elif attn_mask is not None:
+        scores = scores + attn_mask
+    weights: torch.Tensor = torch.ops.aten._safe_softmax(scores, -1)
+    if not weights.numel():
+        return query.new_zeros((*query.shape[:-1], value.shape[-1]))
+    least = threshold * weights.amax(-1, keepdim=True)
+    weights = torch.minimum(weights, 2 * (weights - least)).clamp_min(0)
+    total = weights.sum(-1, keepdim=True)
+    return weights / total.where(total != 0, 1) @ value
+
+
+define(
+    "threshold_attention(Tensor query, Tensor key, Tensor value, Tensor? attn_mask, bool is_causal, float? scale, "
+    "bool enable_gqa, float threshold) -> Tensor",
+    threshold_attention,
+    lambda query, key, value, *_: query.new_empty((*query.shape[:-1], value.shape[-1])),
+)
+
+
 def expert_linear(input: torch.Tensor, weight: torch.Tensor, expert: torch.Tensor) -> torch.Tensor:
     """``weight[expert[n]] @ input[n]`` for each row ``n``: one product for each expert that has rows.
 

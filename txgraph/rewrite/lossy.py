@@ -83,9 +83,11 @@ class LossyPass(Pass):
 
     Attributes:
         by_shape: whether its time depends on shapes only, so that one place tells of all that are alike.
+        by_value: whether it depends on the values that flow in: it is measured on those of the calibration.
     """
 
     by_shape: ClassVar[bool] = False
+    by_value: ClassVar[bool] = False
 
     @property
     def parts(self) -> tuple[LossyPass, ...]:

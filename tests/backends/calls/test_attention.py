@@ -20,6 +20,7 @@ from txgraph.ir import Graph, GraphBuilder, check_spec, interpret
 from txgraph.passes.fold.eliminate_common_subexpressions import EliminateCommonSubexpressions
 
 WINDOW = "txgraph::window_attention"
+THRESHOLD = "txgraph::threshold_attention"
 NATIVE, TORCH = "txgraph::attention_native", "scaled_dot_product_attention"
 Q, K, V = normal(2, 6, 5, 8), normal(2, 3, 7, 8), normal(2, 3, 7, 4)
 
@@ -85,6 +86,23 @@ def test_windows(inputs: tuple[torch.Tensor, ...], tried: list[str]) -> None:
     assert graph.count()[f"{WINDOW}_native"] == 1
     assert WINDOW not in graph.count()
     torch.testing.assert_close(interpret(graph, list(inputs))[0], in_windows(*inputs))
+
+
+def above_threshold(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    grouped = q.shape[1] != k.shape[1]
+    result: torch.Tensor = torch.ops.txgraph.threshold_attention(q, k, v, None, False, 0.3, grouped, 0.4)
+    return result
+
+
+def test_thresholds(tried: list[str]) -> None:
+    """Our kernel alone knows them; what it does not take stays as it is defined."""
+    for inputs, made in (((Q, K, V), THRESHOLD + "_native"), ((Q.double(), K.double(), V.double()), THRESHOLD)):
+        graph = traced(above_threshold, *inputs)
+        assert attention.choose_attention(graph) == {}
+        assert not tried
+        check_spec(graph)
+        assert graph.count()[made] == 1
+        torch.testing.assert_close(interpret(graph, list(inputs))[0], above_threshold(*inputs))
 
 
 def test_windows_that_torchs_kernel_takes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,8 +108,8 @@ def every_operator(
 
 
 # Their definitions run on GPUs, too: token_index decides sizes, before compiled code; a fake-quantized weight is a
-# constant that a pass folds; expert_linear and window_attention are made for CPUs alone.
-BY_DEFINITION = {"token_index", "fake_quantize_weight", "expert_linear", "window_attention"}
+# constant that a pass folds; expert_linear, window_attention and threshold_attention are made for CPUs alone.
+BY_DEFINITION = {"token_index", "fake_quantize_weight", "expert_linear", "window_attention", "threshold_attention"}
 
 
 @pytest.mark.usefixtures("interpreted")
