@@ -117,7 +117,10 @@ class Memo(TorchDispatchMode):
 
     def _root(self, tensor: torch.Tensor) -> int:
         """The number of the value in whose memory a tensor lies; a new one where that is not known."""
-        return self._known.setdefault(_memory(tensor), self._number(object()))
+        memory = _memory(tensor)
+        if memory not in self._known:
+            self._known[memory] = self._number(object())
+        return self._known[memory]
 
     def _number(self, key: Hashable) -> int:
         return self._numbers.setdefault(key, len(self._numbers) + 1)
