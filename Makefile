@@ -21,7 +21,7 @@ help: ## list the targets
 
 .venv: $(READY) ## set up .venv (PYTHON=python3.12 chooses another Python)
 
-$(READY): pyproject.toml constraints.txt scripts/system_deps.sh
+$(READY): pyproject.toml setup.py constraints.txt scripts/system_deps.sh
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "txgraph needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
 	PYTHON='$(PYTHON)' bash scripts/system_deps.sh
 	$(PYTHON) -m venv $(VENV)
@@ -38,7 +38,7 @@ $(DOCS): $(READY)
 
 $(WHEEL)/.ready: $(READY) $(SOURCES)
 	rm -rf $(WHEEL) build/lib build/bdist.* build/dist
-	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/dist .
+	TXGRAPH_COMPILE_KERNELS=0 $(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/dist .
 	$(BIN)/python -m pip install --quiet --no-deps --no-compile --target $(WHEEL) build/dist/txgraph-*.whl
 	@touch $@
 

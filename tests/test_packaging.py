@@ -38,7 +38,10 @@ def test_types_are_published() -> None:
 
 
 def test_sources_of_kernels_are_published() -> None:
-    kinds = {path.suffix for path in (FOLDERS["txgraph.backends"] / "kernels").iterdir() if path.is_file()} - {".py"}
+    kinds = {path.suffix for path in (FOLDERS["txgraph.backends"] / "kernels").iterdir() if path.is_file()} - {
+        ".py",
+        ".so",
+    }
     assert SETUPTOOLS["package-data"]["txgraph.backends.kernels"] == sorted(f"*{kind}" for kind in kinds)
 
 

@@ -1,4 +1,4 @@
-"""Compile C++ for this machine. The private torch names that do it are in this file alone.
+"""Load what is written in C++, compiled for this machine. The private torch names that do it are in this file alone.
 
 ``tests/backends/kernels/test_build.py`` tells when they move.
 """
@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import platform
 import re
@@ -20,6 +21,10 @@ from torch._inductor.codecache import CppCodeCache
 from torch._inductor.cpu_vec_isa import VecISA, valid_vec_isa_list
 from torch.backends import cpu
 
+from txgraph.backends.kernels.binaries import installed
+
+log = logging.getLogger(__name__)
+
 _FOLDER = Path(__file__).parent
 _INCLUDE = re.compile(r'^#include "(.*)"$', re.MULTILINE)
 
@@ -27,10 +32,10 @@ _INCLUDE = re.compile(r'^#include "(.*)"$', re.MULTILINE)
 def load(name: str) -> ctypes.CDLL:
     """The library of ``name.cpp`` beside this file, with this machine's vector instructions and torch's OpenMP.
 
-    It is compiled once a machine, by the compiler that Inductor uses, and kept in Inductor's cache.
+    It was compiled with txgraph's installation, or is when it is first needed; see :func:`compiled`.
 
     Raises:
-        RuntimeError: there is no C++ compiler, or it fails.
+        RuntimeError: it has to be compiled, and there is no C++ compiler, or it fails.
     """
     return start(name).result()
 
@@ -52,7 +57,7 @@ def wait() -> None:
 def _run(name: str, future: Future[ctypes.CDLL]) -> None:
     try:
         with _one_at_a_time:
-            library = _compile(name)
+            library = _load(name)
     except BaseException as error:  # handed to whoever loads the library
         future.set_exception(error)
     else:
@@ -72,7 +77,22 @@ _one_at_a_time = threading.Lock()
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def _compile(name: str) -> ctypes.CDLL:
+def _load(name: str) -> ctypes.CDLL:
+    path = installed(name)
+    if path is not None:
+        try:
+            return ctypes.CDLL(str(path))
+        except OSError as error:  # it was compiled on another system
+            log.warning("%s is compiled anew: %s", name, error)
+    return compiled(name)
+
+
+def compiled(name: str) -> ctypes.CDLL:
+    """The same, compiled here, now or before, by the compiler that Inductor uses. It is kept in Inductor's cache.
+
+    Raises:
+        RuntimeError: there is no C++ compiler, or it fails.
+    """
     with config.patch(known_vectors()):
         library: ctypes.CDLL = CppCodeCache.load(source(name), device_type="cpu")
     return library

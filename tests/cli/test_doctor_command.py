@@ -51,16 +51,25 @@ def test_without_graphviz(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(name: str) -> None:
+    def compiled(name: str) -> None:
         raise RuntimeError("No working C++ compiler found\nin many places")
 
-    monkeypatch.setattr("txgraph.backends.kernels.build.load", load)
+    monkeypatch.setattr("txgraph.backends.kernels.build.compiled", compiled)
     result = run()
     assert result.exit_code == 1
     (line,) = [line for line in result.stdout.splitlines() if line.startswith("C++ compiler")]
     assert "missing" in line
     assert "apt-get install g++ python3-dev" in line
     assert "No working C++ compiler found)" in line
+
+
+def test_kernels_that_are_compiled_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "installed", lambda library: None if library == "sparse" else Path(library))
+    found = findings()["kernels"]
+    assert not found["found"]
+    assert found["advice"].startswith("sparse: compiled when first needed")
+    monkeypatch.setattr(doctor, "installed", Path)
+    assert findings()["kernels"]["found"] == "compiled for this processor"
 
 
 @pytest.mark.parametrize(("torch_version", "tested"), [("2.10.1", False), ("2.11.0+cu130", True), ("2.14.0", False)])

@@ -18,6 +18,7 @@ import torch
 import typer
 from rich.console import Console
 
+from txgraph.backends.kernels.binaries import BINARIES, installed
 from txgraph.cache import Store, is_on
 from txgraph.progress import say, show_progress
 
@@ -84,6 +85,7 @@ def _software() -> Iterator[Finding]:
     yield Finding("Python", platform.python_version(), needed=True)
     yield _torch()
     yield _compiler()
+    yield _kernels()
     dot = shutil.which("dot")
     yield Finding("Graphviz", dot or "", advice="" if dot else "for pictures: apt-get install graphviz")
     for package, use in PACKAGES.items():
@@ -100,17 +102,24 @@ def _torch() -> Finding:
 
 
 def _compiler() -> Finding:
-    """Compiles one of our kernels, as an optimization would."""
-    from txgraph.backends.kernels.build import load  # with all of Inductor
+    """Compiles one of our smallest sources, as an optimization compiles what Inductor writes."""
+    from txgraph.backends.kernels.build import compiled  # with all of Inductor
 
     name = os.environ.get("CXX", "g++")
-    say("compile", "kernels of our own, once a machine")
+    say("compile", "a small kernel of our own")
     try:
-        load("kernels")
+        compiled("parallel")
     except RuntimeError as error:
         advice = f"apt-get install g++ python3-dev, or set CXX ({str(error).strip().splitlines()[0]})"
         return Finding("C++ compiler", "", needed=True, advice=advice)
     return Finding("C++ compiler", shutil.which(name) or name, needed=True)
+
+
+def _kernels() -> Finding:
+    libraries = dict.fromkeys(each.library for each in BINARIES)
+    late = [library for library in libraries if installed(library) is None]
+    advice = f"{', '.join(late)}: compiled when first needed, for seconds; to have it done now, install txgraph again"
+    return Finding("kernels", "" if late else "compiled for this processor", advice=advice if late else "")
 
 
 def _machine() -> Iterator[Finding]:

@@ -34,14 +34,14 @@ def test_what_is_started_is_done_after_a_wait(monkeypatch: pytest.MonkeyPatch) -
     """One at a time, each once."""
     begin, running, done = threading.Event(), [], []
 
-    def compiled(name: str) -> str:
+    def loaded(name: str) -> str:
         running.append(name)
         begin.wait()
         assert len(running) == 1
         done.append(running.pop())
         return name
 
-    monkeypatch.setattr(build, "_compile", compiled)
+    monkeypatch.setattr(build, "_load", loaded)
     futures = [build.start(name) for name in ("one", "two", "one")]
     assert not done
     begin.set()
@@ -56,10 +56,10 @@ def test_a_compiler_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None
         raise RuntimeError("C++ compile error")
 
     monkeypatch.setattr(build.CppCodeCache, "load", fails)
-    build.start("linear")
+    build.start("parallel")
     build.wait()  # whoever does not need it goes on
     with pytest.raises(RuntimeError, match=r"C\+\+ compile error"):
-        build.load("linear")
+        build.load("parallel")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
@@ -67,7 +67,7 @@ def test_a_compiler_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_fork_while_a_kernel_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """The child has no thread that would finish it: it starts again, and waits for nothing else."""
     begin = threading.Event()
-    monkeypatch.setattr(build, "_compile", lambda name: begin.wait() and name)
+    monkeypatch.setattr(build, "_load", lambda name: begin.wait() and name)
     done = build.start("done")
     begin.set()
     assert done.result() == "done"
