@@ -38,7 +38,7 @@ $(DOCS): $(READY)
 
 $(WHEEL)/.ready: $(READY) $(SOURCES)
 	rm -rf $(WHEEL) build/lib build/bdist.* build/dist
-	TXGRAPH_COMPILE_KERNELS=0 $(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/dist .
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/dist .
 	$(BIN)/python -m pip install --quiet --no-deps --no-compile --target $(WHEEL) build/dist/txgraph-*.whl
 	@touch $@
 

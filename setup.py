@@ -1,22 +1,36 @@
 """Compiles kernels for CPUs; everything else about the package is in pyproject.toml.
 
-Without a compiler, elsewhere than on Linux with x86-64, or with TXGRAPH_COMPILE_KERNELS=0, each of them is compiled when
-it is first needed.
+Without a compiler, or elsewhere than on Linux with x86-64, each is compiled when it is first needed.
 """
 
-import os
 import platform
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 FOLDER = Path("backends/kernels")
 binaries = runpy.run_path(str(FOLDER / "binaries.py"))
-wanted = sys.platform == "linux" and platform.machine() == "x86_64"
+
+
+class BuildOnce(build_ext):
+    """Takes what an editable installation has compiled: the name is that of these sources and flags."""
+
+    def build_extension(self, ext: Extension) -> None:  # noqa: D102
+        path = Path(self.get_ext_fullpath(ext.name))
+        made = FOLDER / path.name
+        if made.exists() and not (path.exists() and made.samefile(path)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(made, path)
+        else:
+            super().build_extension(ext)
+
 
 setup(
+    cmdclass={"build_ext": BuildOnce},
     ext_modules=[
         Extension(
             f"txgraph.backends.kernels.{each.name}",
@@ -28,6 +42,6 @@ setup(
             optional=True,
         )
         for each in binaries["BINARIES"]
-        if wanted and os.environ.get("TXGRAPH_COMPILE_KERNELS") != "0"
-    ]
+        if sys.platform == "linux" and platform.machine() == "x86_64"
+    ],
 )

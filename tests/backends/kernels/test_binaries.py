@@ -75,7 +75,7 @@ BUILD = """
 import runpy, setuptools
 from setuptools import Distribution
 made = []
-setuptools.setup = lambda ext_modules: made.extend(each for each in ext_modules if ".sparse_" in each.name)
+setuptools.setup = lambda ext_modules, cmdclass: made.extend(each for each in ext_modules if ".sparse_" in each.name)
 runpy.run_path("setup.py")
 packages = {"package_dir": {"txgraph.backends": "backends"}, "packages": ["txgraph.backends.kernels"]}
 command = Distribution({**packages, "ext_modules": made}).get_command_obj("build_ext")
