@@ -19,7 +19,8 @@ binaries = runpy.run_path(str(FOLDER / "binaries.py"))
 class BuildOnce(build_ext):
     """Takes what an editable installation has compiled: the name is that of these sources and flags."""
 
-    def build_extension(self, ext: Extension) -> None:  # noqa: D102
+    def build_extension(self, ext: Extension) -> None:
+        """Copy or compile one library."""
         path = Path(self.get_ext_fullpath(ext.name))
         made = FOLDER / path.name
         if made.exists() and not (path.exists() and made.samefile(path)):
