@@ -1,6 +1,6 @@
-"""Compiles kernels for CPUs; everything else about the package is in pyproject.toml.
+"""Compiles what is written in C and C++; everything else about the package is in pyproject.toml.
 
-Without a compiler, or elsewhere than on Linux with x86-64, each is compiled when it is first needed.
+Without a compiler, or elsewhere than on Linux with x86-64, kernels are compiled when they are first needed.
 """
 
 import platform
@@ -12,8 +12,8 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-FOLDER = Path("backends/kernels")
-binaries = runpy.run_path(str(FOLDER / "binaries.py"))
+BINARIES = runpy.run_path("txgraph/binaries.py")["BINARIES"]
+FOLDERS = {"txgraph.backends.kernels": Path("backends/kernels"), "txgraph.capture": Path("txgraph/capture")}
 
 
 class BuildOnce(build_ext):
@@ -22,7 +22,7 @@ class BuildOnce(build_ext):
     def build_extension(self, ext: Extension) -> None:
         """Copy or compile one library."""
         path = Path(self.get_ext_fullpath(ext.name))
-        made = FOLDER / path.name
+        made = FOLDERS[ext.name.rpartition(".")[0]] / path.name
         if made.exists() and not (path.exists() and made.samefile(path)):
             path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(made, path)
@@ -30,19 +30,19 @@ class BuildOnce(build_ext):
             super().build_extension(ext)
 
 
-setup(
-    cmdclass={"build_ext": BuildOnce},
-    ext_modules=[
-        Extension(
-            f"txgraph.backends.kernels.{each.name}",
-            [str(FOLDER / f"{each.library}.cpp")],
-            depends=sorted(map(str, FOLDER.glob("*.h"))),
-            extra_compile_args=[*binaries["FLAGS"], *each.flags],
-            extra_link_args=["-fopenmp", "-s"],
-            language="c++",
-            optional=True,
-        )
-        for each in binaries["BINARIES"]
-        if sys.platform == "linux" and platform.machine() == "x86_64"
-    ],
-)
+def _extension(binary) -> Extension:
+    folder = FOLDERS[binary.package]
+    openmp = ["-fopenmp"] if "-fopenmp" in binary.flags else []
+    return Extension(
+        f"{binary.package}.{binary.name(folder)}",
+        [str(folder / binary.source)],
+        depends=sorted(map(str, folder.glob("*.h"))),
+        extra_compile_args=list(binary.flags),
+        extra_link_args=[*openmp, "-s"],
+        language="c++" if binary.source.endswith(".cpp") else "c",
+        optional=True,
+    )
+
+
+on_linux = sys.platform == "linux" and platform.machine() == "x86_64"
+setup(cmdclass={"build_ext": BuildOnce}, ext_modules=[_extension(each) for each in BINARIES if on_linux])

@@ -37,6 +37,11 @@ def test_types_are_published() -> None:
     assert "py.typed" in SETUPTOOLS["package-data"]["txgraph"]
 
 
+def test_sources_in_c_are_published() -> None:
+    assert [path.name for path in (ROOT / "txgraph").rglob("*.c")] == ["unchanged.c"]
+    assert SETUPTOOLS["package-data"]["txgraph.capture"] == ["*.c"]
+
+
 def test_sources_of_kernels_are_published() -> None:
     kinds = {path.suffix for path in (FOLDERS["txgraph.backends"] / "kernels").iterdir() if path.is_file()} - {
         ".py",

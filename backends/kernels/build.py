@@ -21,7 +21,7 @@ from torch._inductor.codecache import CppCodeCache
 from torch._inductor.cpu_vec_isa import VecISA, valid_vec_isa_list
 from torch.backends import cpu
 
-from txgraph.backends.kernels.binaries import installed
+from txgraph.binaries import installed
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 def _load(name: str) -> ctypes.CDLL:
-    path = installed(name)
+    path = installed(name, _FOLDER)
     if path is not None:
         try:
             return ctypes.CDLL(str(path))

@@ -12,7 +12,7 @@ from torch import nn
 from torch.export import Dim
 
 from tests.small import MLP, graph_of, module
-from txgraph.capture import InputGuard, ModelState
+from txgraph.capture import InputGuard, ModelState, unchanged
 from txgraph.capture.guards import explain_mismatch
 from txgraph.ir import Graph
 
@@ -113,6 +113,13 @@ def test_mismatches_are_explained(tensors: list[torch.Tensor], message: str) -> 
 # -- the model's state ---------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(params=["in C", "by map"], autouse=True)
+def found_out(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is where there is a compiler at installation, and where there is none."""
+    if request.param == "by map":
+        monkeypatch.setattr(unchanged, "_library", lambda: None)
+
+
 class Model(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -121,6 +128,7 @@ class Model(nn.Module):
         self.no_bias = nn.Linear(4, 4, bias=False)
         self.register_buffer("scale", torch.ones(4))
         self.table = torch.ones(4)
+        self.tables = [torch.ones(4), torch.ones(4)]
         self.eval()
 
 
@@ -147,6 +155,10 @@ SEEN: dict[str, tuple[Callable[[Model], Any], str]] = {
     "bias removed": (lambda m: setattr(m.layers[0], "bias", None), "was replaced or added"),
     "parameter deleted": (lambda m: delattr(m.layers[0], "bias"), "'bias' was removed from the model"),
     "plain tensor": (lambda m: setattr(m, "table", torch.zeros(4)), "was replaced or added"),
+    "item of a list": (lambda m: m.tables.__setitem__(1, torch.zeros(4)), "was replaced or added"),
+    "transposed": (lambda m: m.layers[0].weight.requires_grad_(False).t_(), "another shape or other strides"),
+    "cut": (lambda m: m.table.resize_(3), "another shape or other strides"),
+    "swapped": (lambda m: torch.utils.swap_tensors(m.table, torch.zeros(4)), "got new storage"),
     "data": (lambda m: setattr(m.layers[0].weight, "data", torch.ones(4, 4)), "got new storage"),
     "dtype": (lambda m: m.no_bias.to(torch.bfloat16), "moved to another dtype"),
     "assigned state dict": (

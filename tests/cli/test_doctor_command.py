@@ -64,11 +64,11 @@ def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_kernels_that_are_compiled_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "installed", lambda library: None if library == "sparse" else Path(library))
+    monkeypatch.setattr(doctor, "installed", lambda library, folder: None if library == "sparse" else folder)
     found = findings()["kernels"]
     assert not found["found"]
     assert found["advice"].startswith("sparse: compiled when first needed")
-    monkeypatch.setattr(doctor, "installed", Path)
+    monkeypatch.setattr(doctor, "installed", lambda library, folder: folder)
     assert findings()["kernels"]["found"] == "compiled for this processor"
 
 

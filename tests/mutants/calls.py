@@ -324,6 +324,12 @@ CALLS = (
         Scenario("a parameter is replaced", Alone, _changed(_replaced)),
     ),
     Mutant(
+        "everything is unchanged",
+        "the quick check of a model sees nothing, and nobody looks closer",
+        Fault(guards, "unchanged_check", always(lambda: True)),
+        Scenario("a parameter is replaced", Alone, _changed(_replaced)),
+    ),
+    Mutant(
         "new storage not seen",
         "a parameter with new storage is read in its old one",
         Fault(ModelState, "change", _unseen("got new storage")),

@@ -1,8 +1,12 @@
-"""Private names of torch, all in this file: what tracing assumed of sizes, comparisons in C, kinds of operators."""
+"""Private names of torch, all in this file: what tracing assumed, comparisons in C, kinds of operators."""
 
 from __future__ import annotations
 
+import ctypes
+import functools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import sympy
@@ -65,3 +69,44 @@ def without_writing(operator: OpOverload) -> OpOverload | None:
 
 def _argument(argument: Any) -> tuple[str, str]:
     return argument.name, str(argument.type)
+
+
+@dataclass(frozen=True)
+class TensorReads:
+    """How C reads tensors.
+
+    Attributes:
+        functions: of torch's C interface, which take a pointer to a tensor and where a property is written to: address,
+            dtype, number of axes, sizes, strides. offset: of the pointer to the tensor in its Python object, in bytes.
+    """
+
+    functions: ctypes.Array[ctypes.c_void_p]
+    offset: int
+
+
+def tensor_reads(tensors: Sequence[torch.Tensor]) -> TensorReads | None:
+    """How C reads these tensors; ``None`` if this torch, or one of them, is not made as is known here."""
+    functions = _shim()
+    offsets = {_offset(tensor) for tensor in tensors or (torch.empty(0),)}
+    if functions is None or len(offsets) != 1 or None in offsets:
+        return None
+    (offset,) = offsets
+    return TensorReads(functions, offset)
+
+
+@functools.cache
+def _shim() -> ctypes.Array[ctypes.c_void_p] | None:
+    path = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    names = ("data_ptr", "dtype", "dim", "sizes", "strides")
+    try:
+        library = ctypes.CDLL(str(path))  # which is loaded
+        functions = [ctypes.cast(getattr(library, f"aoti_torch_get_{name}"), ctypes.c_void_p) for name in names]
+    except (OSError, AttributeError):
+        return None
+    return (ctypes.c_void_p * len(names))(*(function.value for function in functions))
+
+
+def _offset(tensor: torch.Tensor) -> int | None:
+    """Where the object of a tensor has the pointer to what C++ knows as the tensor."""
+    words = range(object.__basicsize__, torch.Tensor.__basicsize__, ctypes.sizeof(ctypes.c_void_p))
+    return next((at for at in words if ctypes.c_void_p.from_address(id(tensor) + at).value == tensor._cdata), None)

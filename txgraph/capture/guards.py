@@ -15,6 +15,7 @@ from torch.utils._sympy.printers import PythonPrinter
 
 from txgraph.capture.adapter import conditions_on_sizes, forms_check
 from txgraph.capture.state import plain_slots, versions
+from txgraph.capture.unchanged import unchanged_check
 from txgraph.ir import DTYPE_NAMES, Graph, type_of
 from txgraph.ir.padding import PaddingAssumption
 
@@ -122,8 +123,8 @@ class ModelState:
     """Everything about a model, beside its inputs, that a graph depends on.
 
     Which tensors and modules it has, their train/eval flags, dtypes and devices, autocast; and the
-    values of those weights that were folded into the graph. Reads only; built for speed: each check is
-    one C-level ``map``.
+    values of those weights that were folded into the graph. Reads only; built for speed: what is usual is found out by
+    C that txgraph's installation compiled, and what it doubts by ``map``.
 
     Args:
         frozen: the weights whose values were used, by name.
@@ -149,6 +150,11 @@ class ModelState:
         self._same_forms = forms_check(self._tensors)
         self._default_dtype = torch.get_default_dtype()
         self._training = list(map(attrgetter("training"), self._modules))
+        self._unchanged = unchanged_check(
+            [*zip(self._dicts, self._names, self._values, strict=True)], holders, self._tensors
+        )
+        flags = [(vars(m), "training", flag) for m, flag in zip(self._modules, self._training, strict=True)]
+        self._same_flags = unchanged_check(flags)
         self._versions = versions(self._frozen)
         self._samples = [view for t in self._frozen if (view := _sample_view(t)) is not None]
         self._sampled = list(map(_read, self._samples))
@@ -160,12 +166,8 @@ class ModelState:
 
     def change(self) -> str:
         """What has changed for good since; an empty text if nothing has."""
-        try:
-            same = all(map(is_, map(getitem, self._dicts, self._names), self._values))
-        except KeyError as missing:
-            return f"{missing} was removed from the model"
-        if not same or list(map(len, self._holders)) != self._sizes or any(self._empty):
-            return "a parameter, buffer or submodule was replaced or added"
+        if not self._unchanged() and (change := self._change_of_form()):
+            return change
         if versions(self._frozen) != self._versions:
             changed = [
                 n for n, a, b in zip(self._frozen_names, versions(self._frozen), self._versions, strict=True) if a != b
@@ -173,6 +175,16 @@ class ModelState:
             return f"{changed[0]} was changed in place, and its values are folded into the graph"
         if list(map(_read, self._samples)) != self._sampled:
             return "a weight was written to through .data, and its values are folded into the graph"
+        return ""
+
+    def _change_of_form(self) -> str:
+        """What has changed, beside values."""
+        try:
+            same = all(map(is_, map(getitem, self._dicts, self._names), self._values))
+        except KeyError as missing:
+            return f"{missing} was removed from the model"
+        if not same or list(map(len, self._holders)) != self._sizes or any(self._empty):
+            return "a parameter, buffer or submodule was replaced or added"
         same_forms = self._same_forms()
         if not same_forms and list(map(attrgetter("dtype"), self._tensors)) != self._dtypes:
             return "the model was moved to another dtype"
@@ -189,7 +201,7 @@ class ModelState:
         """Whether flags, autocast and default dtype are as they were: switched back, the graph serves again."""
         if self._autocast_now() != self._autocast or torch.get_default_dtype() is not self._default_dtype:
             return False
-        return list(map(attrgetter("training"), self._modules)) == self._training
+        return self._same_flags() or list(map(attrgetter("training"), self._modules)) == self._training
 
 
 _SAMPLES = 16

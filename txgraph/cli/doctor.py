@@ -18,7 +18,8 @@ import torch
 import typer
 from rich.console import Console
 
-from txgraph.backends.kernels.binaries import BINARIES, installed
+from txgraph.backends import kernels
+from txgraph.binaries import BINARIES, installed
 from txgraph.cache import Store, is_on
 from txgraph.progress import say, show_progress
 
@@ -116,8 +117,9 @@ def _compiler() -> Finding:
 
 
 def _kernels() -> Finding:
-    libraries = dict.fromkeys(each.library for each in BINARIES)
-    late = [library for library in libraries if installed(library) is None]
+    folder = Path(kernels.__file__).parent
+    libraries = dict.fromkeys(each.library for each in BINARIES if each.package == kernels.__name__)
+    late = [library for library in libraries if installed(library, folder) is None]
     advice = f"{', '.join(late)}: compiled when first needed, for seconds; to have it done now, install txgraph again"
     return Finding("kernels", "" if late else "compiled for this processor", advice=advice if late else "")
 

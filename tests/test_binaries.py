@@ -7,17 +7,17 @@ import os
 import platform
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import pytest
 import torch
 
-from txgraph.backends.kernels import binaries, build, calls
-from txgraph.backends.kernels.binaries import BINARIES, FOLDER, installed
+from txgraph.backends.kernels import build, calls
 from txgraph.backends.kernels.sparse_linear import pack, sparse_linears_native
+from txgraph.binaries import BINARIES, Binary, installed
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[1]
+KERNELS = ROOT / "backends" / "kernels"
 HASWELL = {"avx2", "fma3", "f16c", "bmi2", "lzcnt"}
 SKYLAKE_X = HASWELL | {"avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_cd"}
 PROCESSORS = {
@@ -41,29 +41,30 @@ def test_a_processor_runs_what_is_fastest_on_it_or_nothing(processor: str) -> No
     """Where the source has better code than any binary, that is compiled later."""
     has, expected = PROCESSORS[processor]
     fitting = [each for each in BINARIES if each.fits(dict.fromkeys(has, True))]
-    assert {f"{each.library}_{each.vectors}" for each in fitting} == set(expected)
+    assert {f"{each.library}_{each.kind}" for each in fitting} == {*expected, "unchanged_"}
     assert len({each.library for each in fitting}) == len(fitting)
 
 
-@pytest.mark.parametrize("each", BINARIES, ids=lambda each: f"{each.library}_{each.vectors}")
-def test_flags_turn_on_what_the_source_asks_for(each: binaries.Binary) -> None:
+@on_linux
+@pytest.mark.parametrize(
+    "each", [each for each in BINARIES if each.kind], ids=lambda each: f"{each.library}_{each.kind}"
+)
+def test_flags_turn_on_what_the_source_asks_for(each: Binary) -> None:
     """The macros that choose the code: those of its kind of processor, and none of a better one."""
     command = [os.environ.get("CXX", "g++"), *each.flags, "-dM", "-E", "-x", "c++", os.devnull]
     macros = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    defined = {
-        name for name in ("AVX2", "FMA", "AVX512F", "AVX512BW", "AVX512VNNI", "AVXVNNI") if f"__{name}__" in macros
-    }
+    names = ("AVX2", "FMA", "AVX512F", "AVX512BW", "AVX512VNNI", "AVXVNNI")
     expected = {"avx2": {"AVX2", "FMA"}, "avx512": {"AVX2", "FMA", "AVX512F", "AVX512BW"}}
-    assert defined == {**expected, "avx512vnni": expected["avx512"] | {"AVX512VNNI"}}[each.vectors]
+    expected["avx512vnni"] = expected["avx512"] | {"AVX512VNNI"}
+    assert {name for name in names if f"__{name}__" in macros} == expected[each.kind]
 
 
 def test_a_changed_source_leaves_binaries_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for path in (*FOLDER.glob("*.cpp"), *FOLDER.glob("*.h")):
+    for path in (*KERNELS.glob("*.cpp"), *KERNELS.glob("*.h")):
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    monkeypatch.setattr(binaries, "FOLDER", tmp_path)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(HASWELL, True))
-    (binary,) = [each for each in BINARIES if (each.library, each.vectors) == ("kernels", "avx2")]
-    (tmp_path / binary.path(tmp_path).name).touch()
+    (binary,) = [each for each in BINARIES if (each.library, each.kind) == ("kernels", "avx2")]
+    binary.path(tmp_path).touch()
     assert installed("kernels", tmp_path) == binary.path(tmp_path)
     assert installed("sparse", tmp_path) is None
     with (tmp_path / "vectors.h").open("a") as file:
@@ -71,13 +72,21 @@ def test_a_changed_source_leaves_binaries_alone(monkeypatch: pytest.MonkeyPatch,
     assert installed("kernels", tmp_path) is None
 
 
+def test_a_torch_that_does_not_tell_what_the_processor_can_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert installed("kernels", KERNELS) is None
+
+
 BUILD = """
 import runpy, setuptools
 from setuptools import Distribution
 made = []
-setuptools.setup = lambda ext_modules, cmdclass: made.extend(each for each in ext_modules if ".sparse_" in each.name)
+def setup(ext_modules, cmdclass):
+    made.extend(each for each in ext_modules if ".sparse_" in each.name or ".unchanged_" in each.name)
+setuptools.setup = setup
 runpy.run_path("setup.py")
-packages = {"package_dir": {"txgraph.backends": "backends"}, "packages": ["txgraph.backends.kernels"]}
+folders = {"txgraph": "txgraph", "txgraph.backends": "backends"}
+packages = {"package_dir": folders, "packages": ["txgraph.backends.kernels", "txgraph.capture"]}
 command = Distribution({**packages, "ext_modules": made}).get_command_obj("build_ext")
 command.build_lib, command.build_temp, command.parallel = OUT, OUT + "/objects", 2
 command.ensure_finalized()
@@ -87,35 +96,37 @@ command.run()
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where an installation puts the binaries; of the smallest library."""
+    """Where an installation puts what is compiled; the smallest libraries, of other files than those in use."""
     folder = tmp_path_factory.mktemp("built")
     run = [sys.executable, "-c", f"OUT = {str(folder)!r}\n{BUILD}"]
     subprocess.run(run, cwd=ROOT, check=True, capture_output=True)
-    return folder / "txgraph" / "backends" / "kernels"
+    return folder / "txgraph"
 
 
 @on_linux
 def test_an_installation_compiles_what_is_looked_for(built: Path) -> None:
-    wanted = {each.path(built) for each in BINARIES if each.library == "sparse"}
-    assert {path for path in built.iterdir() if path.suffix == ".so"} == wanted
-    assert all(path.name.endswith(str(sysconfig.get_config_var("EXT_SUFFIX"))) for path in wanted)
+    wanted = {each.path(KERNELS).name for each in BINARIES if each.library == "sparse"}
+    assert {path.name for path in (built / "backends" / "kernels").iterdir()} == wanted
+    (check,) = [each.path(ROOT / "txgraph" / "capture").name for each in BINARIES if each.library == "unchanged"]
+    assert [path.name for path in (built / "capture").iterdir()] == [check]
 
 
 @on_linux
 def test_it_computes_what_is_compiled_here(
     built: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    path = installed("sparse", built)
-    if path is None:
+    fitting = [each for each in BINARIES if each.library == "sparse" and each.fits(torch.cpu.get_capabilities())]
+    if not fitting:
         pytest.skip("this processor runs none of them")
+    path = built / "backends" / "kernels" / fitting[0].path(KERNELS).name
     torch.manual_seed(0)
     x, weight = torch.randn(9, 64), torch.randn(48, 64) * (torch.rand(48, 64) < 0.2)
     packed, results = pack(weight, 4, 32), list[torch.Tensor]()
+    request.addfinalizer(calls.function_of.cache_clear)
     for found in (path, None):
         monkeypatch.setattr(build, "_started", {})
-        monkeypatch.setattr(build, "installed", lambda name, found=found: found)
+        monkeypatch.setattr(build, "installed", lambda name, folder, found=found: found)
         calls.function_of.cache_clear()
-        request.addfinalizer(calls.function_of.cache_clear)
         assert (build.load("sparse")._name == str(path)) == (found is path)
         results += sparse_linears_native(x, [packed], [None], "", [48], 32)
     assert torch.equal(*results)
@@ -129,7 +140,7 @@ def test_what_cannot_be_loaded_is_compiled_here(
     """Such as a wheel from a system with a newer C library."""
     foreign = tmp_path / "foreign.so"
     foreign.write_bytes(b"not a library")
-    monkeypatch.setattr(build, "installed", lambda name: foreign)
+    monkeypatch.setattr(build, "installed", lambda name, folder: foreign)
     monkeypatch.setattr(build, "_started", {})
     with caplog.at_level(logging.WARNING, "txgraph"):
         assert callable(build.load("parallel").parallel_launch)
