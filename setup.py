@@ -19,6 +19,10 @@ FOLDERS = {"txgraph.backends.kernels": Path("backends/kernels"), "txgraph.captur
 class BuildOnce(build_ext):
     """Takes what an editable installation has compiled: the name is that of these sources and flags."""
 
+    def get_ext_filename(self, fullname: str) -> str:
+        """Of an extension, whose name cannot have dots that are not those of packages."""
+        return super().get_ext_filename(fullname).replace("__", ".")
+
     def build_extension(self, ext: Extension) -> None:
         """Copy or compile one library."""
         path = Path(self.get_ext_fullpath(ext.name))
@@ -34,7 +38,7 @@ def _extension(binary) -> Extension:
     folder = FOLDERS[binary.package]
     openmp = ["-fopenmp"] if "-fopenmp" in binary.flags else []
     return Extension(
-        f"{binary.package}.{binary.name(folder)}",
+        f"{binary.package}.{binary.name(folder).replace('.', '__')}",
         [str(folder / binary.source)],
         depends=sorted(map(str, folder.glob("*.h"))),
         extra_compile_args=list(binary.flags),

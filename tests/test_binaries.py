@@ -80,17 +80,16 @@ def test_a_torch_that_does_not_tell_what_the_processor_can_do(monkeypatch: pytes
 BUILD = """
 import runpy, setuptools
 from setuptools import Distribution
-made = []
-def setup(ext_modules, cmdclass):
-    made.extend(each for each in ext_modules if ".sparse_" in each.name or ".unchanged_" in each.name)
-setuptools.setup = setup
-runpy.run_path("setup.py")
 folders = {"txgraph": "txgraph", "txgraph.backends": "backends"}
 packages = {"package_dir": folders, "packages": ["txgraph.backends.kernels", "txgraph.capture"]}
-command = Distribution({**packages, "ext_modules": made}).get_command_obj("build_ext")
-command.build_lib, command.build_temp, command.parallel = OUT, OUT + "/objects", 2
-command.ensure_finalized()
-command.run()
+def setup(ext_modules, cmdclass):
+    small = [each for each in ext_modules if ".sparse_" in each.name or ".unchanged_" in each.name]
+    command = Distribution({**packages, "ext_modules": small, "cmdclass": cmdclass}).get_command_obj("build_ext")
+    command.build_lib, command.build_temp, command.parallel = OUT, OUT + "/objects", 2
+    command.ensure_finalized()
+    command.run()
+setuptools.setup = setup
+runpy.run_path("setup.py")
 """
 
 

@@ -50,12 +50,14 @@ class Binary:
     def name(self, folder: Path) -> str:
         """Of the file, without the suffix. It changes with the sources in the folder: what is old is left alone.
 
+        It has dots, so that nobody who looks for modules takes it for one.
+
         Args:
             folder: of the package.
         """
         sources = sorted(path for path in folder.iterdir() if path.suffix in (".c", ".cpp", ".h"))
         parts = [" ".join(self.flags).encode(), *(path.read_bytes() for path in sources)]
-        return "_".join(filter(None, (self.library, self.kind, hashlib.sha256(b"\0".join(parts)).hexdigest()[:12])))
+        return ".".join(filter(None, (self.library, self.kind, hashlib.sha256(b"\0".join(parts)).hexdigest()[:12])))
 
     def fits(self, capabilities: Mapping[str, object]) -> bool:
         """Whether a processor with these capabilities runs it, and the source has nothing faster for it."""
