@@ -88,6 +88,6 @@ def installed(library: str, folder: Path) -> Path | None:
     """
     import torch  # setup.py does not get here
 
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # older versions do not tell
+    capabilities: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions do not tell
     paths = [each.path(folder) for each in BINARIES if each.library == library and each.fits(capabilities)]
     return next((path for path in paths if path.exists()), None)

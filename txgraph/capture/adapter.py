@@ -87,11 +87,8 @@ class TensorReads:
 def tensor_reads(tensors: Sequence[torch.Tensor]) -> TensorReads | None:
     """How C reads these tensors; ``None`` if this torch, or one of them, is not made as is known here."""
     functions = _shim()
-    offsets = {_offset(tensor) for tensor in tensors or (torch.empty(0),)}
-    if functions is None or len(offsets) != 1 or None in offsets:
-        return None
-    (offset,) = offsets
-    return TensorReads(functions, offset)
+    offset, *others = {_offset(tensor) for tensor in tensors or (torch.empty(0),)}
+    return None if functions is None or offset is None or others else TensorReads(functions, offset)
 
 
 @functools.cache
