@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import gc
-import threading
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 import txgraph
 from tests.recorders import Forgetful, Running, StandIn, Strict, WritesInPlace
 from tests.small import MLP, Linear, assert_as_eager, graph_of, module
+from tests.threads import in_threads
 from txgraph import BackendOptions, Target, compile
 from txgraph.backends import Compiled, choose_backend
 from txgraph.backends.cuda_graphs import Replayed, obstacle, recorder_for, with_cuda_graphs
@@ -96,11 +97,7 @@ def test_threads_take_turns() -> None:
             outputs = program.run([x])
             wrong.extend(at for plus, out in enumerate(outputs, 1) if not torch.equal(out, x + plus))
 
-    threads = [threading.Thread(target=calls, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    assert in_threads(*(partial(calls, number) for number in range(4))) == [None] * 4
     assert not wrong
 
 
