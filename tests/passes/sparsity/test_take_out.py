@@ -62,6 +62,23 @@ def test_the_new_stands_beside_the_old_until_it_is_applied() -> None:
     assert [old for old, _ in record.values] == ["linear_1"]
 
 
+def test_a_rewrite_is_known_by_what_reads_the_units() -> None:
+    """Also where another value that is made anew stands before it."""
+
+    def beside(x: Tensor, w: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        other, hidden = tx.linears(x, [u, w], [None, None])
+        return other, F.linear(torch.relu(hidden), v)
+
+    graph = traced(beside, X, w=W, u=normal(3, 8), v=V)
+    smaller = without_units(graph, flow_of(graph), KEPT, "test")
+    assert [n.name for n in smaller.values] == ["linear", "getitem"]
+    assert smaller.root.name == "linear"
+    smaller.apply("test")
+    graph.eliminate_dead_code()
+    for ours, expected in zip(interpret(graph, [X]), beside(X, W, normal(3, 8), V * KEPT), strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
 def test_what_is_not_exact_claims_no_equal_values() -> None:
     _, smaller = block()
     assert smaller.apply("test", exact=False).values == ()
