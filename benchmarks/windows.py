@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import torch
 import transformers
 
 import txgraph
+from benchmarks.turns import in_turn, milliseconds, times_faster
 from txgraph.bench.hardware import describe_hardware, versions
 
 RESULTS = Path(__file__).parent / "results" / "windows.json"
@@ -67,17 +67,9 @@ def compare(length: int, rounds: int) -> dict[str, Any]:
     errors = {
         n: float((c(**inputs).last_hidden_state - exact).abs().max() / exact.abs().max()) for n, c in calls.items()
     }
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            started = time.perf_counter()
-            call(**inputs)
-            times[name].append(time.perf_counter() - started)
-    ratios = {
-        name: statistics.median(theirs / ours for theirs, ours in zip(times[name], times["txgraph"], strict=True))
-        for name in times
-    }
-    medians = {name: statistics.median(each) * 1e3 for name, each in times.items()}
+    seconds = in_turn({name: partial(call, **inputs) for name, call in calls.items()}, rounds)
+    ratios = {name: times_faster(each, seconds["txgraph"]) for name, each in seconds.items()}
+    medians = {name: milliseconds(each) for name, each in seconds.items()}
     return {"length": length, "milliseconds": medians, "txgraph_times_faster": ratios, "errors": errors}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-import threading
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from transformers import DynamicCache, EncoderDecoderCache
 
 import txgraph
 from tests.small import BITWISE, MLP, Encoder, Linear, assert_as_eager, module
+from tests.threads import in_threads
 from tests.zoo import ZOO, tokens
 
 X = torch.arange(8.0).reshape(2, 4)
@@ -242,13 +242,7 @@ def test_copies_and_pickles_compile_anew() -> None:
 def test_threads_share_one_graph() -> None:
     model = MLP()
     fast = optimized(model)
-    answers: list[torch.Tensor] = []
-    threads = [threading.Thread(target=lambda: answers.append(fast(X))) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=60)
-    assert len(answers) == 8
+    answers = in_threads(*[lambda: fast(X)] * 8)
     assert all(torch.equal(a, model(X)) for a in answers)
     assert len(fast.report.graphs) == 1
 
@@ -749,27 +743,6 @@ def test_eagers_own_errors_come_through() -> None:
 
 
 # -- threads -------------------------------------------------------------------------------------------------------
-
-
-def in_threads(*functions: Any) -> list[Any]:
-    """What the functions give, each in its own thread; what one raises is given, too."""
-    results: list[Any] = [None] * len(functions)
-    start = threading.Barrier(len(functions))
-
-    def run(at: int) -> None:
-        start.wait()
-        try:
-            results[at] = functions[at]()
-        except Exception as error:  # handed to the test, which compares it with what it wants
-            results[at] = error
-
-    threads = [threading.Thread(target=run, args=(at,)) for at in range(len(functions))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=120)
-    assert not any(thread.is_alive() for thread in threads)
-    return results
 
 
 def test_threads_with_new_shapes() -> None:

@@ -17,6 +17,7 @@ source: Dao et al. 2022 (FlashAttention) for blocks of queries whose scores neve
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -41,11 +42,7 @@ def attention_native(
     Returns:
         ``[B, H, S, Dv]``, in memory as ``[B, S, H, Dv]``: what joins the heads is a view.
     """
-    result = _result(query, value)
-    query, key, value = map(_with_plain_features, (query, key, value))
-    sizes, strides = _dense(query, key, value)
-    _run(query, key, value, result, sizes, strides, attn_mask=attn_mask, is_causal=is_causal, scale=scale)
-    return result
+    return _dense(query, key, value, attn_mask=attn_mask, is_causal=is_causal, scale=scale)
 
 
 def window_attention_native(
@@ -62,12 +59,8 @@ def window_attention_native(
     Returns:
         ``[B, H, S, Dv]``, in memory as ``[B, S, H, Dv]``.
     """
-    result = _result(query, value)
-    query, key, value = map(_with_plain_features, (query, key, value))
-    sizes, strides = _dense(query, key, value)
     window = (first.contiguous(), end.contiguous())
-    _run(query, key, value, result, sizes, strides, window=window, sinks=sinks, scale=scale)
-    return result
+    return _dense(query, key, value, window=window, sinks=sinks, scale=scale)
 
 
 def threshold_attention_native(
@@ -84,12 +77,7 @@ def threshold_attention_native(
     Returns:
         ``[B, H, S, Dv]``, in memory as ``[B, S, H, Dv]``.
     """
-    result = _result(query, value)
-    query, key, value = map(_with_plain_features, (query, key, value))
-    sizes, strides = _dense(query, key, value)
-    no_places = (None, None, None)
-    _run(query, key, value, result, sizes, strides, no_places, attn_mask, is_causal, scale, threshold=threshold)
-    return result
+    return _dense(query, key, value, attn_mask=attn_mask, is_causal=is_causal, scale=scale, threshold=threshold)
 
 
 def ragged_attention_native(
@@ -112,16 +100,18 @@ def ragged_attention_native(
     return result
 
 
-def _dense(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
-) -> tuple[Sequence[int], Sequence[Sequence[int]]]:
-    """Sizes and strides ``[B, S, H]``, as the kernel wants them."""
+def _dense(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **asked: Any) -> torch.Tensor:
+    """Attention of rows that are all of one length; ``asked`` goes to the kernel, which wants strides ``[B, S, H]``."""
+    result = _result(query, value)
+    query, key, value = map(_with_plain_features, (query, key, value))
     (batch, heads, queries, depth), (_, key_heads, keys, width) = query.shape, value.shape
     strides = []
     for tensor in (query, key, value):
         row, head, token, _ = tensor.stride()
         strides.append((row, token, head))
-    return (batch, heads, key_heads, depth, width, queries, keys), strides
+    sizes = (batch, heads, key_heads, depth, width, queries, keys)
+    _run(query, key, value, result, sizes, strides, **asked)
+    return result
 
 
 def _run(

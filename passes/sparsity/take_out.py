@@ -245,7 +245,7 @@ class _Work:
         units = self.flow.units[query]
         places = units.kept(self.kept).nonzero().flatten()
         assert units.axis == head_axis(node, query), "heads"
-        if mask.op == "get_attr" and self.graph.frozen(mask) is not None:
+        if self.graph.frozen(mask) is not None:
             selected = self._selected(mask, {len(shape) - 3: units}, g)
         else:
             held = g.constant("kept_heads", places.to(mask.meta["val"].device), [])

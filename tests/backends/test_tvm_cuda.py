@@ -16,7 +16,6 @@ import txgraph
 from tests.backends.cuda_models import bert
 from tests.backends.test_cuda import IDS
 from tests.helpers import normal
-from tests.quantizing import QuantizeLinears
 from tests.small import MLP, apply, graph_of, module
 from txgraph import BackendFailed, BackendOptions
 from txgraph.backends.tvm import TvmBackend, library, lower, worker
@@ -24,6 +23,7 @@ from txgraph.backends.tvm.launch import Launch
 from txgraph.backends.tvm.regions import Region
 from txgraph.ir import without_kernel
 from txgraph.options import Target
+from txgraph.passes import WeightOnly
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("tvm") is None, reason="Apache TVM is not installed"),
@@ -72,7 +72,7 @@ def test_without_nvcc_the_code_is_source(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_quantized_weights_are_multiplied_by_our_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lower, "find_nvcc", lambda: "")
     model = nn.Sequential(nn.Linear(256, 512), nn.GELU(), nn.Linear(512, 256)).eval()
-    graph, _ = apply(QuantizeLinears(8), graph_of(model, normal(5, 256)))
+    graph, _ = apply(WeightOnly(bits=8), graph_of(model, normal(5, 256)))
     made = TvmBackend().lower(graph, Target("cuda", arch="sm_90"), BackendOptions())
     kinds = [kernel.kind for kernel in made.kernels if kernel.name != "getitem"]
     assert kinds == ["txgraph", "generated", "txgraph"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -139,6 +141,106 @@ def test_the_reason_is_given() -> None:
         graph_of(Raises(), X)
     with pytest.raises(CaptureFailed, match=r"Data-?[dD]ependent|data-dependent"):
         graph_of(Branch(), X)
+
+
+class Asks(nn.Module):
+    """Computes a function of a tensor and a number in a tensor. torch notes the lines of a class's ``forward`` only."""
+
+    def __init__(self, function: Callable[[torch.Tensor, torch.Tensor], Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor, n: torch.Tensor) -> Any:
+        return self.function(x, n)
+
+
+def _sliced(x: torch.Tensor, n: torch.Tensor) -> torch.Tensor:
+    return x[:, : n.item()]  # type: ignore[misc]  # a number
+
+
+def _scaled(x: torch.Tensor, n: torch.Tensor) -> torch.Tensor:
+    return x * n.item()
+
+
+def _scaled_by_a_float(x: torch.Tensor, n: torch.Tensor) -> torch.Tensor:
+    return x * x.sum().item()
+
+
+def _made(x: torch.Tensor, n: torch.Tensor) -> torch.Tensor:
+    size: Any = n.item()
+    torch._check(size <= 4)
+    return torch.cat([x, x.new_zeros(2, size)], 1)
+
+
+def _listed(x: torch.Tensor, n: torch.Tensor) -> torch.Tensor:
+    return x[:, n.view(1).tolist()]
+
+
+def _returned(x: torch.Tensor, n: torch.Tensor) -> tuple[torch.Tensor, object]:
+    return x, n.item()
+
+
+def _chosen(x: torch.Tensor, n: torch.Tensor) -> torch.Tensor:
+    return x[x[:, 0] > n]
+
+
+def _written(x: torch.Tensor, n: torch.Tensor) -> torch.Tensor:
+    return x.clone().add_(n.item())
+
+
+def _branched(x: torch.Tensor, n: torch.Tensor) -> torch.Tensor:
+    return x if n.item() > 3 else -x
+
+
+def _whole(x: torch.Tensor, n: torch.Tensor) -> torch.Tensor:
+    return x * int(n)
+
+
+@pytest.mark.parametrize("dynamic", [False, True], ids=["fixed sizes", "dynamic sizes"])
+@pytest.mark.parametrize(
+    "function",
+    [_sliced, _scaled, _scaled_by_a_float, _made, _listed, _returned, _chosen, _written, _branched, _whole],
+)
+def test_what_only_values_decide(function: Callable[[torch.Tensor, torch.Tensor], object], dynamic: bool) -> None:
+    shapes = ({0: Dim.AUTO, 1: Dim.AUTO}, {}) if dynamic else None
+    with pytest.raises(CaptureFailed) as caught:
+        graph_of(Asks(function), X, torch.tensor(2), dynamic_shapes=shapes)
+    place, reason, advice = str(caught.value).splitlines()
+    assert re.match(r"Asks could not be captured as one graph at .*test_export\.py:\d+.*: `return .*`$", place)
+    assert "only a tensor's values decide" in reason or "data-dependent" in reason
+    assert "What to do: " in advice
+    assert "torch.where" in advice
+
+
+def test_the_line_that_asks_for_a_value() -> None:
+    class Model(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            rows = x[0, 0].item()
+            return x * rows
+
+    with pytest.raises(CaptureFailed, match=r"at .*test_export\.py:\d+: `rows = x\[0, 0\]\.item\(\)`\n  %item = item"):
+        graph_of(Model(), X)
+
+
+def test_a_value_that_nothing_comes_of() -> None:
+    def function(x: torch.Tensor) -> torch.Tensor:
+        x.sum().item()
+        return x + 1
+
+    graph = graph_of(function, X, dynamic_shapes={"x": {0: Dim.AUTO}})
+    assert graph.count() == {"add": 1}
+    assert len(graph.ranges) == 1  # the batch's: what nothing comes of has none
+
+
+def test_lines_of_code_that_torch_wrote_are_not_named() -> None:
+    """Regions of autocast are traced again, from torch's own code."""
+
+    def function(x: torch.Tensor, n: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return x * n.item()
+
+    with pytest.raises(CaptureFailed, match=r"Asks could not be captured as one graph\n  %item = item gives a number"):
+        graph_of(Asks(function), X, torch.tensor(2))
 
 
 def test_a_plain_attribute_that_is_written_to() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gc
 import importlib.util
-import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from tests.backends.cuda_models import bert, gpt2, llama
 from tests.cuda import ON_GPU
 from tests.cuda.test_models import DTYPES, batch
 from tests.small import MLP, assert_as_eager, module
+from tests.threads import in_threads
 from txgraph.backends.tvm.lower import find_nvcc
 
 pytestmark = ON_GPU
@@ -110,11 +111,7 @@ def test_by_several_threads() -> None:
                     if not torch.allclose(output, wanted, rtol=1e-4, atol=1e-5):
                         wrong.append(f"thread {number}")
 
-    threads = [threading.Thread(target=calls, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    assert in_threads(*(partial(calls, number) for number in range(4))) == [None] * 4
     assert not wrong
 
 

@@ -11,11 +11,11 @@ from torch import nn
 import txgraph
 from tests.backends.cuda_models import bert, gpt2, llama
 from tests.cuda import ON_GPU
-from tests.quantizing import QuantizeLinears
 from tests.small import MLP, apply, assert_as_eager, graph_of
 from txgraph import BackendOptions, Target
 from txgraph.backends.inductor import InductorBackend
 from txgraph.ir import interpret
+from txgraph.passes import Int8, WeightOnly
 
 pytestmark = ON_GPU
 
@@ -61,13 +61,13 @@ def test_padding_is_removed(dtype: torch.dtype) -> None:
     assert not fast.report.fallbacks
 
 
-@pytest.mark.parametrize("bits", [None, 8, 4])
+@pytest.mark.parametrize("rule", [Int8(), WeightOnly(bits=8), WeightOnly(bits=4)], ids=lambda rule: rule.label)
 @pytest.mark.parametrize("rows", [1, 5, 64])
-def test_quantized_linears(bits: int | None, rows: int) -> None:
+def test_quantized_linears(rule: Int8 | WeightOnly, rows: int) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(256, 512), nn.GELU(), nn.Linear(512, 256)).eval().cuda()
     x = torch.randn(rows, 256, device="cuda")
-    graph, _ = apply(QuantizeLinears(bits), graph_of(model, x))
+    graph, _ = apply(rule, graph_of(model, x))
     compiled = InductorBackend().lower(graph, Target("cuda"), BackendOptions())
     assert [kernel.kind for kernel in compiled.kernels].count("txgraph") == 2
     (ours,), (expected,) = compiled.run([x]), interpret(graph, [x])

@@ -81,6 +81,31 @@ def test_channels_of_named_modules() -> None:
     assert not isinstance(small.down, nn.Linear)
 
 
+class Halves(nn.Module):
+    """The gate and the values of a block are halves of one linear; those of another are seen through views."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.both, self.down = nn.Linear(8, 32), nn.Linear(16, 8)
+        self.up, self.last = nn.Linear(8, 16), nn.Linear(16, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        gate, value = self.both(x).chunk(2, -1)
+        x = self.down(F.silu(gate) * value).softmax(-1)
+        return self.last(torch.relu(self.up(x).view(1, 5, 16)).view(5, 16))
+
+
+def test_channels_are_all_that_a_linear_makes() -> None:
+    model, x = Halves().eval(), normal(5, 8)
+    small = txgraph.compress(model, Prune(0.5, structure="channels"), args=(x,))
+    assert isinstance(small.both, nn.Linear)
+    assert isinstance(small.down, nn.Linear)
+    dead = (small.last.effective_weight() == 0).all(0)
+    assert dead.sum() == 8
+    assert (small.up.effective_weight()[dead] == 0).all()
+
+
 def test_training_mode_is_kept() -> None:
     assert txgraph.compress(Gated().train(), Prune(structure="channels"), args=(normal(5, 8),)).down.training
 

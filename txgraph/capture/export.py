@@ -25,7 +25,17 @@ from txgraph.capture.functional import functional
 from txgraph.capture.pytrees import register_caches
 from txgraph.capture.state import attributes_kept
 from txgraph.errors import CaptureFailed, InvalidGraph
-from txgraph.ir import ConstantStore, Graph, GraphBuilder, Mutation, check_spec, describe, is_random, type_of
+from txgraph.ir import (
+    ConstantStore,
+    Graph,
+    GraphBuilder,
+    Mutation,
+    check_spec,
+    describe,
+    is_random,
+    provenance_of,
+    type_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +44,12 @@ _OWNED = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 _TORCH_ROOT = str(Path(torch.__file__).parent)
 _PYTHON_ROOT = sysconfig.get_path("stdlib")
 _OWN_ROOT = str(Path(__file__).parent.parent)
+_WHAT_TO_DO = (
+    "What to do: check that model(...) runs in eager with these inputs. A branch or loop over tensor values, "
+    ".item() and data-dependent shapes cannot be captured: move them out of forward(), compute with tensors "
+    "(torch.where, a mask), or optimize the submodules that do the work. With options={'allow_fallback': True} the "
+    "model runs eager and the report counts it as a fallback."
+)
 
 
 @dataclass(frozen=True)
@@ -140,9 +156,32 @@ def _to_graph(exported: ExportedProgram, model: nn.Module) -> Graph:
             node.target = _aten.reshape.default
     graph = Graph(fx, constants, _lift_mutations(fx, signature.output_specs, names))
     graph.symbols = _name_symbols(graph)
-    graph.ranges = {str(s): _bounds(r) for s, r in exported.range_constraints.items()}
     graph.eliminate_dead_code()
+    _refuse_values(graph, model)
+    sizes = _symbols_of_inputs(graph)
+    graph.ranges = {str(s): _bounds(r) for s, r in exported.range_constraints.items() if s in sizes}
     return graph
+
+
+def _refuse_values(graph: Graph, model: nn.Module) -> None:
+    """Refuse sizes and numbers that only a tensor's values decide; not where nothing comes of them.
+
+    torch.export holds such a number as a symbol that no input's type binds; a guard and a backend know none of these.
+    """
+    node = next((n for n in graph.calls() if n.meta.get("unbacked_bindings")), None)
+    if node is None:
+        return
+    origin = provenance_of(node)
+    place = f" at {origin.file}:{origin.line}: `{origin.code}`" if origin.file else ""
+    raise CaptureFailed(
+        f"{type(model).__name__} could not be captured as one graph{place}\n"
+        f"  {describe(node)} gives a number or a size that only a tensor's values decide\n  {_WHAT_TO_DO}"
+    )
+
+
+def _symbols_of_inputs(graph: Graph) -> set[Any]:
+    sizes = (size for node in graph.inputs for size in node.meta["val"].shape if isinstance(size, torch.SymInt))
+    return {symbol for size in sizes for symbol in size.node.expr.free_symbols}
 
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:
@@ -245,8 +284,5 @@ def _explain(model: nn.Module, error: Exception) -> str:
     return (
         f"{type(model).__name__} could not be captured as one graph{place}\n"
         f"  {type(error).__name__}: {reason}\n"
-        f"  What to do: check that model(...) runs in eager with these inputs. A branch or loop over tensor values, "
-        f".item() and data-dependent shapes cannot be captured: move them out of forward(), use torch.where, or "
-        f"optimize the submodules that do the work. With options={{'allow_fallback': True}} the model runs eager "
-        f"and the report counts it as a fallback."
+        f"  {_WHAT_TO_DO}"
     )

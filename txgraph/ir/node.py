@@ -184,7 +184,7 @@ def provenance_of(node: Node) -> Provenance:
         module_type = (kind if isinstance(kind, str) else kind.__qualname__).rsplit(".", 1)[-1]
     file, line, code = "", 0, ""
     for frame in _FRAME.finditer(node.meta.get("stack_trace") or ""):
-        if not frame["file"].startswith(_TORCH_ROOT):
+        if not frame["file"].startswith((_TORCH_ROOT, "<")):  # "<eval_with_key>": code that torch wrote
             file, line, code = frame["file"], int(frame["line"]), frame["code"].strip()
     return Provenance(module, module_type, file, line, code, tuple(node.meta.get("txgraph_passes", ())))
 

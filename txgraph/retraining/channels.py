@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
-from torch._ops import OpOverload
 from torch.fx import Node
 
 from txgraph.capture import CallSignature, capture
@@ -16,6 +15,8 @@ from txgraph.ir import Graph
 from txgraph.ir.linears import Linears, names_of
 from txgraph.lossy.calibration import Call
 from txgraph.passes import normal_form
+from txgraph.passes.sparsity.channels import HiddenChannels
+from txgraph.passes.sparsity.channels import hidden_channels as flows
 from txgraph.rewrite import PassContext
 
 _LINEAR = torch.ops.aten.linear.default
@@ -30,7 +31,7 @@ class Block:
 
 
 def hidden_channels(model: nn.Module, call: Call, linears: Mapping[str, nn.Module]) -> list[Block]:
-    """The blocks ``linear -> element by element -> linear`` of a model, with gates, too.
+    """The blocks ``linear -> what keeps channels apart -> linear`` of a model, with gates, too.
 
     Args:
         call: of the model, which is captured for it. linears: modules that may be part of a block, by name.
@@ -41,12 +42,14 @@ def hidden_channels(model: nn.Module, call: Call, linears: Mapping[str, nn.Modul
     signature = CallSignature.of(model)
     args, kwargs = signature.normalise(call.args, call.kwargs)
     graph, _ = normal_form().run(capture(model, args, kwargs).graph, PassContext())
-    modules = {node: name for node in graph.calls() if (name := _module(graph, node)) in linears}
-    uses: dict[str, int] = {}
-    for name in modules.values():
-        uses[name] = uses.get(name, 0) + 1
-    found = [_block(graph, node, modules) for node in modules]
-    return [block for block in found if block is not None and all(uses[n] == 1 for n in (*block.before, block.after))]
+    modules = {node.name: name for node in graph.calls() if (name := _module(graph, node)) in linears}
+    uses = Counter(modules.values())
+    found = []
+    for block in flows(graph):
+        *before, after = (modules.get(name, "") for name in (*block.before, *block.after))
+        if len(block.after) == 1 and all(uses[name] == 1 for name in (*before, after)) and _are_whole(block):
+            found.append(Block(tuple(before), after))
+    return found
 
 
 def _module(graph: Graph, node: Node) -> str:
@@ -57,26 +60,8 @@ def _module(graph: Graph, node: Node) -> str:
     return names_of(linears.weights)[0].rpartition(".")[0]
 
 
-def _block(graph: Graph, reader: Node, modules: Mapping[Node, str]) -> Block | None:
-    """What makes the channels that a linear reads, if it alone reads them."""
-    makers: dict[Node, str] = {}
-    between = {reader}
-    pending: list[Any] = [reader.args[0]]
-    width = pending[0].meta["val"].shape[-1]
-    while pending:
-        value = pending.pop()
-        if value in between or value.op == "get_attr":
-            continue
-        held = value.meta["val"]
-        if value.op != "call_function" or not isinstance(held, torch.Tensor) or held.shape[-1:] != (width,):
-            return None
-        between.add(value)
-        if value in modules:
-            makers[value] = modules[value]
-        elif isinstance(value.target, OpOverload) and torch.Tag.pointwise in value.target.tags:
-            pending += value.all_input_nodes
-        else:
-            return None
-    if not makers or any(user not in between for value in between - {reader} for user in value.users):
-        return None
-    return Block(tuple(makers.values()), modules[reader])
+def _are_whole(block: HiddenChannels) -> bool:
+    """Whether all that each linear makes are these channels, in their order."""
+    order = torch.arange(block.width)
+    made = [(value.meta["val"].shape, block.flow.units[value]) for value in block.flow.made]
+    return all(shape[units.axis] == block.width and units.labels.equal(order) for shape, units in made)

@@ -15,7 +15,6 @@ from tests.backends.cuda_models import bert
 from tests.backends.test_cuda import compiled, pytestmark
 from tests.backends.test_cuda_numbers import interpreted
 from tests.helpers import normal
-from tests.quantizing import QuantizeLinears
 from tests.small import apply, graph_of, traced
 from txgraph import BackendOptions, Target
 from txgraph.backends.calls.cuda_kernels import lower_for_cuda
@@ -23,6 +22,7 @@ from txgraph.backends.inductor import InductorBackend
 from txgraph.ir import Kernel, interpret, without_kernel
 from txgraph.ir.packed import token_index
 from txgraph.ir.quantized import quantize_weight, quantize_weight_grouped
+from txgraph.passes import Int8
 
 __all__ = ["interpreted", "pytestmark"]
 
@@ -152,7 +152,7 @@ def test_what_our_kernels_do_not_take_stays() -> None:
 
 def test_rows_that_vary() -> None:
     graph = graph_of(nn.Linear(64, 32).eval(), normal(2, 5, 64), dynamic_shapes=({0: Dim("B"), 1: Dim("S")},))
-    graph, _ = apply(QuantizeLinears(), graph)
+    graph, _ = apply(Int8(), graph)
     assert InductorBackend().unsupported(graph, SM_90) == []
     compiled = InductorBackend().lower(graph, SM_90, BackendOptions())
     assert own(compiled.kernels) == ["txgraph_int8_linear"]

@@ -11,7 +11,6 @@ from torch import nn
 from torch.export import Dim
 
 from tests.helpers import normal
-from tests.quantizing import QuantizeLinears
 from tests.small import apply, graph_of, traced
 from txgraph import BackendOptions, PassContext, Target
 from txgraph.backends.inductor import InductorBackend
@@ -19,11 +18,12 @@ from txgraph.backends.kernels.quantized import DEEPEST
 from txgraph.backends.reference import ReferenceBackend
 from txgraph.ir import Graph, interpret
 from txgraph.ir.quantized import quantize_weight
+from txgraph.passes import Int8, WeightOnly
 from txgraph.passes.fuse.fuse_linear_activation import FuseLinearActivation
 from txgraph.passes.fuse.fuse_shared_input_linears import FuseSharedInputLinears
 
 CPU = Target("cpu")
-KINDS = [QuantizeLinears(), QuantizeLinears(8), QuantizeLinears(4)]
+KINDS = [Int8(), WeightOnly(bits=8), WeightOnly(bits=4)]
 IDS = ["int8", "8-bit weights", "4-bit weights"]
 
 
@@ -41,7 +41,7 @@ class Layer(nn.Module):
         return self.norm(x + self.down(F.gelu(self.up(y))))
 
 
-def quantized(kind: QuantizeLinears, layers: int, **settings: Any) -> Graph:
+def quantized(kind: Int8 | WeightOnly, layers: int, **settings: Any) -> Graph:
     torch.manual_seed(0)
     graph = graph_of(nn.Sequential(*(Layer() for _ in range(layers))).eval(), normal(2, 5, 64), **settings)
     for rule in (FuseSharedInputLinears(), FuseLinearActivation(), kind):
@@ -60,14 +60,14 @@ def assert_near(ours: torch.Tensor, expected: torch.Tensor) -> None:
 
 @pytest.mark.parametrize("kind", KINDS, ids=IDS)
 @pytest.mark.parametrize("layers", [False, True], ids=["whole", "in layers"])
-def test_they_are_computed_by_our_kernels(kind: QuantizeLinears, layers: bool) -> None:
+def test_they_are_computed_by_our_kernels(kind: Int8 | WeightOnly, layers: bool) -> None:
     graph = quantized(kind, 3)
     compiled = InductorBackend().lower(graph, CPU, BackendOptions(layers=layers))
     x = normal(2, 5, 64)
     (ours,), (expected,) = compiled.run([x]), interpret(graph, [x])
     assert_near(ours, expected)
     names = [kernel.name for kernel in compiled.kernels if kernel.name.startswith("txgraph.")]
-    linear = "quantized" if kind.bits is None else "weight_only"
+    linear = "quantized" if isinstance(kind, Int8) else "weight_only"
     assert names == [f"txgraph.{linear}_linears_native"] * 9
     assert {kernel.kind for kernel in compiled.kernels} == {"generated", "txgraph"}
     (reference,) = ReferenceBackend().lower(graph, CPU, BackendOptions()).run([x])
@@ -75,7 +75,7 @@ def test_they_are_computed_by_our_kernels(kind: QuantizeLinears, layers: bool) -
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=IDS)
-def test_sizes_that_vary(kind: QuantizeLinears) -> None:
+def test_sizes_that_vary(kind: Int8 | WeightOnly) -> None:
     graph = quantized(kind, 1, dynamic_shapes=({0: Dim("B"), 1: Dim("S")},))
     compiled = InductorBackend().lower(graph, CPU, BackendOptions())
     for batch, length in ((2, 5), (3, 1), (1, 1), (9, 13)):
@@ -96,7 +96,7 @@ def test_an_activation_that_the_kernel_lacks() -> None:
 
 
 def test_what_has_no_kernel_is_said() -> None:
-    graph = quantized(QuantizeLinears(), 1)
+    graph = quantized(Int8(), 1)
     assert InductorBackend().unsupported(graph, CPU) == []
 
     wide = traced(lambda x: torch.ops.txgraph.quantize_rows(x, None), normal(4, 8).double())

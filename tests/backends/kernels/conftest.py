@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import functools
+import os
 import platform
 import subprocess
 from collections.abc import Callable
@@ -32,7 +34,10 @@ Library = Callable[[str, str], ctypes.CDLL]
 
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Library:
-    sources, folder = Path(kernels.__file__).parent, tmp_path_factory.mktemp("kernels")
+    """A kernel's library by its name and flags; each is compiled once for all processes that share these tests."""
+    own, shares = tmp_path_factory.getbasetemp(), "PYTEST_XDIST_WORKER" in os.environ
+    sources, folder = Path(kernels.__file__).parent, (own.parent if shares else own) / "kernels"
+    folder.mkdir(exist_ok=True)
 
     @functools.cache
     def compile_with(name: str, flags: str) -> ctypes.CDLL:
@@ -40,7 +45,12 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Library:
         # As Inductor has it, products and sums stay apart. GCC 12 warns of its own headers for AVX-512.
         how = ("-std=c++20", "-O2", "-ffp-contract=off", "-shared", "-fPIC", "-fopenmp", "-Wall", "-Werror")
         how += ("-Wno-psabi", "-Wno-uninitialized", "-Wno-maybe-uninitialized")
-        subprocess.run(["g++", *how, *flags.split(), "-o", path, sources / f"{name}.cpp"], check=True)
+        with path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                made = path.with_suffix(".made")
+                subprocess.run(["g++", *how, *flags.split(), "-o", made, sources / f"{name}.cpp"], check=True)
+                made.rename(path)
         return ctypes.CDLL(str(path))
 
     return compile_with
