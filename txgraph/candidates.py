@@ -27,6 +27,9 @@ from txgraph.pipeline import PassResult
 from txgraph.progress import say
 from txgraph.rewrite import LossyContext, LossyPass, PassContext, Place
 
+LOOKING, ERRORS, TIMES = 0.4, 0.8, 0.9  # of the time for a search, by when each is over: the next has to use it
+AT_ONCE = 8  # places that are prepared before the first of them is tried: what time allows is known of some
+
 
 def run_method(
     method: LossyPass,
@@ -92,7 +95,7 @@ class Singles:
                 shapes_tell = method.by_shape and not self.forced
                 if not shapes_tell or self._is_faster(method, first, place, running):
                     found[method].update(alike.values())
-                if self.clock.is_over("looking for what is faster"):
+                if self.clock.is_over("looking for what is faster", LOOKING):
                     return found
         return found
 
@@ -102,12 +105,16 @@ class Singles:
         if known is not None:
             return bool(known["faster"])
         say("compress", f"{method.label}: is it faster for {method.module_of(root)}")
-        drafts = replace(self.lossy, observe=None, prepared={}, draft=True)
-        result = run_method(method, running.graph, running.context, drafts, {(method, place)})
+        result = run_method(method, running.graph, running.context, self._drafts, {(method, place)})
         watch = CoreClock()
         faster = any(measured.after < measured.before for _, measured in running.timer.times(result))
         self.findings.keep(what, for_others=_is_quiet(watch), faster=faster)
         return faster
+
+    @property
+    def _drafts(self) -> LossyContext:
+        """For rewrites of which only the time matters."""
+        return replace(self.lossy, observe=None, prepared={}, draft=True)
 
     def _prepare(self, method: LossyPass, places: Collection[Place]) -> PassResult:
         """By what flows in the subject: in the graph that will run it may be packed, or of other sizes."""
@@ -121,41 +128,35 @@ class Singles:
         for method, places in wanted.items():
             unknown = {place for place in places if self._error(method, place) is None}
             unknown -= {place for place in unknown if self._is_hopeless(method, place)}
-            if not unknown:
-                continue
-            say("compress", f"{method.label}: prepare")
-            result = self._prepare(method, unknown)
-            rewrites, roots = result.rewrites, method.places(graph, self.lossy)
-            left = Counter(roots[rewrite.root] for rewrite in rewrites)  # a weight may be used twice
-            for place in unknown - left.keys():  # it cannot be done there
-                self.findings.keep(f"error {named(method, place)}", error=math.inf)
-            sums: dict[Place, float] = {}
-            errors = squared_errors(graph, probes(graph, result.after, rewrites), self.subject.few)
-            for number, (rewrite, error) in enumerate(zip(rewrites, errors, strict=True), 1):
-                place = roots[rewrite.root]
-                sums[place] = sums.get(place, 0.0) + error
-                left[place] -= 1
-                if not left[place]:
-                    self.findings.keep(f"error {named(method, place)}", error=sums[place])
-                say("compress", f"{method.label}: {method.module_of(nodes[rewrite.root])}", number, len(rewrites))
-                if self.clock.is_over("errors of single rewrites"):
-                    return
+            roots = method.places(graph, self.lossy)
+            inorder = [place for place in dict.fromkeys(roots.values()) if place in unknown]
+            for first in range(0, len(inorder), AT_ONCE):
+                some = inorder[first : first + AT_ONCE]
+                say("compress", f"{method.label}: prepare", first, len(inorder))
+                result = self._prepare(method, some)
+                rewrites = result.rewrites
+                left = Counter(roots[rewrite.root] for rewrite in rewrites)  # a weight may be used twice
+                for place in some:
+                    if place not in left:  # it cannot be done there
+                        self.findings.keep(f"error {named(method, place)}", error=math.inf)
+                sums: dict[Place, float] = {}
+                errors = squared_errors(graph, probes(graph, result.after, rewrites), self.subject.fewest)
+                for number, (rewrite, error) in enumerate(zip(rewrites, errors, strict=True), 1):
+                    place = roots[rewrite.root]
+                    sums[place] = sums.get(place, 0.0) + error
+                    left[place] -= 1
+                    if not left[place]:
+                        self.findings.keep(f"error {named(method, place)}", error=sums[place])
+                    what = f"{method.label}: {method.module_of(nodes[rewrite.root])}"
+                    say("compress", what, first + number, len(inorder))
+                    if self.clock.is_over("errors of single rewrites", ERRORS):
+                        return
 
     def _is_hopeless(self, method: LossyPass, place: Place) -> bool:
         """Whether that is known from what others change there: a search asks for little that it cannot use."""
         if any(self._error(other, place) == math.inf for other in self.methods if method.fails_with(other)):
             return True
         return any((self._error(part, place) or 0.0) > self.largest for part in method.parts[:1])
-
-    def give_back(self) -> None:
-        """The memory of what no graph can take under this budget, and of what it was prepared by."""
-        methods = [(each, place) for each, place in self.lossy.prepared if isinstance(each, LossyPass)]
-        useless = {(each, place) for each, place in methods if (self._error(each, place) or 0.0) > self.largest}
-        parts = {part for method, place in methods if (method, place) not in useless for part in method.parts}
-        for method, place in useless:
-            if method not in parts:
-                del self.lossy.prepared[method, place]
-        self.subject.forget_observed()
 
     def _error(self, method: LossyPass, place: Place) -> float | None:
         """The squared error of a method at a place alone, if it was measured."""
@@ -174,18 +175,22 @@ class Singles:
             text = {place: f"seconds {running.text} {named(method, place)}" for place in errors}
             new = {place for place in errors if not self.findings.find(text[place])}
             if new:
-                if any((method, place) not in self.lossy.prepared for place in new):
-                    self._prepare(method, new)
+                lossy = self.lossy
+                if any((method, place) not in lossy.prepared for place in new):
+                    if method.by_shape:
+                        lossy = self._drafts
+                    else:
+                        self._prepare(method, new)
                 watch = CoreClock()
                 chosen = {(method, place) for place in new}
-                result = run_method(method, graph, running.context, self.lossy, chosen)
+                result = run_method(method, graph, running.context, lossy, chosen)
                 seconds: dict[Place, tuple[float, float]] = {}
                 left = Counter(places[rewrite.root] for rewrite in result.rewrites)
                 for root, measured in running.timer.times(result, self._values(method, graph, new)):
                     before, after = seconds.get(places[root], (0.0, 0.0))
                     seconds[places[root]] = before + measured.before, after + measured.after
                     left[places[root]] -= 1
-                    if self.clock.is_over("times of single rewrites"):
+                    if self.clock.is_over("times of single rewrites", TIMES):
                         break
                 for place, (before, after) in ((p, s) for p, s in seconds.items() if not left[p]):
                     self.findings.keep(text[place], for_others=_is_quiet(watch), before=before, after=after)

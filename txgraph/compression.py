@@ -100,10 +100,13 @@ class Compression:
             self._lossy = LossyContext(observe=self._subject.observe)
             if options.cache and is_on():
                 self._findings = Findings.of(self._subject.graph, self.calibration.digest, str(self.budget.seed))
-        subject = self._subject
+        subject, held = self._subject, {*self._lossy.prepared}
+        asked = time.perf_counter()
         self._check_reachable(subject)
+        calls = len(subject.chosen_by) + len(subject.held_out)
+        clock.leave((time.perf_counter() - asked) * calls / len(subject.few))  # all of them accept what is found
         notes = list(subject.notes)
-        timer = RewriteTimer(backend, target, options)
+        timer = RewriteTimer(backend, target, options, True)
         running = Running(graph, context, timer, graph_text(graph, backend.name, backend.settings, target, options))
         largest = self.budget.largest_error**2
         singles = Singles(self.methods, self.forced, largest, subject, self._lossy, self._findings, clock)
@@ -121,7 +124,8 @@ class Compression:
             candidates = [each for each in candidates if (each.each, each.place) not in wrong]
             notes += wrong.values()
         applied, records = self._apply(graph, context, steps[:at])
-        singles.give_back()
+        self._lossy.give_back({t.data_ptr() for t in applied.constants.values()}, held)
+        subject.forget_observed()
         spending = Spending(
             self.budget,
             used,

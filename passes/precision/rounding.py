@@ -1,8 +1,8 @@
 """Round weights so that what a linear gives changes least, not each weight by itself.
 
 source: Frantar et al. 2023 (GPTQ): columns are rounded one after another, and what each leaves is made good by those
-        that follow; in the form of Chee et al. 2023 (QuIP, section 3), by a decomposition of the inputs' second moments,
-        not of their inverse, with the same result.
+        that follow; in the form of Chee et al. 2023 (QuIP, section 3), by a decomposition of the inputs' second
+        moments, not of their inverse, with the same result.
 """
 
 from __future__ import annotations
