@@ -74,42 +74,72 @@ class Singles:
     findings: Findings
     clock: Clock
 
-    def candidates(self, running: Running) -> list[Candidate]:
-        """What could be done to the graph that will run, with error and seconds."""
-        wanted = self._promising(running)
-        self._measure_errors(wanted)
-        return on_one_scale(self._timed(running, wanted))
+    def candidates(self, running: Running, slower: bool = False) -> tuple[list[Candidate], bool]:
+        """What could be done to the graph that will run, with error and seconds.
 
-    def _promising(self, running: Running) -> dict[LossyPass, set[Place]]:
-        """Where each method may save time: of places that are alike one is tried, where shapes tell."""
+        Args:
+            slower: also what another method does faster at that place, where shapes tell; else only where the
+                fastest is too much for the budget by itself.
+
+        Returns:
+            them, and whether these are all that there are
+        """
+        wanted, ranked = self._promising(running)
+        rank, left = 0, list(ranked)
+        while left:
+            for place in left:
+                wanted[ranked[place][rank]].add(place)
+            if not slower:
+                self._measure_errors(wanted)
+            left = [p for p in left if slower or not self._fits(ranked[p][rank], p)]
+            rank += 1
+            left = [p for p in left if rank < len(ranked[p])]
+        self._measure_errors(wanted)
+        complete = all(place in wanted[methods[-1]] for place, methods in ranked.items())
+        return on_one_scale(self._timed(running, wanted)), complete
+
+    def _promising(self, running: Running) -> tuple[dict[LossyPass, set[Place]], dict[Place, list[LossyPass]]]:
+        """Where each method may save time: of places that are alike one is tried, where shapes tell.
+
+        Returns:
+            places of the other methods; at each place the methods where shapes tell, the fastest first
+        """
         found: dict[LossyPass, set[Place]] = {}
+        shares: dict[Place, dict[LossyPass, float]] = {}
         graph = running.graph
         nodes = {node.name: node for node in graph.nodes}
         for method in self.methods:
+            found[method] = set()
+            if self.clock.cut:
+                continue
             roots: dict[str, dict[Node, Place]] = {}
             for root, place in method.places(graph, self.lossy).items():
                 roots.setdefault(method.shape_of(graph, nodes[root]), {})[nodes[root]] = place
-            found[method] = set()
             for alike in roots.values():
                 first, place = next(iter(alike.items()))
-                shapes_tell = method.by_shape and not self.forced
-                if not shapes_tell or self._is_faster(method, first, place, running):
+                if self.forced or not method.by_shape:
                     found[method].update(alike.values())
+                else:
+                    share = self._share(method, first, place, running)
+                    for each in alike.values() if share < 1 else ():
+                        shares.setdefault(each, {})[method] = share
                 if self.clock.is_over("looking for what is faster", LOOKING):
-                    return found
-        return found
+                    break
+        return found, {each: sorted(taken, key=taken.__getitem__) for each, taken in shares.items()}  # stable
 
-    def _is_faster(self, method: LossyPass, root: Node, place: Place, running: Running) -> bool:
-        what = f"faster {running.text} {named(method, place)}"
+    def _share(self, method: LossyPass, root: Node, place: Place, running: Running) -> float:
+        """The least share of its time that a draft leaves there; 1 where it cannot be done."""
+        what = f"share {running.text} {named(method, place)}"
         known = self.findings.find(what)
         if known is not None:
-            return bool(known["faster"])
+            return known["share"]
         say("compress", f"{method.label}: is it faster for {method.module_of(root)}")
         result = run_method(method, running.graph, running.context, self._drafts, {(method, place)})
         watch = CoreClock()
-        faster = any(measured.after < measured.before for _, measured in running.timer.times(result))
-        self.findings.keep(what, for_others=_is_quiet(watch), faster=faster)
-        return faster
+        times = [measured for _, measured in running.timer.times(result)]
+        share = min((each.after / each.before for each in times if each.before), default=1.0)
+        self.findings.keep(what, for_others=_is_quiet(watch), share=share)
+        return share
 
     @property
     def _drafts(self) -> LossyContext:
@@ -131,6 +161,8 @@ class Singles:
             roots = method.places(graph, self.lossy)
             inorder = [place for place in dict.fromkeys(roots.values()) if place in unknown]
             for first in range(0, len(inorder), AT_ONCE):
+                if self.clock.is_over("errors of single rewrites", ERRORS):
+                    return
                 some = inorder[first : first + AT_ONCE]
                 say("compress", f"{method.label}: prepare", first, len(inorder))
                 result = self._prepare(method, some)
@@ -162,6 +194,10 @@ class Singles:
         """The squared error of a method at a place alone, if it was measured."""
         known = self.findings.find(f"error {named(method, place)}")
         return None if known is None else known["error"]
+
+    def _fits(self, method: LossyPass, place: Place) -> bool:
+        error = self._error(method, place)
+        return error is not None and error <= self.largest
 
     def _timed(self, running: Running, wanted: Mapping[LossyPass, set[Place]]) -> list[Candidate]:
         """Those whose errors are known, with their seconds."""

@@ -93,6 +93,11 @@ class Search:
             self.breach = f"{worst:.2f} of the budget would be used on other calls; taken back: {last.module}"
             at = min(at - 1, self._reached(sum(step.error for step in self.steps[:at]) / worst**2))
 
+    @property
+    def predicts_all(self) -> bool:
+        """Whether the errors of single rewrites predict that the budget reaches the end of the path."""
+        return self._predicted(AIM) == len(self.steps)
+
     def _predicted(self, share: float) -> int:
         """How many steps the errors of single rewrites predict, where the budget is one of errors."""
         return self._reached((share * self.budget.largest_error) ** 2)
