@@ -14,7 +14,7 @@ import txgraph
 from tests.lossy.models import Mixer, batches, spent, timed_by_table  # noqa: F401  (a fixture)
 from txgraph import Budget, candidates, compression
 from txgraph.ir import Graph
-from txgraph.lossy import search, sensitivity
+from txgraph.lossy import findings, search, sensitivity
 from txgraph.lossy.search import AIM
 from txgraph.lossy.subject import Subject
 from txgraph.passes import PruneChannels, Then, lossy_methods
@@ -297,6 +297,31 @@ def test_what_is_slower_is_not_prepared_from_the_calibration(monkeypatch: pytest
     spent(Mixer(), batches(), Budget(relative_error=0.02))
     assert set(seen["weight-only"]) == {"draft"}
     assert set(seen["int8"]) == {"draft", "prepare"}
+
+
+def test_what_is_slower_is_tried_where_the_fastest_do_not_all_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where shapes tell: int8 takes half as long as bfloat16, and is less exact."""
+    tried: list[LossyPass] = []
+    keep = findings.Findings.keep
+
+    def kept(self: Any, what: str, **numbers: Any) -> None:
+        tried.extend(each for each in methods if what.startswith("error ") and repr(each) in what)
+        keep(self, what, **numbers)
+
+    methods = (BFloat16(), Int8(migration=0.5), Int8(migration=0.75))
+    monkeypatch.setattr(findings.Findings, "keep", kept)
+    monkeypatch.setattr(compression, "lossy_methods", lambda: methods)
+    for limit, expected in ((0.1, {"int8, migration 0.5"}), (0.002, {each.label for each in methods})):
+        tried.clear()
+        spending = spent(Mixer(), batches(), Budget(relative_error=limit)).report.budget
+        assert spending is not None
+        assert {each.label for each in tried} == expected
+        assert spending.at
+        with monkeypatch.context() as patch:
+            patch.setattr(candidates.Singles, "_fits", lambda *_: False)  # all are measured
+            everything = spent(Mixer(), batches(), Budget(relative_error=limit)).report.budget
+        assert everything is not None
+        assert everything.path[everything.at].seconds == pytest.approx(spending.path[spending.at].seconds)
 
 
 def test_the_time_limit_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
