@@ -39,6 +39,10 @@ class Then(LossyPass):
     def parts(self) -> tuple[LossyPass, ...]:
         return self.first, self.second
 
+    def fails_with(self, other: LossyPass) -> bool:
+        """Where the first cannot be done, it cannot."""
+        return other == self.first or self.first.fails_with(other)
+
     def places(self, graph: Graph, lossy: LossyContext) -> Mapping[str, Place]:
         """Those of the first."""
         return self.first.places(graph, lossy)

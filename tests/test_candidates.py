@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from types import SimpleNamespace
-from typing import Any
+import pytest
+import torch
 
-from txgraph.candidates import Singles
-from txgraph.lossy.findings import Findings, named
-from txgraph.lossy.search import Clock
+import txgraph
+from tests.lossy.models import Mixer, batches, spent, timed_by_table  # noqa: F401  (a fixture)
 from txgraph.passes import Int8, PruneChannels, Then
 from txgraph.rewrite import LossyContext, LossyPass, Place
 
@@ -16,25 +14,39 @@ INT8, HALF = Int8(), PruneChannels(fraction=0.5)
 BOTH = Then(HALF, INT8)
 
 
-def kept(errors: dict[tuple[LossyPass, Place], float], *unknown: tuple[LossyPass, Place]) -> set[tuple[Any, Place]]:
-    """What stays of what was prepared under a squared error of 1."""
-    forgotten: list[bool] = []
-    subject: Any = SimpleNamespace(forget_observed=lambda: forgotten.append(True))
-    lossy, findings = LossyContext(prepared={key: {} for key in (*errors, *unknown)}), Findings()
-    for (method, place), error in errors.items():
-        findings.keep(f"error {named(method, place)}", error=error)
-    Singles((), False, 1.0, subject, lossy, findings, Clock(math.inf)).give_back()
-    assert forgotten == [True]
-    return set(lossy.prepared)
+def test_what_no_graph_took_is_given_back() -> None:
+    taken, earlier, other = (torch.ones(2) for _ in range(3))
+    reason, both = (HALF, ("c",)), (BOTH, ("c",))
+    lossy = LossyContext(
+        prepared={
+            (INT8, ("a",)): {"int8_0": taken, "scales_0": other},  # a part of it is enough
+            (INT8, ("b",)): {"int8_0": earlier},
+            (HALF, ("a",)): {"weight": other},
+            reason: "cannot be done",
+            both: {},
+        }
+    )
+    lossy.place([other])
+    lossy.give_back({taken.data_ptr()}, {(INT8, ("b",))})
+    assert set(lossy.prepared) == {(INT8, ("a",)), (INT8, ("b",)), reason, both}
+    assert not lossy._digests, "they hold weights"
 
 
-def test_what_no_graph_can_take_is_given_back() -> None:
-    small, large = (INT8, ("a",)), (INT8, ("b",))
-    assert kept({small: 0.5, large: 1.5, (HALF, ("a", "b")): math.inf}) == {small}
-
-
-def test_what_others_are_made_of_stays() -> None:
-    """Without the pruning that it begins with, both together could not be made in another graph."""
-    pruning, both, inner = (HALF, ("a", "b")), (BOTH, ("a", "b")), (INT8, ("fewer a",))
-    assert kept({pruning: 1.5, both: 0.9}, inner) == {pruning, both, inner}
-    assert kept({pruning: 1.5, both: 1.9}) == set()
+@pytest.mark.usefixtures("timed_by_table")
+def test_after_a_search_only_what_runs_is_held() -> None:
+    """Nothing that was prepared and not taken, and no moments; another shape gets what it needs again."""
+    data = batches()
+    fast = spent(Mixer(), data, txgraph.Budget(relative_error=0.02))
+    for at in range(2):
+        compression = fast._compression
+        assert compression is not None
+        assert compression._subject is not None
+        assert not compression._subject._observed
+        held = {t.data_ptr() for graph in fast.report.graphs[-1:] for t in fast.graph_after.constants.values()}
+        kept: dict[tuple[LossyPass, Place], int] = {}
+        for key, prepared in compression._lossy.prepared.items():
+            if not isinstance(prepared, str) and prepared:
+                kept[key] = sum(tensor.data_ptr() in held for tensor in prepared.values())  # type: ignore[index]
+        assert kept
+        assert at or all(kept.values()), kept
+        fast(batches(1, rows=9)[0])

@@ -27,6 +27,9 @@ from txgraph.pipeline import PassResult
 from txgraph.progress import say
 from txgraph.rewrite import LossyContext, LossyPass, PassContext, Place
 
+LOOKING, ERRORS, TIMES = 0.4, 0.8, 0.9  # of the time for a search, by when each is over: the next has to use it
+AT_ONCE = 8  # places that are prepared before the first of them is tried: what time allows is known of some
+
 
 def run_method(
     method: LossyPass,
@@ -71,43 +74,77 @@ class Singles:
     findings: Findings
     clock: Clock
 
-    def candidates(self, running: Running) -> list[Candidate]:
-        """What could be done to the graph that will run, with error and seconds."""
-        wanted = self._promising(running)
-        self._measure_errors(wanted)
-        return on_one_scale(self._timed(running, wanted))
+    def candidates(self, running: Running, slower: bool = False) -> tuple[list[Candidate], bool]:
+        """What could be done to the graph that will run, with error and seconds.
 
-    def _promising(self, running: Running) -> dict[LossyPass, set[Place]]:
-        """Where each method may save time: of places that are alike one is tried, where shapes tell."""
+        Args:
+            slower: also what another method does faster at that place, where shapes tell; else only where the
+                fastest is too much for the budget by itself.
+
+        Returns:
+            them, and whether these are all that there are
+        """
+        wanted, ranked = self._promising(running)
+        rank, left = 0, list(ranked)
+        while left:
+            for place in left:
+                wanted[ranked[place][rank]].add(place)
+            if not slower:
+                self._measure_errors(wanted)
+            left = [p for p in left if slower or not self._fits(ranked[p][rank], p)]
+            rank += 1
+            left = [p for p in left if rank < len(ranked[p])]
+        self._measure_errors(wanted)
+        complete = all(place in wanted[methods[-1]] for place, methods in ranked.items())
+        return on_one_scale(self._timed(running, wanted)), complete
+
+    def _promising(self, running: Running) -> tuple[dict[LossyPass, set[Place]], dict[Place, list[LossyPass]]]:
+        """Where each method may save time: of places that are alike one is tried, where shapes tell.
+
+        Returns:
+            places of the other methods; at each place the methods where shapes tell, the fastest first
+        """
         found: dict[LossyPass, set[Place]] = {}
+        shares: dict[Place, dict[LossyPass, float]] = {}
         graph = running.graph
         nodes = {node.name: node for node in graph.nodes}
         for method in self.methods:
+            found[method] = set()
+            if self.clock.cut:
+                continue
             roots: dict[str, dict[Node, Place]] = {}
             for root, place in method.places(graph, self.lossy).items():
                 roots.setdefault(method.shape_of(graph, nodes[root]), {})[nodes[root]] = place
-            found[method] = set()
             for alike in roots.values():
                 first, place = next(iter(alike.items()))
-                shapes_tell = method.by_shape and not self.forced
-                if not shapes_tell or self._is_faster(method, first, place, running):
+                if self.forced or not method.by_shape:
                     found[method].update(alike.values())
-                if self.clock.is_over("looking for what is faster"):
-                    return found
-        return found
+                else:
+                    share = self._share(method, first, place, running)
+                    for each in alike.values() if share < 1 else ():
+                        shares.setdefault(each, {})[method] = share
+                if self.clock.is_over("looking for what is faster", LOOKING):
+                    break
+        return found, {each: sorted(taken, key=taken.__getitem__) for each, taken in shares.items()}  # stable
 
-    def _is_faster(self, method: LossyPass, root: Node, place: Place, running: Running) -> bool:
-        what = f"faster {running.text} {named(method, place)}"
+    def _share(self, method: LossyPass, root: Node, place: Place, running: Running) -> float:
+        """The least share of its time that a draft leaves there; 1 where it cannot be done."""
+        what = f"share {running.text} {named(method, place)}"
         known = self.findings.find(what)
         if known is not None:
-            return bool(known["faster"])
+            return known["share"]
         say("compress", f"{method.label}: is it faster for {method.module_of(root)}")
-        drafts = replace(self.lossy, observe=None, prepared={}, draft=True)
-        result = run_method(method, running.graph, running.context, drafts, {(method, place)})
+        result = run_method(method, running.graph, running.context, self._drafts, {(method, place)})
         watch = CoreClock()
-        faster = any(measured.after < measured.before for _, measured in running.timer.times(result))
-        self.findings.keep(what, for_others=_is_quiet(watch), faster=faster)
-        return faster
+        times = [measured for _, measured in running.timer.times(result)]
+        share = min((each.after / each.before for each in times if each.before), default=1.0)
+        self.findings.keep(what, for_others=_is_quiet(watch), share=share)
+        return share
+
+    @property
+    def _drafts(self) -> LossyContext:
+        """For rewrites of which only the time matters."""
+        return replace(self.lossy, observe=None, prepared={}, draft=True)
 
     def _prepare(self, method: LossyPass, places: Collection[Place]) -> PassResult:
         """By what flows in the subject: in the graph that will run it may be packed, or of other sizes."""
@@ -121,25 +158,31 @@ class Singles:
         for method, places in wanted.items():
             unknown = {place for place in places if self._error(method, place) is None}
             unknown -= {place for place in unknown if self._is_hopeless(method, place)}
-            if not unknown:
-                continue
-            say("compress", f"{method.label}: prepare")
-            result = self._prepare(method, unknown)
-            rewrites, roots = result.rewrites, method.places(graph, self.lossy)
-            left = Counter(roots[rewrite.root] for rewrite in rewrites)  # a weight may be used twice
-            for place in unknown - left.keys():  # it cannot be done there
-                self.findings.keep(f"error {named(method, place)}", error=math.inf)
-            sums: dict[Place, float] = {}
-            errors = squared_errors(graph, probes(graph, result.after, rewrites), self.subject.few)
-            for number, (rewrite, error) in enumerate(zip(rewrites, errors, strict=True), 1):
-                place = roots[rewrite.root]
-                sums[place] = sums.get(place, 0.0) + error
-                left[place] -= 1
-                if not left[place]:
-                    self.findings.keep(f"error {named(method, place)}", error=sums[place])
-                say("compress", f"{method.label}: {method.module_of(nodes[rewrite.root])}", number, len(rewrites))
-                if self.clock.is_over("errors of single rewrites"):
+            roots = method.places(graph, self.lossy)
+            inorder = [place for place in dict.fromkeys(roots.values()) if place in unknown]
+            for first in range(0, len(inorder), AT_ONCE):
+                if self.clock.is_over("errors of single rewrites", ERRORS):
                     return
+                some = inorder[first : first + AT_ONCE]
+                say("compress", f"{method.label}: prepare", first, len(inorder))
+                result = self._prepare(method, some)
+                rewrites = result.rewrites
+                left = Counter(roots[rewrite.root] for rewrite in rewrites)  # a weight may be used twice
+                for place in some:
+                    if place not in left:  # it cannot be done there
+                        self.findings.keep(f"error {named(method, place)}", error=math.inf)
+                sums: dict[Place, float] = {}
+                errors = squared_errors(graph, probes(graph, result.after, rewrites), self.subject.fewest)
+                for number, (rewrite, error) in enumerate(zip(rewrites, errors, strict=True), 1):
+                    place = roots[rewrite.root]
+                    sums[place] = sums.get(place, 0.0) + error
+                    left[place] -= 1
+                    if not left[place]:
+                        self.findings.keep(f"error {named(method, place)}", error=sums[place])
+                    what = f"{method.label}: {method.module_of(nodes[rewrite.root])}"
+                    say("compress", what, first + number, len(inorder))
+                    if self.clock.is_over("errors of single rewrites", ERRORS):
+                        return
 
     def _is_hopeless(self, method: LossyPass, place: Place) -> bool:
         """Whether that is known from what others change there: a search asks for little that it cannot use."""
@@ -147,20 +190,14 @@ class Singles:
             return True
         return any((self._error(part, place) or 0.0) > self.largest for part in method.parts[:1])
 
-    def give_back(self) -> None:
-        """The memory of what no graph can take under this budget, and of what it was prepared by."""
-        methods = [(each, place) for each, place in self.lossy.prepared if isinstance(each, LossyPass)]
-        useless = {(each, place) for each, place in methods if (self._error(each, place) or 0.0) > self.largest}
-        parts = {part for method, place in methods if (method, place) not in useless for part in method.parts}
-        for method, place in useless:
-            if method not in parts:
-                del self.lossy.prepared[method, place]
-        self.subject.forget_observed()
-
     def _error(self, method: LossyPass, place: Place) -> float | None:
         """The squared error of a method at a place alone, if it was measured."""
         known = self.findings.find(f"error {named(method, place)}")
         return None if known is None else known["error"]
+
+    def _fits(self, method: LossyPass, place: Place) -> bool:
+        error = self._error(method, place)
+        return error is not None and error <= self.largest
 
     def _timed(self, running: Running, wanted: Mapping[LossyPass, set[Place]]) -> list[Candidate]:
         """Those whose errors are known, with their seconds."""
@@ -174,18 +211,22 @@ class Singles:
             text = {place: f"seconds {running.text} {named(method, place)}" for place in errors}
             new = {place for place in errors if not self.findings.find(text[place])}
             if new:
-                if any((method, place) not in self.lossy.prepared for place in new):
-                    self._prepare(method, new)
+                lossy = self.lossy
+                if any((method, place) not in lossy.prepared for place in new):
+                    if method.by_shape:
+                        lossy = self._drafts
+                    else:
+                        self._prepare(method, new)
                 watch = CoreClock()
                 chosen = {(method, place) for place in new}
-                result = run_method(method, graph, running.context, self.lossy, chosen)
+                result = run_method(method, graph, running.context, lossy, chosen)
                 seconds: dict[Place, tuple[float, float]] = {}
                 left = Counter(places[rewrite.root] for rewrite in result.rewrites)
                 for root, measured in running.timer.times(result, self._values(method, graph, new)):
                     before, after = seconds.get(places[root], (0.0, 0.0))
                     seconds[places[root]] = before + measured.before, after + measured.after
                     left[places[root]] -= 1
-                    if self.clock.is_over("times of single rewrites"):
+                    if self.clock.is_over("times of single rewrites", TIMES):
                         break
                 for place, (before, after) in ((p, s) for p, s in seconds.items() if not left[p]):
                     self.findings.keep(text[place], for_others=_is_quiet(watch), before=before, after=after)

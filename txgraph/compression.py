@@ -66,6 +66,7 @@ class Compression:
     _lossy: LossyContext = field(default_factory=LossyContext)
     _findings: Findings = field(default_factory=Findings)
     _score: float | None = None
+    _slower: bool = False
 
     def forget(self) -> None:
         """The model has changed: what was found of it does not hold."""
@@ -100,28 +101,40 @@ class Compression:
             self._lossy = LossyContext(observe=self._subject.observe)
             if options.cache and is_on():
                 self._findings = Findings.of(self._subject.graph, self.calibration.digest, str(self.budget.seed))
-        subject = self._subject
+        subject, held = self._subject, {*self._lossy.prepared}
+        asked = time.perf_counter()
         self._check_reachable(subject)
+        calls = len(subject.chosen_by) + len(subject.held_out)
+        clock.leave((time.perf_counter() - asked) * calls / len(subject.few))  # all of them accept what is found
         notes = list(subject.notes)
-        timer = RewriteTimer(backend, target, options)
+        timer = RewriteTimer(backend, target, options, True)
         running = Running(graph, context, timer, graph_text(graph, backend.name, backend.settings, target, options))
         largest = self.budget.largest_error**2
         singles = Singles(self.methods, self.forced, largest, subject, self._lossy, self._findings, clock)
-        candidates = singles.candidates(running)
+        self._slower = self._slower and most is not None  # else the steps would be others
+        candidates, complete = singles.candidates(running, self._slower)
         if self._findings.reused:
             notes.append(f"{self._findings.reused} errors and times are those that an earlier search found")
         lower = partial(backend.lower, target=target, options=options)
+        wrong: dict[tuple[LossyPass, Place], str] = {}
         while True:
+            candidates = [each for each in candidates if (each.each, each.place) not in wrong]
             steps = path_of(candidates, self.forced, largest)[:most]
             search = Search(self.budget, subject, steps, clock, self.treated, self.used)
-            at, chosen_by, held_out, used = search.accepted(search.farthest())
-            wrong = self._wrong_parts(subject, steps[:at], lower)
-            if not wrong:
-                break
-            candidates = [each for each in candidates if (each.each, each.place) not in wrong]
-            notes += wrong.values()
+            complete = complete or most is not None or clock.is_over("what is fastest")
+            if complete or search.predicts_all:
+                at, chosen_by, held_out, used = search.accepted(search.farthest())
+                found = self._wrong_parts(subject, steps[:at], lower)
+                if not found and (complete or at == len(steps)):
+                    break
+                wrong |= found
+            if not complete:  # the budget does not reach the end of the path: what is slower may be more exact
+                self._slower = True
+                candidates, complete = singles.candidates(running, slower=True)
+        notes += wrong.values()
         applied, records = self._apply(graph, context, steps[:at])
-        singles.give_back()
+        self._lossy.give_back({t.data_ptr() for t in applied.constants.values()}, held)
+        subject.forget_observed()
         spending = Spending(
             self.budget,
             used,

@@ -33,13 +33,18 @@ Values = Mapping[str, torch.Tensor]  # by names of nodes
 
 
 class RewriteTimer:
-    """Measures the rewrites of passes that save time."""
+    """Measures the rewrites of passes that save time.
 
-    def __init__(self, backend: Backend, target: Target, options: BackendOptions) -> None:
+    Args:
+        rivals: whether many rewrites replace the same: what that is compiled to is kept.
+    """
+
+    def __init__(self, backend: Backend, target: Target, options: BackendOptions, rivals: bool = False) -> None:
         self._lower = partial(backend.lower, target=target, options=options)
         self._target = target
         self._measured: dict[str, Measurement] = {}
         self._compiled: dict[str, Compiled] = {}
+        self._replaced: dict[str, Callable[[], object]] | None = {} if rivals else None
 
     @property
     def measurements(self) -> list[Measurement]:
@@ -73,23 +78,28 @@ class RewriteTimer:
         if not {node.name for node in before.nodes}.issuperset(rewrite.removed):
             return Measurement(rewrite.rule, rewrite.root, problem="it rewrites what the same pass has made")
         old, new = _gone(before, rewrite.removed, stay), _operators(after, rewrite.made)
-        key = (
-            f"{rewrite.rule}\n{kind_of(before, old)} {_zeros(before, old)}\n{kind_of(after, new)} {_zeros(after, new)}"
-        )
+        replaced = f"{kind_of(before, old)} {_zeros(before, old)}"
+        key = f"{rewrite.rule}\n{replaced}\n{kind_of(after, new)} {_zeros(after, new)}"
         if values:
             key += rewrite.root
         known = self._measured.get(key)
         if known is None:
             parts = (before, old), (after, new)
-            self._measured[key] = measured = self._time(rewrite, result.context.cost, values, *parts)
+            self._measured[key] = measured = self._time(rewrite, result.context.cost, values, replaced, *parts)
             log.info("%s at %s: %s", rewrite.rule, rewrite.root, measured)
             return measured
         self._measured[key] = replace(known, places=known.places + 1)
         return known
 
-    def _time(self, rewrite: Rewrite, cost: CostModel, values: Values, *parts: tuple[Graph, list[str]]) -> Measurement:
-        runs = []
+    def _time(
+        self, rewrite: Rewrite, cost: CostModel, values: Values, replaced: str, *parts: tuple[Graph, list[str]]
+    ) -> Measurement:
+        runs: list[Callable[[], object]] = []
+        kept = None if values else self._replaced
         for graph, names in parts:
+            if kept is not None and not runs and replaced in kept:
+                runs.append(kept[replaced])
+                continue
             part = extract(graph, names)
             other = next((n for n in part.inputs if not isinstance(n.meta["val"], torch.Tensor)), None)
             problem = "" if other is None else f"it takes %{other.name}, which is no tensor"
@@ -100,6 +110,8 @@ class RewriteTimer:
             if problem:
                 before, after = (cost.seconds(n for n in g.calls() if n.name in names) for g, names in parts)
                 return Measurement(rewrite.rule, rewrite.root, before, after, problem)
+        if kept is not None:
+            kept[replaced] = runs[0]
         say("measure", f"{rewrite.rule} at %{rewrite.root}", timed=True)
         with torch.no_grad():
             before, after = best_seconds(*runs, seconds=SECONDS)

@@ -5,12 +5,12 @@ after:   linear(linear(x, V), U, b)             V: [r, K]  U: [N, r]  U @ V abou
 legal:   lossy: under a budget only. Linears of one input (query, key, value) share V
 pays:    r (N + K) numbers are read and multiplied in place of N K; declined where they are no fewer
 source:  Eckart & Young 1936; with inputs: of all U V of rank r, the one that is nearest in E|W x - U V x|^2 comes from
-         the singular vectors of W C^(1/2), C = E[x x^T] (Wang et al. 2024, "SVD-LLM")
+         the singular vectors of W L, L L^T = E[x x^T] (Wang et al. 2024, "SVD-LLM")
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,11 +58,12 @@ class LowRank(LinearPass):
     def prepare(self, weights: Sequence[torch.Tensor], observed: Observed | None) -> Prepared | str:
         weight = torch.cat([each.detach() for each in weights]).double()
         rows, columns = weight.shape
-        values, factors = _factors(weight, shrunk_moments(observed, columns))
-        rank = min(self.rank or _rank(values, self.error or 0.0), len(values))
+        root = torch.linalg.cholesky(shrunk_moments(observed, columns))
+        gram = _gram(weight, root)
+        rank = min(self.rank or _rank(torch.linalg.eigvalsh(gram), self.error or 0.0), len(gram))
         if rank * (rows + columns) > (1 - FEWEST_SAVED) * rows * columns:
             return f"rank {rank} of [{rows}, {columns}] saves less than {FEWEST_SAVED:.0%} of its numbers"
-        second, first = (factor.float() for factor in factors(rank))
+        second, first = (factor.float() for factor in _factors(weight, root, gram, rank))
         if not bool(first.isfinite().all() and second.isfinite().all()):
             return "its factors are not finite"
         parts = second.split([len(each) for each in weights])
@@ -76,36 +77,38 @@ class LowRank(LinearPass):
         return [g.aten.linear(inner, weight, bias) for weight, bias in pairs]
 
 
-Factors = Callable[[int], tuple[torch.Tensor, torch.Tensor]]
+def _gram(weight: torch.Tensor, root: torch.Tensor) -> torch.Tensor:
+    """A square of ``W L``, of its smaller side; ``L L^T`` are the moments.
 
-
-def _factors(weight: torch.Tensor, moments: torch.Tensor) -> tuple[torch.Tensor, Factors]:
-    """The singular values of ``W C^(1/2)``, largest first, and what gives the best U and V of a rank.
-
-    By the eigenvectors of a square of the smaller side: cheaper than a singular value decomposition.
+    Its eigenvalues are the squares of the singular values, for less than a singular value decomposition.
     """
-    rows, columns = weight.shape
-    if rows <= columns:  # U U^T W, with the left singular vectors
-        squares, left = torch.linalg.eigh(weight @ moments @ weight.T)
-        left = left.flip(1)
-        return _root_of(squares), lambda rank: (left[:, :rank], left[:, :rank].T @ weight)
-    spread, axes = torch.linalg.eigh(moments)
-    spread = spread.clamp_min(torch.finfo(torch.float64).tiny).sqrt()
-    root, inverse = (axes * spread) @ axes.T, (axes / spread) @ axes.T
-    product = weight @ root
-    squares, right = torch.linalg.eigh(product.T @ product)
-    right = right.flip(1)
-    return _root_of(squares), lambda rank: (product @ right[:, :rank], right[:, :rank].T @ inverse)
+    if _is_wide(weight):
+        product = weight @ root
+        return product @ product.T
+    return root.T @ (weight.T @ weight) @ root
 
 
-def _root_of(squares: torch.Tensor) -> torch.Tensor:
-    """Roots of eigenvalues, the largest first; what rounding made negative is nothing."""
-    return squares.flip(0).clamp_min(0.0).sqrt()
+def _factors(
+    weight: torch.Tensor, root: torch.Tensor, gram: torch.Tensor, rank: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The U and V of a rank that are nearest in ``|(W - U V) L|``."""
+    axes = torch.linalg.eigh(gram)[1].flip(1)[:, :rank]
+    if _is_wide(weight):  # A A^T W, with the left singular vectors of W L
+        return axes, axes.T @ weight
+    first: torch.Tensor = torch.linalg.solve_triangular(root.T, axes, upper=True).T  # W L A, A^T L^-1: with the right
+    return weight @ root @ axes, first
 
 
-def _rank(values: torch.Tensor, error: float) -> int:
-    """The smallest rank whose rest is at most this share of the whole, as root of sums of squares."""
-    squares = values.square()
-    rest = squares.flip(0).cumsum(0).flip(0)  # of what is left out if values from here on are
-    kept = int((rest > error**2 * squares.sum()).count_nonzero())
+def _is_wide(weight: torch.Tensor) -> bool:
+    return weight.shape[0] <= weight.shape[1]
+
+
+def _rank(squares: torch.Tensor, error: float) -> int:
+    """The smallest rank whose rest is at most this share of the whole, as root of sums of squares.
+
+    Args:
+        squares: of the singular values, the smallest first; what rounding made negative is nothing.
+    """
+    squares = squares.clamp_min(0.0)
+    kept = int((squares.cumsum(0) > error**2 * squares.sum()).count_nonzero())  # what is left out up to here
     return -(-max(kept, 1) // MULTIPLE) * MULTIPLE

@@ -20,7 +20,7 @@ from torch.fx import Node
 
 from txgraph.ir import GraphBuilder
 from txgraph.ir.linears import Linears
-from txgraph.ir.quantized import LARGEST
+from txgraph.ir.quantized import LARGEST, quantize_weight
 from txgraph.passes.moments import shrunk_moments
 from txgraph.passes.precision.rounding import clipped_scales, round_weight
 from txgraph.rewrite import LinearPass, Observed, Prepared
@@ -50,31 +50,29 @@ class Int8(LinearPass):
         return "int8" + (f", migration {self.migration:g}" if self.migration else "")
 
     def prepare(self, weights: Sequence[torch.Tensor], observed: Observed | None) -> Prepared | str:
-        columns = weights[0].shape[1]
-        whole = torch.cat([weight.detach() for weight in weights])
-        if not whole.numel():
-            return "it has no weights"
-        if not bool(whole.isfinite().all()):
-            return "a weight is not finite"
+        problem = _problem(weights)
+        if problem:
+            return problem
         prepared = {}
-        moments = None if observed is None else shrunk_moments(observed, columns)
+        moments = None if observed is None else shrunk_moments(observed, weights[0].shape[1])
         divisor = self.divisor(weights, observed)
         if divisor is not None and moments is not None:
             prepared["divisor"] = divisor
             moments = moments / divisor.double() / divisor.double()[:, None]
             weights = [weight * divisor for weight in weights]
         importance = None if moments is None else moments.diagonal()
-        for at, weight in enumerate(weights):
-            scales = clipped_scales(weight, LARGEST, importance)
-            values = round_weight(weight, scales[:, None], -LARGEST, LARGEST, moments)
-            prepared |= {f"int8_{at}": values.to(torch.int8), f"scales_{at}": scales}
-        return prepared
+        whole = torch.cat([weight.detach() for weight in weights])  # rows are rounded alike, and by themselves
+        scales = clipped_scales(whole, LARGEST, importance)
+        values = round_weight(whole, scales[:, None], -LARGEST, LARGEST, moments).to(torch.int8)
+        return {**prepared, **_by_weight(weights, values, scales)}
 
     def draft(self, weights: Sequence[torch.Tensor]) -> Prepared | str:
-        prepared = self.prepare(weights, None)
-        if isinstance(prepared, str) or not self.migration:
-            return prepared
-        return {**prepared, "divisor": torch.ones(weights[0].shape[1])}
+        problem = _problem(weights)
+        if problem:
+            return problem
+        pairs = [quantize_weight(weight) for weight in weights]
+        prepared = _by_weight(weights, *(torch.cat(each) for each in zip(*pairs, strict=True)))
+        return {**prepared, "divisor": torch.ones(weights[0].shape[1])} if self.migration else prepared
 
     def divisor(self, weights: Sequence[torch.Tensor], observed: Observed | None) -> torch.Tensor | None:
         """What moves from the input of some linears to their weights, ``[K]``."""
@@ -90,6 +88,24 @@ class Int8(LinearPass):
         weights, weight_scales = ([constants[f"{name}_{at}"] for at in places] for name in ("int8", "scales"))
         results = g.txgraph.int8_linears(values, scales, weights, weight_scales, linears.biases, linears.activation)
         return [g.call(operator.getitem, results, at) for at in places]
+
+
+def _problem(weights: Sequence[torch.Tensor]) -> str:
+    """Why there are no integers for these weights, if so."""
+    if not all(weight.numel() for weight in weights):
+        return "it has no weights"
+    return "" if all(bool(weight.isfinite().all()) for weight in weights) else "a weight is not finite"
+
+
+def _by_weight(weights: Sequence[torch.Tensor], values: torch.Tensor, scales: torch.Tensor) -> Prepared:
+    """The rows of several weights, with their scales, as constants of their own."""
+    rows = [len(weight) for weight in weights]
+    pairs = zip(values.split(rows), scales.split(rows), strict=True)
+    return {
+        name: part.contiguous()
+        for at, (integers, factors) in enumerate(pairs)
+        for name, part in ((f"int8_{at}", integers), (f"scales_{at}", factors))
+    }
 
 
 def _divisor(inputs: torch.Tensor, weights: torch.Tensor, migration: float) -> torch.Tensor:

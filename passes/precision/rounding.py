@@ -1,7 +1,8 @@
 """Round weights so that what a linear gives changes least, not each weight by itself.
 
 source: Frantar et al. 2023 (GPTQ): columns are rounded one after another, and what each leaves is made good by those
-        that follow, by the inverse of the inputs' second moments.
+        that follow; in the form of Chee et al. 2023 (QuIP, section 3), by a decomposition of the inputs' second
+        moments, not of their inverse, with the same result.
 """
 
 from __future__ import annotations
@@ -30,47 +31,31 @@ def round_weight(
     if moments is None:
         return torch.where(scales != 0, weight.detach().float() / scales, 0.0).round_().clamp_(low, high)
     order = moments.diagonal().argsort(descending=True, stable=True)  # what counts most is rounded with least to bear
-    rest = weight.detach().float().t()[order].contiguous()  # [K, N]: what is rounded together lies together
+    exact = weight.detach().float().t()[order].contiguous()  # [K, N]: what is rounded together lies together
     scales = scales.expand_as(weight).t()[order]
-    factor = _factor_of_inverse(moments[order][:, order]).float()
-    values = torch.empty_like(rest)
+    passed_on = _passed_on(moments[order][:, order]).float()
+    values, left = torch.empty_like(exact), torch.empty_like(exact)
     for start in range(0, columns, BLOCK):
         stop = min(start + BLOCK, columns)
-        left = torch.empty_like(rest[start:stop])
+        wanted = torch.addmm(exact[start:stop], passed_on[:start, start:stop].t(), left[:start])
         for at in range(start, stop):
             scale = scales[at]
-            exact = torch.where(scale != 0, rest[at] / scale, 0.0)
-            torch.clamp(exact.round_(), low, high, out=values[at])
-            error = (rest[at] - values[at] * scale) / factor[at, at]
-            rest[at + 1 : stop].addcmul_(factor[at, at + 1 : stop, None], error, value=-1)
-            left[at - start] = error
-        rest[stop:].addmm_(factor[start:stop, stop:].t(), left, alpha=-1)
+            torch.clamp(torch.where(scale != 0, wanted[at - start] / scale, 0.0).round_(), low, high, out=values[at])
+            torch.addcmul(exact[at], values[at], scale, value=-1, out=left[at])
+            wanted[at + 1 - start :].addcmul_(passed_on[at, at + 1 : stop, None], left[at])
     result = torch.empty_like(values)
     result[order] = values
     return result.t().contiguous()
 
 
-def _factor_of_inverse(moments: torch.Tensor) -> torch.Tensor:
-    """The upper triangular U with ``U^T U = moments^-1``.
+def _passed_on(moments: torch.Tensor) -> torch.Tensor:
+    """The upper triangular U with ones on its diagonal and ``U D U^T = moments``, D diagonal.
 
-    It is the inverse of the upper triangular R with ``R R^T = moments``: one decomposition, not two.
+    The error of rounding is ``|(q * scales - weight) U D^(1/2)|^2``: what each column leaves is passed on to those that
+    follow by its row of U.
     """
     root: torch.Tensor = torch.linalg.cholesky(moments.flip(0, 1)).flip(0, 1)
-    return _inverse_of_upper(root)
-
-
-def _inverse_of_upper(matrix: torch.Tensor) -> torch.Tensor:
-    """Of an upper triangular matrix, by that of its halves: products of matrices are faster than substitution."""
-    half = len(matrix) // 2
-    if half < BLOCK:
-        inverse: torch.Tensor = torch.linalg.solve_triangular(
-            matrix, torch.eye(len(matrix), dtype=matrix.dtype), upper=True
-        )
-        return inverse
-    first, last = _inverse_of_upper(matrix[:half, :half]), _inverse_of_upper(matrix[half:, half:])
-    result: torch.Tensor = torch.block_diag(first, last)
-    result[:half, half:] = -first @ matrix[:half, half:] @ last
-    return result
+    return root / root.diagonal()
 
 
 def clipped_scales(weight: torch.Tensor, largest: int, importance: torch.Tensor | None) -> torch.Tensor:

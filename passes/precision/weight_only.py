@@ -10,7 +10,7 @@ source:  Frantar et al. 2023 (GPTQ) for the rounding; groups as in llama.cpp's Q
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,7 +19,7 @@ from torch.fx import Node
 
 from txgraph.ir import GraphBuilder
 from txgraph.ir.linears import Linears
-from txgraph.ir.quantized import LARGEST, pack_halves
+from txgraph.ir.quantized import LARGEST, pack_halves, quantize_weight_grouped
 from txgraph.passes.moments import shrunk_moments
 from txgraph.passes.precision.rounding import clipped_scales, round_weight
 from txgraph.rewrite import LinearPass, Observed, Prepared
@@ -52,25 +52,41 @@ class WeightOnly(LinearPass):
         return f"int{self.bits} weights" + (f" in groups of {self.group}" if self.bits == 4 else "")
 
     def prepare(self, weights: Sequence[torch.Tensor], observed: Observed | None) -> Prepared | str:
+        problem = self._problem(weights)
+        if problem:
+            return problem
+        moments = None if observed is None else shrunk_moments(observed, weights[0].shape[1])
+        whole = torch.cat([weight.detach() for weight in weights])  # rows are rounded alike, and by themselves
+        if self.bits == 8:
+            scales = clipped_scales(whole, LARGEST, None if moments is None else moments.diagonal())[:, None]
+            values = round_weight(whole, scales, -LARGEST, LARGEST, moments).to(torch.int8)
+        else:
+            groups = whole.unflatten(1, (-1, self.group))
+            scales = groups.gather(2, groups.abs().argmax(2, keepdim=True))[..., 0] / -8
+            each = scales.repeat_interleave(self.group, 1)
+            values = pack_halves(round_weight(whole, each, -8, 7, moments))
+        rows = [len(weight) for weight in weights]
+        return self._named(zip(values.split(rows), scales.split(rows), strict=True))
+
+    def draft(self, weights: Sequence[torch.Tensor]) -> Prepared | str:
+        group = self.group if self.bits == 4 else 0
+        return self._problem(weights) or self._named(quantize_weight_grouped(w, self.bits, group) for w in weights)
+
+    def _problem(self, weights: Sequence[torch.Tensor]) -> str:
+        """Why there are no integers for these weights, if so."""
         columns = weights[0].shape[1]
         if self.bits == 4 and columns % self.group:
             return f"{columns} columns are no multiple of {self.group}"
-        if not all(weight.numel() and bool(weight.isfinite().all()) for weight in weights):
-            return "a weight is empty, or not finite"
-        moments = None if observed is None else shrunk_moments(observed, columns)
-        importance = None if moments is None else moments.diagonal()
-        prepared: dict[str, torch.Tensor] = {}
-        for at, weight in enumerate(weights):
-            if self.bits == 8:
-                scales = clipped_scales(weight, LARGEST, importance)[:, None]
-                values = round_weight(weight, scales, -LARGEST, LARGEST, moments).to(torch.int8)
-            else:
-                groups = weight.detach().unflatten(1, (-1, self.group))
-                scales = groups.gather(2, groups.abs().argmax(2, keepdim=True))[..., 0] / -8
-                each = scales.repeat_interleave(self.group, 1)
-                values = pack_halves(round_weight(weight, each, -8, 7, moments))
-            prepared |= {f"int{self.bits}_{at}": values, f"scales_{at}": scales.contiguous()}
-        return prepared
+        usable = all(weight.numel() and bool(weight.isfinite().all()) for weight in weights)
+        return "" if usable else "a weight is empty, or not finite"
+
+    def _named(self, pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Prepared:
+        """Integers and scales of each weight, as constants."""
+        return {
+            name: tensor.contiguous()
+            for at, (values, scales) in enumerate(pairs)
+            for name, tensor in ((f"int{self.bits}_{at}", values), (f"scales_{at}", scales))
+        }
 
     def put(self, linears: Linears, constants: Mapping[str, Node], g: GraphBuilder) -> Sequence[Node]:
         places = range(len(linears.weights))

@@ -40,6 +40,8 @@ def unit_importance(moments: Tensor, labels: Tensor, *weights: Tensor) -> Tensor
         float64 ``[units]``.
     """
     units = int(labels.max()) + 1 if labels.numel() else 0
+    if moments.ndim == 2 and len(labels.unique()) == len(labels):
+        moments = moments.diagonal()  # each unit is one place
     if moments.ndim == 1:
         single = channel_importance(moments, *weights)
         return torch.zeros(units, dtype=torch.float64, device=single.device).index_add_(0, labels, single)
@@ -71,8 +73,7 @@ def refit(weight: Tensor, moments: Tensor, kept: Tensor, damping: float = 1e-6) 
     extra = damping * inner.diagonal().mean()
     right = whole @ all_moments[:, kept] + extra * whole[:, kept]
     damped = inner + extra * torch.eye(len(inner), dtype=torch.float64, device=inner.device)
-    solution: Tensor = torch.linalg.solve(damped, right, left=False)
-    return solution
+    return torch.cholesky_solve(right.T, torch.linalg.cholesky(damped)).T.contiguous()
 
 
 def left_over(weight: Tensor, new: Tensor, moments: Tensor, kept: Tensor) -> float:

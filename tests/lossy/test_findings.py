@@ -56,7 +56,7 @@ def test_a_search_that_was_ended_goes_on(measured: dict[str, int], monkeypatch: 
     measured |= {"errors": 0, "times": 0}
     asked = iter(range(1000))
     with monkeypatch.context() as patch:
-        patch.setattr(search.Clock, "is_over", lambda clock, what: next(asked) > 12)
+        patch.setattr(search.Clock, "is_over", lambda clock, what, share=1.0: next(asked) > 24)
         first = found(Mixer(), batches())
     assert 0 < measured["errors"] < all_of_it["errors"]
     assert len(first.spent) < len(whole.spent)

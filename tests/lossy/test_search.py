@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,11 +12,14 @@ from torch import nn
 
 import txgraph
 from tests.lossy.models import Mixer, batches, spent, timed_by_table  # noqa: F401  (a fixture)
-from txgraph import Budget, candidates
+from txgraph import Budget, candidates, compression
 from txgraph.ir import Graph
+from txgraph.lossy import findings, search, sensitivity
 from txgraph.lossy.search import AIM
+from txgraph.lossy.subject import Subject
 from txgraph.passes import PruneChannels, Then, lossy_methods
 from txgraph.passes.low_rank.low_rank import LowRank
+from txgraph.passes.precision.bfloat16 import BFloat16
 from txgraph.passes.precision.int8 import Int8
 from txgraph.passes.precision.weight_only import WeightOnly
 from txgraph.rewrite import LossyContext, LossyPass
@@ -23,6 +27,20 @@ from txgraph.verify.oracle import reference
 
 pytestmark = pytest.mark.usefixtures("timed_by_table")
 Tensor = torch.Tensor
+
+
+class Tower(nn.Module):
+    """Many places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList(nn.Linear(32, 32) for _ in range(12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = x + torch.relu(layer(x))
+        return x
 
 
 def error_of(fast: nn.Module, model: nn.Module, data: list[Tensor]) -> float:
@@ -254,7 +272,7 @@ def test_what_is_hopeless_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     run = candidates.run_method
     monkeypatch.setattr(candidates, "run_method", counted)
     half, ranks = PruneChannels(fraction=0.5), (LowRank(error=0.1), LowRank(error=0.02))
-    methods = (*ranks, half, Then(half, Int8()), Then(ranks[0], Int8()))
+    methods = (*ranks, half, Then(half, Int8()), *(Then(rank, Int8()) for rank in ranks))
     model, data = Mixer(), batches()
     pipeline = txgraph.default_pipeline()
     for method in methods:
@@ -267,15 +285,72 @@ def test_what_is_hopeless_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_is_slower_is_not_prepared_from_the_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its time is measured with weights that are made for that alone."""
-    seen: dict[str, list[bool]] = {"int8": [], "weight-only": []}
+    seen: dict[str, list[str]] = {"int8": [], "weight-only": []}
     for method in (Int8, WeightOnly):
+        for name, real in (("prepare", method.prepare), ("draft", method.draft)):
 
-        def watched(self: Any, weights: Any, observed: Any, real: Any = method.prepare) -> Any:
-            seen[self.name].append(observed is not None)
-            return real(self, weights, observed)
+            def watched(self: Any, *args: Any, name: str = name, real: Any = real) -> Any:
+                seen[self.name].append(name)
+                return real(self, *args)
 
-        monkeypatch.setattr(method, "prepare", watched)
+            monkeypatch.setattr(method, name, watched)
     spent(Mixer(), batches(), Budget(relative_error=0.02))
-    assert seen["weight-only"]
-    assert not any(seen["weight-only"])
-    assert any(seen["int8"])
+    assert set(seen["weight-only"]) == {"draft"}
+    assert set(seen["int8"]) == {"draft", "prepare"}
+
+
+def test_what_is_slower_is_tried_where_the_fastest_do_not_all_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where shapes tell: int8 takes half as long as bfloat16, and is less exact."""
+    tried: list[LossyPass] = []
+    keep = findings.Findings.keep
+
+    def kept(self: Any, what: str, **numbers: Any) -> None:
+        tried.extend(each for each in methods if what.startswith("error ") and repr(each) in what)
+        keep(self, what, **numbers)
+
+    methods = (BFloat16(), Int8(migration=0.5), Int8(migration=0.75))
+    monkeypatch.setattr(findings.Findings, "keep", kept)
+    monkeypatch.setattr(compression, "lossy_methods", lambda: methods)
+    for limit, expected in ((0.1, {"int8, migration 0.5"}), (0.002, {each.label for each in methods})):
+        tried.clear()
+        spending = spent(Mixer(), batches(), Budget(relative_error=limit)).report.budget
+        assert spending is not None
+        assert {each.label for each in tried} == expected
+        assert spending.at
+        with monkeypatch.context() as patch:
+            patch.setattr(candidates.Singles, "_fits", lambda *_: False)  # all are measured
+            everything = spent(Mixer(), batches(), Budget(relative_error=limit)).report.budget
+        assert everything is not None
+        assert everything.path[everything.at].seconds == pytest.approx(spending.path[spending.at].seconds)
+
+
+def test_the_time_limit_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock that only what takes long moves: time is left to measure, to try, and to accept what was found."""
+    now = [0.0]
+
+    def slow(owner: Any, name: str, seconds: float) -> None:
+        real = getattr(owner, name)
+
+        def taking(*args: Any, **options: Any) -> Any:
+            now[0] += seconds
+            return real(*args, **options)
+
+        monkeypatch.setattr(owner, name, taking)
+
+    for module in (search, compression):
+        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    for method in (Int8, BFloat16, LowRank):
+        slow(method, "prepare", 0.1)
+    slow(sensitivity, "_changed", 1.0)
+    slow(Subject, "truth", 0.5)
+    model = Tower()
+    whole = spent(model, batches(), Budget(relative_error=0.005)).report.budget
+    assert whole is not None
+    assert not whole.stopped.startswith("the time limit")
+    for share in (0.4, 0.6, 0.8):
+        limit = share * whole.seconds
+        found = spent(model, batches(), Budget(relative_error=0.005, seconds=limit)).report.budget
+        assert found is not None
+        assert found.stopped.startswith("the time limit")
+        assert found.seconds <= 1.1 * limit
+        assert found.spent, "the best so far is taken"

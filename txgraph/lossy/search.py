@@ -20,17 +20,26 @@ AIM = 0.9  # of the budget, on the calls that choose: others differ
 
 @dataclass
 class Clock:
-    """Says when the time for a search is over, and remembers what it was over in."""
+    """Says when the time for a search is over, and remembers what it was over in.
+
+    Attributes:
+        end, start: on the clock of ``time.perf_counter``.
+    """
 
     end: float
+    start: float = field(default_factory=lambda: time.perf_counter())
     cut: str = ""
 
-    def is_over(self, what: str) -> bool:
-        """Whether the time is over; of the first that asks then, ``what`` it did is remembered."""
-        if time.perf_counter() < self.end:
+    def is_over(self, what: str, share: float = 1.0) -> bool:
+        """Whether a share of the time is over; of the first that asks then, ``what`` it did is remembered."""
+        if time.perf_counter() < self.start + share * (self.end - self.start):
             return False
         self.cut = self.cut or what
         return True
+
+    def leave(self, seconds: float) -> None:
+        """Be over earlier, for what has to be done then; no more than half of the time."""
+        self.end -= min(seconds, (self.end - self.start) / 2)
 
 
 @dataclass
@@ -83,6 +92,11 @@ class Search:
             last = self.steps[at - 1].new
             self.breach = f"{worst:.2f} of the budget would be used on other calls; taken back: {last.module}"
             at = min(at - 1, self._reached(sum(step.error for step in self.steps[:at]) / worst**2))
+
+    @property
+    def predicts_all(self) -> bool:
+        """Whether the errors of single rewrites predict that the budget reaches the end of the path."""
+        return self._predicted(AIM) == len(self.steps)
 
     def _predicted(self, share: float) -> int:
         """How many steps the errors of single rewrites predict, where the budget is one of errors."""

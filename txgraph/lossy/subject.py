@@ -28,7 +28,8 @@ from txgraph.verify import Verifier
 from txgraph.verify.oracle import Float64
 
 Tensors = Sequence[torch.Tensor]
-FEW_ELEMENTS = 1 << 14  # of the inputs of those calls that single rewrites are judged by
+FEW_ELEMENTS = 1 << 14  # of the inputs of those calls that the path is tried on
+FEWEST_ELEMENTS, FEWEST_SAMPLES = 1 << 7, 4  # of those that single rewrites are compared by, each with a run of its own
 
 
 @dataclass
@@ -105,11 +106,21 @@ class Subject:
 
     @property
     def few(self) -> list[Tensors]:
-        """So many of the calls that choose as it takes to compare rewrites; not those observed, if there are others."""
+        """So many of the calls that choose as it takes to try rewrites; not those observed, if there are others."""
+        return self._first(FEW_ELEMENTS, 1)
+
+    @property
+    def fewest(self) -> list[Tensors]:
+        """The first of :attr:`few`: to compare rewrites that are each made alone."""
+        return self._first(FEWEST_ELEMENTS, FEWEST_SAMPLES)
+
+    def _first(self, elements: int, samples: int) -> list[Tensors]:
         taken: list[Tensors] = []
         for tensors in self.chosen_by[1::2] or self.chosen_by:
             taken.append(tensors)
-            if sum(t.numel() for each in taken for t in each) >= FEW_ELEMENTS:
+            elements -= sum(t.numel() for t in tensors)
+            samples -= max((t.shape[0] for t in tensors if t.ndim), default=1)
+            if elements <= 0 and samples <= 0:
                 break
         return taken
 

@@ -68,6 +68,18 @@ class LossyContext:
         """Whether that pass may rewrite there."""
         return self.chosen is None or (each, place) in self.chosen
 
+    def give_back(self, taken: Collection[int], held: Collection[tuple[Pass, Place]]) -> None:
+        """The memory of what no graph took; what is asked for again is prepared again.
+
+        Args:
+            taken: where the constants of a graph begin in memory. held: what graphs before it took.
+        """
+        for key, prepared in [*self.prepared.items()]:
+            tensors = () if isinstance(prepared, str) else prepared.values()
+            if tensors and key not in held and all(tensor.data_ptr() not in taken for tensor in tensors):
+                del self.prepared[key]
+        self._digests.clear()
+
     def _digest(self, weight: torch.Tensor) -> str:
         version = 0 if weight.is_inference() else weight._version
         key = (weight.data_ptr(), tuple(weight.shape), weight.stride(), version)
@@ -101,7 +113,7 @@ class LossyPass(Pass):
 
     def fails_with(self, other: LossyPass) -> bool:
         """Whether it cannot be done at a place where that one cannot."""
-        return other in self.parts[:1]
+        return False
 
     @abstractmethod
     def places(self, graph: Graph, lossy: LossyContext) -> Mapping[str, Place]:

@@ -96,11 +96,12 @@ def test_weights_that_cannot_be_quantized_are_named() -> None:
     ]
 
 
+@pytest.mark.parametrize("weights", [[W], [W, 2 * W], [W.t().contiguous().t()]], ids=["one", "two", "as Conv1D"])
 @pytest.mark.parametrize("each", METHODS, ids=lambda each: each.label)
-def test_a_draft_has_the_form_of_what_is_prepared(each: LinearPass) -> None:
+def test_a_draft_has_the_form_of_what_is_prepared(each: LinearPass, weights: list[torch.Tensor]) -> None:
     """Else its time would be another."""
-    prepared = each.prepare([W], Observed(10, X.reshape(-1, 64).abs().amax(0), torch.eye(64)))
-    draft = each.draft([W])
+    prepared = each.prepare(weights, Observed(10, X.reshape(-1, 64).abs().amax(0), torch.eye(64)))
+    draft = each.draft(weights)
     assert not isinstance(prepared, str)
     assert not isinstance(draft, str)
     forms = [{name: (t.shape, t.dtype, t.stride()) for name, t in made.items()} for made in (prepared, draft)]

@@ -6,7 +6,7 @@ import torch
 
 from tests.helpers import normal
 from txgraph.ir.quantized import dequantize_weight, quantize_weight
-from txgraph.passes.precision.rounding import IN_CACHE, _factor_of_inverse, clipped_scales, round_weight
+from txgraph.passes.precision.rounding import IN_CACHE, clipped_scales, round_weight
 
 W = normal(32, 64)
 
@@ -43,13 +43,23 @@ def test_clips_where_that_is_nearer() -> None:
     assert bool((clipped_scales(weight, 127, importance) < 40 / 127 * 0.75).all())
 
 
-def test_the_factor_that_errors_are_passed_on_by() -> None:
-    """Upper triangular, and its square the inverse: in halves and as a whole."""
-    x = normal(300, 150).double()
-    moments = x.T @ x / 300 + 0.1 * torch.eye(150, dtype=torch.float64)
-    factor = _factor_of_inverse(moments)
-    assert torch.equal(factor, factor.triu())
-    torch.testing.assert_close(factor.T @ factor, moments.inverse(), rtol=1e-9, atol=1e-9)
+def test_it_is_the_published_rounding() -> None:
+    """As GPTQ says it: of the inverse moments of the columns that are left, the first row passes the error on."""
+    mixed = normal(300, 80) @ normal(80, 80)
+    moments = (mixed.T @ mixed / 300).double() + 0.1 * torch.eye(80, dtype=torch.float64)
+    weight = normal(12, 80)
+    scales = weight.abs().amax(1) / 7
+    expected, rest = torch.empty(12, 80), weight.double()
+    left = moments.diagonal().argsort(descending=True, stable=True).tolist()
+    while left:
+        inverse = moments[left][:, left].inverse()
+        expected[:, left[0]] = (rest[:, left[0]] / scales).round().clamp(-7, 7)
+        error = (rest[:, left[0]] - expected[:, left[0]] * scales) / inverse[0, 0]
+        rest[:, left] -= error[:, None] * inverse[0]
+        left = left[1:]
+    found = round_weight(weight, scales[:, None], -7, 7, moments)
+    assert float((found != expected).float().mean()) < 0.01  # float32 rounds some that lie in the middle otherwise
+    assert not torch.equal(found, round_weight(weight, scales[:, None], -7, 7, None))
 
 
 def test_without_moments_each_number_is_rounded_by_itself() -> None:
