@@ -250,6 +250,8 @@ def _buffers_known(original: Any, self: KnownValues, node: Node) -> bool:
     return node.op == "get_attr" or original(self, node)
 
 
+REPLACED = Scenario("a parameter is replaced", Alone, _changed(_replaced))
+
 CALLS = (
     Mutant(
         "sizes not guarded",
@@ -321,13 +323,13 @@ CALLS = (
         "replaced weights not seen",
         "a parameter that was replaced is still read",
         Fault(ModelState, "change", _unseen("was replaced")),
-        Scenario("a parameter is replaced", Alone, _changed(_replaced)),
+        REPLACED,
     ),
     Mutant(
         "everything is unchanged",
         "the quick check of a model sees nothing, and nobody looks closer",
         Fault(guards, "unchanged_check", always(lambda: True)),
-        Scenario("a parameter is replaced", Alone, _changed(_replaced)),
+        REPLACED,
     ),
     Mutant(
         "new storage not seen",
