@@ -13,6 +13,7 @@ import json
 import operator
 import os
 import tempfile
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -136,6 +137,34 @@ def only_own_patterns() -> Iterator[None]:
 def _tagged(text: str) -> contextlib.AbstractContextManager[object]:
     """Nothing comes back from Inductor's caches, meanwhile, but what was compiled with the same tag."""
     return caches.patch(cache_key_tag=f"{caches.cache_key_tag} {text}")  # type: ignore[attr-defined,no-any-return]
+
+
+@contextlib.contextmanager
+def compiled_together() -> Iterator[None]:
+    """Leave the C++ compilers of several graphs at work meanwhile, and wait for all of them at the end.
+
+    Inductor starts them in threads of its own and waits when it has loaded the module that it wrote; what it returns
+    can be called only after this context. Other threads that compile wait as ever.
+
+    Raises:
+        torch._inductor.exc.CppCompileError: at the end; a compiler refused the code.
+    """
+    from torch._inductor.async_compile import AsyncCompile
+
+    owner = threading.get_ident()
+    waiting: list[Callable[[], None]] = []
+    original = AsyncCompile.wait
+
+    def wait(compilers: AsyncCompile, scope: dict[str, Any]) -> None:
+        if threading.get_ident() == owner:
+            waiting.append(lambda: original(compilers, scope))
+        else:
+            original(compilers, scope)
+
+    with mock.patch.object(AsyncCompile, "wait", wait):
+        yield
+    for finish in waiting:
+        finish()
 
 
 @contextlib.contextmanager

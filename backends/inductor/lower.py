@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -19,7 +20,14 @@ from txgraph.backends.calls.linears import inline_activations, join_linears
 from txgraph.backends.calls.quantized import is_quantized, lower_quantized, unsupported_quantized
 from txgraph.backends.calls.sparse import left_dense
 from txgraph.backends.gpus import absent_gpu, unknown
-from txgraph.backends.inductor.adapter import artifact_bytes, check_settings, compile_graph, load_artifact, settings
+from txgraph.backends.inductor.adapter import (
+    artifact_bytes,
+    check_settings,
+    compile_graph,
+    compiled_together,
+    load_artifact,
+    settings,
+)
 from txgraph.backends.inductor.cuda_adapter import compile_for, cuda_device, missing
 from txgraph.backends.inductor.cuda_attention import choose_cuda_attention
 from txgraph.backends.inductor.devices import move
@@ -112,11 +120,12 @@ class InductorBackend:
         codes: dict[int, Generated | Eager] = {}
         small = not_worth_compiling(lowered, pieces, target)
         own = [number for number, piece in enumerate(pieces) if piece.like == number]
-        for number in track(own, "compile", lambda number: f"{len(pieces[number].names)} operators"):
-            part = pieces[number].graph(lowered)
-            compute_themselves(part)
-            part = write_in_place(part, written)
-            codes[number] = Eager(part) if number in small else _compile(part, options, target)
+        with _failures(), compiled_together() if target.kind == "cpu" else contextlib.nullcontext():
+            for number in track(own, "compile", lambda number: f"{len(pieces[number].names)} operators"):
+                part = pieces[number].graph(lowered)
+                compute_themselves(part)
+                part = write_in_place(part, written)
+                codes[number] = Eager(part) if number in small else _compile(part, options, target)
         weights = [lowered.constants[str(node.target)] for node in constant_nodes(lowered)]
         places = frozenset(at for at, value in enumerate(lowered.outputs) if str(value) in written)
         plan, frozen = Plan.of(lowered, pieces, written), lowered.constants.frozen_values()
@@ -194,10 +203,16 @@ def _compile(graph: Graph, options: BackendOptions, target: Target) -> Generated
     module = torch.fx.GraphModule(torch.nn.Module(), graph.fx)
     softcap_to_flex(module)
     examples = [n.meta["val"] for n in module.graph.nodes if n.op == "placeholder"]
+    if gpu is not None:
+        return compile_for(gpu, module, examples, options.inductor, target)
+    return compile_graph(module, examples, options.inductor)
+
+
+@contextlib.contextmanager
+def _failures() -> Iterator[None]:
+    """What Inductor raises meanwhile is a failure of the backend."""
     try:
-        if gpu is not None:
-            return compile_for(gpu, module, examples, options.inductor, target)
-        return compile_graph(module, examples, options.inductor)
+        yield
     except BackendFailed:
         raise
     except Exception as error:  # Inductor raises whatever its lowerings raise

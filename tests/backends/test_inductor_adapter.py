@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from typing import get_args
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -66,6 +67,50 @@ def test_compiled_functions_are_stored() -> None:
     function._artifacts = None  # type: ignore[attr-defined]
     with pytest.raises(RuntimeError, match="no artifact"):
         adapter.artifact_bytes(function)
+
+
+def test_compilers_work_together() -> None:
+    """They are awaited at the end, but by another thread that compiles; what they refuse is raised."""
+    from torch._inductor import config
+    from torch._inductor.async_compile import AsyncCompile, CodeCacheFuture
+    from torch._inductor.codecache import LambdaFuture
+
+    here: dict[str, Any] = {"kernel": LambdaFuture(lambda: 1)}
+    there: dict[str, Any] = {"kernel": LambdaFuture(lambda: 2)}
+    with config.patch({"compile_threads": 2}):
+        with adapter.compiled_together():
+            AsyncCompile().wait(here)
+            with ThreadPoolExecutor(1) as other:
+                other.submit(lambda: AsyncCompile().wait(there)).result()
+            assert isinstance(here["kernel"], CodeCacheFuture)
+            assert there["kernel"] == 2
+        assert here["kernel"] == 1
+        AsyncCompile().wait(again := {"kernel": LambdaFuture(lambda: 3)})
+        assert again["kernel"] == 3  # type: ignore[comparison-overlap]
+        with pytest.raises(ZeroDivisionError), adapter.compiled_together():
+            AsyncCompile().wait({"kernel": LambdaFuture(lambda: 1 // 0)})
+
+
+def test_what_is_compiled_together_can_be_called_afterwards() -> None:
+    """Inductor waits for its compilers by what the adapter takes over, and needs no result of theirs before."""
+    from torch._inductor import config
+    from torch._inductor.async_compile import CodeCacheFuture
+
+    x = torch.arange(6.0)
+    sources = [lambda x: (x.sin() * 2.5,), lambda x: (x.cos() * 3.5,)]
+    compiled = []
+    with config.patch({"compile_threads": 2}), adapter.compiled_together():
+        for source in sources:
+            module = torch.fx.symbolic_trace(source)
+            (placeholder, *_) = module.graph.nodes
+            with FakeTensorMode() as mode:
+                placeholder.meta["val"] = mode.from_tensor(x)
+            compiled.append(adapter.compile_graph(module, [placeholder.meta["val"]], {}))
+        kernels = [value for each in compiled for name, value in each.namespace.items() if name.startswith("cpp_fused")]
+        assert len(kernels) == 2
+        assert all(isinstance(kernel, CodeCacheFuture) for kernel in kernels)
+    for each, source in zip(compiled, sources, strict=True):
+        torch.testing.assert_close(each.function(x), source(x))
 
 
 def test_flex_attention_takes_what_the_adapter_gives() -> None:
