@@ -160,11 +160,14 @@ class LinearPass(LossyPass):
         return {root.name: lossy.place(w) for node, w in held if w is not None for _, root in results_of(node)[:1]}
 
     def module_of(self, root: Node) -> str:
-        """The modules whose weights these are."""
+        """The modules whose weights these are; of one that belongs to another, such as an embedding, who computes."""
         linears = Linears.of(_computing(root))
+        computes = super().module_of(root)
         if linears is None:
-            return super().module_of(root)
+            return computes
         first, *others = (name.rpartition(".")[0] for name in names_of(linears.weights))
+        if not others and computes and not f"{first}.".startswith(f"{computes}."):
+            return computes
         return ", ".join((first, *(other.rpartition(".")[2] for other in others)))
 
     def shape_of(self, graph: Graph, root: Node) -> str:
