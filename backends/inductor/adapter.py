@@ -140,14 +140,14 @@ def _tagged(text: str) -> contextlib.AbstractContextManager[object]:
 
 
 @contextlib.contextmanager
-def compiled_together() -> Iterator[None]:
-    """Leave the C++ compilers of several graphs at work meanwhile, and wait for all of them at the end.
+def compiled_together() -> Iterator[Callable[[], None]]:
+    """Leave the C++ compilers of several graphs at work meanwhile.
 
-    Inductor starts them in threads of its own and waits when it has loaded the module that it wrote; what it returns
-    can be called only after this context. Other threads that compile wait as ever.
+    Inductor starts them in threads of its own and waits when it has loaded the module that it wrote. Other threads that
+    compile wait as ever.
 
-    Raises:
-        torch._inductor.exc.CppCompileError: at the end; a compiler refused the code.
+    Yields:
+        A function that waits for all of them: only then can be called what was compiled. It raises what they raised.
     """
     from torch._inductor.async_compile import AsyncCompile
 
@@ -161,10 +161,12 @@ def compiled_together() -> Iterator[None]:
         else:
             original(compilers, scope)
 
+    def wait_for_all() -> None:
+        for each in waiting:
+            each()
+
     with mock.patch.object(AsyncCompile, "wait", wait):
-        yield
-    for finish in waiting:
-        finish()
+        yield wait_for_all
 
 
 @contextlib.contextmanager

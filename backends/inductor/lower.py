@@ -120,12 +120,14 @@ class InductorBackend:
         codes: dict[int, Generated | Eager] = {}
         small = not_worth_compiling(lowered, pieces, target)
         own = [number for number, piece in enumerate(pieces) if piece.like == number]
-        with _failures(), compiled_together() if target.kind == "cpu" else contextlib.nullcontext():
+        with compiled_together() if target.kind == "cpu" else contextlib.nullcontext(lambda: None) as wait_for_all:
             for number in track(own, "compile", lambda number: f"{len(pieces[number].names)} operators"):
                 part = pieces[number].graph(lowered)
                 compute_themselves(part)
                 part = write_in_place(part, written)
                 codes[number] = Eager(part) if number in small else _compile(part, options, target)
+        with _failures():
+            wait_for_all()
         weights = [lowered.constants[str(node.target)] for node in constant_nodes(lowered)]
         places = frozenset(at for at, value in enumerate(lowered.outputs) if str(value) in written)
         plan, frozen = Plan.of(lowered, pieces, written), lowered.constants.frozen_values()
@@ -203,9 +205,10 @@ def _compile(graph: Graph, options: BackendOptions, target: Target) -> Generated
     module = torch.fx.GraphModule(torch.nn.Module(), graph.fx)
     softcap_to_flex(module)
     examples = [n.meta["val"] for n in module.graph.nodes if n.op == "placeholder"]
-    if gpu is not None:
-        return compile_for(gpu, module, examples, options.inductor, target)
-    return compile_graph(module, examples, options.inductor)
+    with _failures():
+        if gpu is not None:
+            return compile_for(gpu, module, examples, options.inductor, target)
+        return compile_graph(module, examples, options.inductor)
 
 
 @contextlib.contextmanager

@@ -70,7 +70,7 @@ def test_compiled_functions_are_stored() -> None:
 
 
 def test_compilers_work_together() -> None:
-    """They are awaited at the end, but by another thread that compiles; what they refuse is raised."""
+    """They are awaited when that is asked for, but by another thread that compiles; what they refuse is raised."""
     from torch._inductor import config
     from torch._inductor.async_compile import AsyncCompile, CodeCacheFuture
     from torch._inductor.codecache import LambdaFuture
@@ -78,17 +78,21 @@ def test_compilers_work_together() -> None:
     here: dict[str, Any] = {"kernel": LambdaFuture(lambda: 1)}
     there: dict[str, Any] = {"kernel": LambdaFuture(lambda: 2)}
     with config.patch({"compile_threads": 2}):
-        with adapter.compiled_together():
+        with adapter.compiled_together() as wait_for_all:
             AsyncCompile().wait(here)
             with ThreadPoolExecutor(1) as other:
                 other.submit(lambda: AsyncCompile().wait(there)).result()
             assert isinstance(here["kernel"], CodeCacheFuture)
             assert there["kernel"] == 2
+        assert isinstance(here["kernel"], CodeCacheFuture)
+        wait_for_all()
         assert here["kernel"] == 1
         AsyncCompile().wait(again := {"kernel": LambdaFuture(lambda: 3)})
         assert again["kernel"] == 3  # type: ignore[comparison-overlap]
-        with pytest.raises(ZeroDivisionError), adapter.compiled_together():
+        with adapter.compiled_together() as wait_for_all:
             AsyncCompile().wait({"kernel": LambdaFuture(lambda: 1 // 0)})
+        with pytest.raises(ZeroDivisionError):
+            wait_for_all()
 
 
 def test_what_is_compiled_together_can_be_called_afterwards() -> None:
@@ -99,7 +103,7 @@ def test_what_is_compiled_together_can_be_called_afterwards() -> None:
     x = torch.arange(6.0)
     sources = [lambda x: (x.sin() * 2.5,), lambda x: (x.cos() * 3.5,)]
     compiled = []
-    with config.patch({"compile_threads": 2}), adapter.compiled_together():
+    with config.patch({"compile_threads": 2}), adapter.compiled_together() as wait_for_all:
         for source in sources:
             module = torch.fx.symbolic_trace(source)
             (placeholder, *_) = module.graph.nodes
@@ -109,6 +113,7 @@ def test_what_is_compiled_together_can_be_called_afterwards() -> None:
         kernels = [value for each in compiled for name, value in each.namespace.items() if name.startswith("cpp_fused")]
         assert len(kernels) == 2
         assert all(isinstance(kernel, CodeCacheFuture) for kernel in kernels)
+    wait_for_all()
     for each, source in zip(compiled, sources, strict=True):
         torch.testing.assert_close(each.function(x), source(x))
 

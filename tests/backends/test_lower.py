@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -134,6 +135,24 @@ def test_a_failing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     fast = txgraph.optimize(model, backend="inductor", options={"allow_fallback": True})
     assert torch.equal(fast(X), model(X))
     assert "Inductor failed on this graph" in fast.report.fallbacks[0].reason
+
+
+def test_code_that_the_cpp_compiler_refuses_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise RuntimeError("no such register\nsecond line")
+
+    monkeypatch.setattr(lower, "compiled_together", lambda: contextlib.nullcontext(refuse))
+    with pytest.raises(BackendFailed, match=r"^Inductor failed on this graph: RuntimeError: no such register$"):
+        txgraph.optimize(normed(), (X,), backend="inductor")
+
+
+def test_what_fails_beside_inductor_is_not_laid_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object) -> None:
+        raise KeyError("ours")
+
+    monkeypatch.setattr(lower, "write_in_place", broken)
+    with pytest.raises(KeyError, match="ours"):
+        txgraph.optimize(normed(), (X,), backend="inductor")
 
 
 def test_a_dynamic_graph_is_compiled_once_for_all_sizes() -> None:
