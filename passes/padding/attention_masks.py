@@ -8,7 +8,7 @@ it depends on.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import sympy
@@ -23,6 +23,8 @@ from txgraph.ir.padding import MOST_NEGATIVE_BIAS, PaddingMask, may_be_mask
 
 _aten = torch.ops.aten
 ATTENTION = _aten.scaled_dot_product_attention.default
+# That the tokens of each row come first: what ``txgraph::is_left_aligned`` gives of the mask in question.
+LEFT_ALIGNED = sympy.Ne(sympy.Symbol("left_aligned", integer=True), 0)
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,17 @@ def _readings(graph: Graph, node: Node) -> Iterator[MaskFormulas]:
         formula = sympy.Ne(value, 0) if dtype is torch.bool else sympy.Piecewise(zero, other)
         for valid in ("nonzero", "zero") if values == "binary" else ("zero",):
             mask = PaddingMask(str(node.target), valid, values)  # type: ignore[arg-type]  # literals
-            yield MaskFormulas(mask, IndexExpressions(graph, {node: formula}), function)
+            formulas = MaskFormulas(mask, IndexExpressions(graph, {node: formula}), function)
+            aligned = dict.fromkeys(_asks_for_alignment(graph, formulas), LEFT_ALIGNED)
+            yield replace(formulas, expressions=IndexExpressions(graph, {node: formula, **aligned}))
+
+
+def _asks_for_alignment(graph: Graph, formulas: MaskFormulas) -> Iterator[Node]:
+    for node in graph.calls():
+        if node.target is torch.ops.txgraph.is_left_aligned.default:
+            at_tokens, at_padding = (formulas.of(node.args[0], 1, 0, valid) for valid in (True, False))
+            if at_tokens == sympy.true and at_padding == sympy.false:
+                yield node
 
 
 def _rest(formulas: MaskFormulas, mask: Node) -> str | None:

@@ -5,7 +5,8 @@ after:   the same on packed tokens ``[N, ...]``; attention within each row, ``tx
 legal:   the mask hides every padded key, proven from its formula; packed operators treat each token by itself; what
          they hold at padding reaches no output, and no other operator but under a mask that is zero there
          (:mod:`txgraph.passes.padding.token_flow`). Guarded: calls whose mask has other values, too many tokens, or
-         padding where a token is taken by its place, get a graph without this rewrite. What is not finite at padding
+         padding where a token is taken by its place, or before tokens where eager leaves it out only behind them, get a
+         graph without this rewrite. What is not finite at padding
          is lost, where eager lets it through: zero times NaN, of a hidden key or under a mask
 pays:    the work falls with the share of tokens; each attention runs once for each length, and packing and unpacking
          copy. Above :attr:`RemovePadding.density` it does not pay

@@ -17,7 +17,7 @@ from torch.fx import Node
 
 from txgraph.ir import Graph, arguments, type_of
 from txgraph.ir.node import same_size
-from txgraph.passes.padding.attention_masks import MaskFormulas, PaddedAttention
+from txgraph.passes.padding.attention_masks import LEFT_ALIGNED, MaskFormulas, PaddedAttention
 from txgraph.passes.padding.layout import Axis, Layout, TokenAxes
 from txgraph.passes.padding.token_wise import named_arguments, rule_of
 
@@ -33,7 +33,7 @@ class TokenFlow:
         layouts: of the values that have tokens.
         exposed: those whose values at padding are used: by which node.
         needs: ``"first"`` and ``"last"`` if that token of each row is taken by its place, ``"some"`` if each row must
-            have one.
+            have one, ``"left"`` if its tokens must come before its padding.
     """
 
     graph: Graph
@@ -89,7 +89,11 @@ class TokenFlow:
         batch, place = (None, None) if layout is None else (layout.axis_of("batch"), layout.axis_of("sequence"))
         if layout is None or batch is None or place is None:
             return None
-        return self._formulas.of(value, layout.rank - 1 - batch, layout.rank - 1 - place, valid)
+        formula = self._formulas.of(value, layout.rank - 1 - batch, layout.rank - 1 - place, valid)
+        if formula is None or not formula.has(LEFT_ALIGNED):
+            return formula
+        self.needs.add("left")
+        return formula.subs(LEFT_ALIGNED, sympy.true)
 
     @property
     def _formulas(self) -> MaskFormulas:

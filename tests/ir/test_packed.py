@@ -41,6 +41,21 @@ def test_token_index(valid: torch.Tensor) -> None:
         assert (row[last[at]], position[last[at]]) == (at, places[-1])
 
 
+@pytest.mark.parametrize(("name", "expected"), {"right": True, "left": False, "holes": False, "nothing": True}.items())
+def test_is_left_aligned(name: str, expected: bool) -> None:
+    assert bool(torch.ops.txgraph.is_left_aligned(MASKS[name])) is expected
+
+
+@pytest.mark.parametrize("valid", MASKS.values(), ids=MASKS)
+def test_left_aligned_as_torch_says(valid: torch.Tensor) -> None:
+    ours = torch.ops.txgraph.is_left_aligned(valid)
+    assert (ours.shape, ours.dtype) == ((), torch.bool)
+    if valid.numel():
+        assert bool(ours) is torch._nested_tensor_from_mask_left_aligned(torch.ones(*valid.shape, 2), valid)
+    tests = ("test_schema", "test_faketensor")
+    torch.library.opcheck(torch.ops.txgraph.is_left_aligned.default, (valid,), test_utils=tests)
+
+
 def attended(
     valid: torch.Tensor, mask: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
 ) -> torch.Tensor:

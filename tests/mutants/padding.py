@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,7 @@ from torch.fx import Node
 from tests.mutants.edits import always
 from tests.mutants.mutant import Fault, Inputs, Mutant, Probe, Scenario, Twins
 from tests.padded import RIGHT, B, E, Encoder, H, S, ids, mean
+from txgraph.capture import export
 from txgraph.ir import packed
 from txgraph.ir.padding import PaddingAssumption, PaddingMask
 from txgraph.passes.padding import attention_masks
@@ -86,6 +88,39 @@ LEFT_LATER = Scenario(
     "first tokens that are padding later", lambda: Encoder(_keys, lambda x, m: x[:, 0]), _another_mask(LEFT)
 )
 EMPTY_LATER = Scenario("a row without tokens later", Decoder, _an_empty_row)
+
+
+class Stack(nn.Module):
+    """Torch's encoder, which leaves padding out in eager."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stack = nn.TransformerEncoder(nn.TransformerEncoderLayer(E, H, 2 * E, batch_first=True), 2)
+
+    def forward(self, x: Tensor, padding: Tensor) -> Tensor:
+        hidden: Tensor = self.stack(x, src_key_padding_mask=padding)
+        return hidden
+
+
+def _stack_inputs() -> Inputs:
+    return {"x": torch.randn(B, S, E, generator=torch.Generator().manual_seed(0)), "padding": ~RIGHT}
+
+
+def _holes_later(twins: Twins) -> None:
+    inputs = _stack_inputs()
+    twins.call(**inputs)
+    twins.call(**{**inputs, "padding": ~LEFT})
+
+
+def _left_not_needed(original: Any, self: TokenFlow, node: Node, value: Any, valid: bool) -> Any:
+    formula = original(self, node, value, valid)
+    self.needs.discard("left")
+    return formula
+
+
+STACK = Probe("torch's encoder", lambda: Stack().eval(), _stack_inputs)
+STACK_LATER = Scenario("torch's encoder, with padding before tokens later", lambda: Stack().eval(), _holes_later)
 
 
 def _always_hides(original: Any, formulas: Any, mask: Any) -> bool:
@@ -197,5 +232,23 @@ PADDING = (
         "queries of another sequence average zeros where eager averages what is hidden",
         Fault(PaddingAssumption, "accepts", _needs_forgotten),
         EMPTY_LATER,
+    ),
+    Mutant(
+        "padding of torch's encoder computed",
+        "an encoder that leaves padding out in eager has values there",
+        Fault(export, "without_branches_on_values", lambda original, model: contextlib.nullcontext()),
+        STACK,
+    ),
+    Mutant(
+        "alignment not guarded",
+        "a graph for tokens that come first answers where they do not",
+        Fault(PaddingAssumption, "accepts", _needs_forgotten),
+        STACK_LATER,
+    ),
+    Mutant(
+        "alignment not needed",
+        "that padding is left out only behind tokens is forgotten by the graph that relies on it",
+        Fault(TokenFlow, "_at", _left_not_needed),
+        STACK_LATER,
     ),
 )

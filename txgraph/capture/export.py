@@ -24,6 +24,7 @@ from txgraph.capture.calls import CallSignature
 from txgraph.capture.functional import functional
 from txgraph.capture.pytrees import register_caches
 from txgraph.capture.state import attributes_kept
+from txgraph.capture.torch_stacks import without_branches_on_values
 from txgraph.errors import CaptureFailed, InvalidGraph
 from txgraph.ir import (
     ConstantStore,
@@ -79,7 +80,13 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], 
     kwargs = {n: v for n, v in kwargs.items() if n not in settings}
     try:
         bound = _settings_bound(model, settings, order)
-        with attributes_kept(model), torch.no_grad(), bound, warnings.catch_warnings():
+        with (
+            attributes_kept(model),
+            without_branches_on_values(model),
+            torch.no_grad(),
+            bound,
+            warnings.catch_warnings(),
+        ):
             # torch.export copies tree specs by a constructor that torch itself calls deprecated.
             warnings.filterwarnings("ignore", message="The tensor attributes? .* assigned during export")  # undone
             warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)

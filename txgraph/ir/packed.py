@@ -48,6 +48,21 @@ define(
 )
 
 
+def is_left_aligned(valid: torch.Tensor) -> torch.Tensor:
+    """Whether the valid positions of each row come before the others.
+
+    Args:
+        valid: boolean ``[B, S]``.
+
+    Returns:
+        a boolean ``[]``.
+    """
+    return (valid[:, 1:] <= valid[:, :-1]).all()
+
+
+define("is_left_aligned(Tensor valid) -> Tensor", is_left_aligned, lambda valid: valid.new_empty(()))
+
+
 def ragged_attention(
     query: torch.Tensor,
     key: torch.Tensor,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,6 +49,21 @@ class PaddingMask:
         return bool(((mask == 0) | other).all())
 
 
+# What a graph may need of the tokens [B, S] of a call, and what is said where that does not hold.
+_HELD: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "first": lambda tokens: tokens[:, 0],
+    "last": lambda tokens: tokens[:, -1],
+    "some": lambda tokens: tokens.any(1),
+    "left": lambda tokens: tokens[:, 1:] <= tokens[:, :-1],
+}
+_BROKEN = {
+    "first": "the first position of a row is padding, and is used",
+    "last": "the last position of a row is padding, and is used",
+    "some": "every position of a row is padding, and is used",
+    "left": "a row has padding before a token, and only behind the last one it is left out in eager",
+}
+
+
 @dataclass(frozen=True)
 class PaddingAssumption:
     """What a graph takes for granted about the padding of a call.
@@ -56,7 +71,8 @@ class PaddingAssumption:
     Attributes:
         mask: the padding mask.
         density: the share of positions that are tokens is at most this, and there are two at least.
-        needs: of each row, the ``"first"`` or the ``"last"`` position must be a token, or ``"some"`` position.
+        needs: of each row, the ``"first"`` or the ``"last"`` position must be a token, or ``"some"`` position, or what
+            is ``"left"`` of a token, too.
         holds: whether the graph is for calls of which this is true, or for the others.
     """
 
@@ -78,10 +94,8 @@ class PaddingAssumption:
         if not self.mask.is_one(mask):
             return "the mask has values that are neither 0 nor 1, nor hide a key"
         for need in sorted(self.needs):
-            held = tokens.any(1) if need == "some" else tokens[:, {"first": 0, "last": -1}[need]]
-            if not bool(held.all()):
-                what = "every" if need == "some" else f"the {need}"
-                return f"{what} position of a row is padding, and is used"
+            if not bool(_HELD[need](tokens).all()):
+                return _BROKEN[need]
         return ""
 
 
