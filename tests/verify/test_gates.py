@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from txgraph.verify import GateResult, check_gates
-from txgraph.verify.gates import _errors, check_memory, shared_inputs
+from txgraph.verify.gates import _errors, check_memory, only_rounded, shared_inputs
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 INF, NAN = math.inf, math.nan
@@ -270,3 +270,26 @@ def test_inputs_must_be_bit_identical_after_a_run(before: torch.Tensor, after: t
     assert check_memory([], [], [before.clone()], [before]) == []
     (gate,) = check_memory([], [], [after], [before])
     assert (gate.gate, gate.passed, gate.detail) == ("G0", False, "input 0 was written to")
+
+
+WIDE = torch.linspace(1, 2, 100, dtype=torch.float64)
+SEEN: dict[str, tuple[object, object, bool]] = {
+    "rounded": (WIDE.float(), WIDE, True),
+    "the error of many layers": ((WIDE * (1 + 2e-6)).float(), WIDE, True),
+    "more than that": ((WIDE * (1 + 1e-5)).float(), WIDE, False),
+    "halves": (WIDE.half(), WIDE, False),
+    "float64": (WIDE, WIDE.clone(), True),
+    "NaN": (WIDE.float() * math.nan, WIDE * math.nan, False),
+    "zeros": (torch.zeros(3), torch.zeros(3).double(), True),
+    "empty": (torch.zeros(0), torch.zeros(0).double(), True),
+    "integers": (torch.arange(3), torch.arange(3), True),
+    "other integers": (torch.arange(3), torch.arange(3) + 1, False),
+    "plain": ("a", "a", True),
+    "other plain values": (1, 2, False),
+}
+
+
+@pytest.mark.parametrize(("eager", "oracle", "expected"), SEEN.values(), ids=SEEN)
+def test_only_rounded(eager: object, oracle: object, expected: bool) -> None:
+    assert only_rounded([eager], [oracle]) is expected
+    assert only_rounded([torch.arange(2), eager], [torch.arange(2), oracle]) is expected

@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from tests.small import MLP, bits, module
 from tests.zoo import ZOO
 from txgraph import VerificationFailed
-from txgraph.verify import Reference, check_gates, reference
+from txgraph.verify import Reference, check_gates, oracle, reference
 from txgraph.verify.oracle import Float64
 
 DOUBLE = torch.float64
@@ -251,3 +251,76 @@ def test_a_model_that_cannot_run_in_float64() -> None:
         VerificationFailed, match=r"Module cannot be checked: its float64 run raised RuntimeError: no kernel"
     ):
         reference(module(forward), (randn(2),), {})
+
+
+@pytest.mark.parametrize("block", [1, 60, 10**6])
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, w, b: F.linear(x, w, b),
+        lambda x, w, b: F.linear(x, w),
+        lambda x, w, b: torch.addmm(b, x, w.t(), beta=0.5, alpha=2.0),
+        lambda x, w, b: torch.addmm(b[:1], x, w.t()),
+        lambda x, w, b: torch.addmm(x[:, :1], x, w.transpose(0, 1)),
+        lambda x, w, b: x @ w.T + x.mm(w[:, : w.shape[1]].t()),
+    ],
+    ids=["linear", "no bias", "factors", "one number", "a number for each row", "views"],
+)
+def test_products_with_weights(function: Callable[..., Any], block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights are widened some columns at a time."""
+    monkeypatch.setattr(oracle, "_BLOCK", block)
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.bias = nn.Parameter(randn(7, 20)), nn.Parameter(randn(7))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            result: torch.Tensor = function(x, self.weight, self.bias)
+            return result
+
+    assert_is_float64(Model(), randn(5, 20))
+
+
+def module_runs(forward: Callable[[int, torch.Tensor], torch.Tensor]) -> tuple[nn.Module, list[int]]:
+    """A model whose forward is given how often it ran before."""
+    runs: list[int] = []
+
+    class Model(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            runs.append(len(runs))
+            return forward(runs[-1], x)
+
+    return Model(), runs
+
+
+def test_eager_is_run_again_only_where_float64_does_not_agree() -> None:
+    model, runs = module_runs(lambda run, x: x.sin())
+    reference(model, (randn(8),), {})
+    assert len(runs) == 2  # once in float64
+    model, runs = module_runs(lambda run, x: (x * 1e4).sin())  # rounding, and no state
+    reference(model, (randn(8),), {})
+    assert len(runs) == 4
+
+
+@pytest.mark.parametrize("period", [2, 3, 4])
+def test_a_model_that_takes_turns(period: int) -> None:
+    model, _ = module_runs(lambda run, x: x + run % period)
+    with pytest.raises(VerificationFailed, match="gives another result when it is called again"):
+        reference(model, (randn(8),), {})
+
+
+def test_the_embedding_of_few_tokens_widens_few_rows() -> None:
+    weight, indices = randn(1000, 8), torch.tensor([3, 3, 999])
+    seen: list[int] = []
+
+    class Count(Float64):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = super().__torch_dispatch__(func, types, args, kwargs)
+            seen.append(max(t.numel() for t in (result, *args) if isinstance(t, torch.Tensor) and t.dtype is DOUBLE))
+            return result
+
+    with torch.no_grad(), Count():
+        rows = F.embedding(indices, weight)
+    assert torch.equal(rows, weight[indices].double())
+    assert max(seen) == rows.numel()

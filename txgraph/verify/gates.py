@@ -27,6 +27,7 @@ _RMS_FLOOR = {torch.float16: 1.0, torch.bfloat16: 1.0, torch.float32: 4.0, torch
 _MAX_FACTOR = 4.0
 _NO_ROUNDING, _NO_ROUNDING_IN_HALF = 0.01, 0.5  # relative errors of eager that rounding alone hardly makes
 _MAX_FLOOR = 4.0
+_ONLY_ROUNDING = 32.0  # relative error in units of epsilon: dozens of layers have less
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,25 @@ class Gates:
                 bounds = max(rms, other_rms), max(largest, other_largest)
             self._bounds[leaf] = bounds
         return self._bounds[leaf]
+
+
+def only_rounded(eager: Sequence[Any], oracle: Sequence[Any]) -> bool:
+    """Whether eager is as near to float64 as rounding of float32 leaves it; what is no float is equal.
+
+    Of narrower dtypes nobody can tell: their rounding is as large as an error would be.
+    """
+    return all(map(_only_rounded, eager, oracle))
+
+
+def _only_rounded(eager: Any, oracle: Any) -> bool:
+    if not isinstance(eager, torch.Tensor) or not eager.is_floating_point():
+        return not _structure_difference(oracle, eager)
+    if not eager.numel():
+        return True
+    narrow, wide = _wide(eager), _wide(oracle)
+    if eager.dtype not in (torch.float32, torch.float64) or not (_is_finite(narrow) and _is_finite(wide)):
+        return False
+    return _rms(narrow - wide) <= _ONLY_ROUNDING * torch.finfo(torch.float32).eps * _rms(wide)
 
 
 def distances(eager: Sequence[Any], oracle: Sequence[Any]) -> dict[int, float]:

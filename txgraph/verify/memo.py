@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch._ops import OpOverload
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -78,23 +77,22 @@ class Memo(TorchDispatchMode):
         if definition is not None:
             with self:
                 return definition(*args, **kwargs)
-        leaves, spec = pytree.tree_flatten((args, kwargs))
-        tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+        tensors = [leaf for leaf in _leaves((args, tuple(kwargs.values()))) if isinstance(leaf, torch.Tensor)]
         if not _is_function(func) or _draws(func, args, kwargs) or not all(map(_lies_in_memory, tensors)):
             if _may_write(func):
                 for tensor in filter(_lies_in_memory, tensors):
                     self._known.pop(_memory(tensor), None)
             return func(*args, **kwargs)
-        key = func, spec, *map(self._key, leaves)
+        key = func, self._key(args), *kwargs, self._key(tuple(kwargs.values()))
         if key in self._results:
             self.reused += 1
-            results = pytree.tree_map(_copied, self._results[key])
+            results = _copied(self._results[key])
         else:
             results = func(*args, **kwargs)
             if func.overloadpacket in _PRODUCTS:
                 self.computed += 1
                 self._keep(key, results)
-        for at, value in enumerate(pytree.tree_leaves(results)):
+        for at, value in enumerate(_leaves(results)):
             if _lies_in_memory(value) and _memory(value) not in self._known:  # else it is a view
                 place = key, at
                 if place not in self._numbers:
@@ -103,17 +101,19 @@ class Memo(TorchDispatchMode):
         return results
 
     def _keep(self, key: Hashable, results: Any) -> None:
-        size = sum(leaf.nbytes for leaf in pytree.tree_leaves(results) if isinstance(leaf, torch.Tensor))
+        size = sum(leaf.nbytes for leaf in _leaves(results) if isinstance(leaf, torch.Tensor))
         if size <= self._room:
             self._room -= size
-            self._results[key] = pytree.tree_map(_copied, results)
+            self._results[key] = _copied(results)
 
-    def _key(self, leaf: Any) -> Hashable:
+    def _key(self, value: Any) -> Hashable:
         """What an argument is, for the number of a result; equal only where it is the same."""
-        if isinstance(leaf, torch.Tensor):
-            place = leaf.shape, leaf.stride(), leaf.storage_offset()
-            return self._root(leaf), leaf.dtype, *place, leaf.is_neg(), leaf.is_conj()
-        return type(leaf), repr(leaf)
+        if isinstance(value, torch.Tensor):
+            place = value.shape, value.stride(), value.storage_offset()
+            return self._root(value), value.dtype, *place, value.is_neg(), value.is_conj()
+        if isinstance(value, list | tuple):
+            return type(value), *map(self._key, value)
+        return type(value), repr(value)
 
     def _root(self, tensor: torch.Tensor) -> int:
         """The number of the value in whose memory a tensor lies; a new one where that is not known."""
@@ -130,8 +130,19 @@ def _lies_in_memory(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.layout is torch.strided and not value.is_quantized
 
 
-def _copied(leaf: Any) -> Any:
-    return leaf.clone() if isinstance(leaf, torch.Tensor) else leaf
+def _leaves(value: Any) -> Iterator[Any]:
+    """What operators take or give: lists and tuples are all that they know of structures."""
+    if isinstance(value, list | tuple):
+        for each in value:
+            yield from _leaves(each)
+    else:
+        yield value
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)(map(_copied, value))
+    return value.clone() if isinstance(value, torch.Tensor) else value
 
 
 def _memory(tensor: torch.Tensor) -> StorageWeakRef:
