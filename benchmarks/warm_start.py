@@ -61,6 +61,7 @@ def measure(rounds: int, threads: int) -> dict[str, list[dict[str, float]]]:
                     "TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor-{own}",
                     "TXGRAPH_CACHE_DIR": f"{folder}/txgraph" if kind != "recompiled" else f"{folder}/other",
                 }
+                environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package has its bytecode
                 command = [sys.executable, "-W", "ignore", "-m", "benchmarks.warm_start", "--child", kind]
                 done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
                 runs[kind].append(json.loads(done.stdout.splitlines()[-1]))

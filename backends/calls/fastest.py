@@ -10,6 +10,7 @@ from txgraph.cache import Measurements, is_on
 from txgraph.cost import BUSY, CoreClock, best_seconds
 
 ROUNDS = 5  # at least
+CLEAR = 1.25  # times the fastest: no more rounds than these change which one that is
 
 
 def fastest(
@@ -22,7 +23,7 @@ def fastest(
     """The name of the fastest way, of equal ones the first; and what was measured, for the report.
 
     Args:
-        seconds: for all of them together.
+        seconds: for all of them together; less where one is :data:`CLEAR` times as fast as the others.
         about: all that the times depend on, beside the machine: what was measured for an equal text is not measured
             again, unless the machine was busy then; empty: always measured.
         before: is called before each run, untimed.
@@ -34,7 +35,7 @@ def fastest(
     if best.keys() != ways.keys():
         clock = CoreClock()
         with torch.no_grad():
-            times = best_seconds(*ways.values(), seconds=seconds, before=before, rounds=ROUNDS)
+            times = best_seconds(*ways.values(), seconds=seconds, before=before, rounds=ROUNDS, clear=CLEAR)
         best = dict(zip(ways, times, strict=True))
         share = clock.share() or 0.0
         if share > BUSY:  # others must not live with what was disturbed here

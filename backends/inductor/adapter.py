@@ -22,6 +22,7 @@ from unittest import mock
 
 import torch
 from torch._inductor import config, standalone_compile
+from torch._inductor.runtime.cache_dir_utils import cache_dir
 from torch._inductor.standalone_compile import CompiledArtifact
 from torch.compiler import config as caches
 from torch.fx import Node
@@ -100,14 +101,43 @@ def artifact_bytes(artifact: Any) -> bytes:
             return file.read()
 
 
-def load_artifact(data: bytes) -> tuple[_CompiledFunction, dict[str, Any]]:
-    """A function that :func:`compile_graph` made, perhaps in another process, and the names in its code."""
-    with tempfile.TemporaryDirectory() as folder, config.patch(known_vectors()), compiled_graphs() as compiled:
+def libraries(namespace: Mapping[str, Any]) -> tuple[str, ...]:
+    """Where in Inductor's cache are the libraries with the kernels that generated code names."""
+    files = (getattr(getattr(value, "__self__", None), "__file__", None) for value in namespace.values())
+    return tuple({os.path.relpath(file, cache_dir()): None for file in files if file})
+
+
+def load_artifact(data: bytes, needed: Sequence[str] = ()) -> tuple[_CompiledFunction, dict[str, Any]]:
+    """A function that :func:`compile_graph` made, perhaps in another process, and the names in its code.
+
+    Args:
+        needed: its :func:`libraries`. Where they are lost Inductor compiles them again.
+    """
+    is_there = bool(needed) and all(os.path.exists(os.path.join(cache_dir(), each)) for each in needed)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        config.patch(known_vectors()),
+        without_headers() if is_there else contextlib.nullcontext(),
+        compiled_graphs() as compiled,
+    ):
         path = os.path.join(folder, "artifact")
         with open(path, "wb") as file:
             file.write(data)
         function: _CompiledFunction = CompiledArtifact.load(path=path, format="binary")
     return function, compiled[-1].namespace
+
+
+@contextlib.contextmanager
+def without_headers() -> Iterator[None]:
+    """Do not precompile headers, meanwhile.
+
+    Inductor looks first whether a header is as it was, by a run of the preprocessor: a fifth of a second, also where
+    the library is there. Without one it compiles for twice as long.
+    """
+    from torch._inductor import codecache
+
+    with mock.patch.object(codecache, "_precompile_header", return_value=None):
+        yield
 
 
 @contextlib.contextmanager

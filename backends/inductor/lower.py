@@ -25,6 +25,7 @@ from txgraph.backends.inductor.adapter import (
     check_settings,
     compile_graph,
     compiled_together,
+    libraries,
     load_artifact,
     settings,
 )
@@ -154,13 +155,14 @@ class _Artifact:
     data: bytes
     source: str
     launches: tuple[Launch, ...]
+    libraries: tuple[str, ...]
 
     @classmethod
     def of(cls, code: Generated) -> _Artifact:
-        return cls(artifact_bytes(code.function), code.source, code.launches)
+        return cls(artifact_bytes(code.function), code.source, code.launches, libraries(code.namespace))
 
     def load(self) -> Generated:
-        function, namespace = load_artifact(self.data)
+        function, namespace = load_artifact(self.data, self.libraries)
         return Generated(function, self.source, self.launches, namespace)
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import torch
+from torch._inductor.runtime.cache_dir_utils import cache_dir
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from txgraph.backends.inductor import adapter, provenance
@@ -67,6 +71,37 @@ def test_compiled_functions_are_stored() -> None:
     function._artifacts = None  # type: ignore[attr-defined]
     with pytest.raises(RuntimeError, match="no artifact"):
         adapter.artifact_bytes(function)
+
+
+def test_headers_are_left_alone_where_nothing_is_compiled(tmp_path: Path) -> None:
+    """Each load is by a process of its own, as a process keeps what it has loaded."""
+    module = torch.fx.symbolic_trace(lambda x: (x * 3 + 1,))
+    (placeholder, *_) = module.graph.nodes
+    with FakeTensorMode() as mode:
+        placeholder.meta["val"] = mode.from_tensor(torch.arange(6.0))
+    code = adapter.compile_graph(module, [placeholder.meta["val"]], {})
+    needed = adapter.libraries(code.namespace)
+    assert len(needed) == 1
+    assert (Path(cache_dir()) / needed[0]).exists()
+    (tmp_path / "artifact").write_bytes(adapter.artifact_bytes(code.function))
+    script = """
+import sys
+from pathlib import Path
+from unittest import mock
+import torch
+from torch._inductor.runtime.cache_dir_utils import cache_dir
+from torch._inductor import codecache
+from txgraph.backends.inductor import adapter
+
+with mock.patch.object(codecache, "_precompile_header", wraps=codecache._precompile_header) as header:
+    function, _ = adapter.load_artifact(Path(sys.argv[1]).read_bytes(), sys.argv[2:])
+    assert torch.equal(function(torch.arange(6.0))[0], torch.arange(6.0) * 3 + 1)
+print(header.call_count)
+"""
+    command = [sys.executable, "-c", script, str(tmp_path / "artifact")]
+    for libraries, looks in ([*needed], 0), ([*needed, "lost.so"], 1), ([], 1):
+        done = subprocess.run([*command, *libraries], check=True, capture_output=True, text=True)
+        assert done.stdout.split() == [str(looks)]
 
 
 def test_compilers_work_together() -> None:

@@ -53,6 +53,33 @@ def test_rounds_that_are_run_in_any_case() -> None:
     assert done == ["a", "b"] * 4  # the first runs are not counted
 
 
+@pytest.mark.parametrize(("clear", "rounds"), [(1.5, 2), (float("inf"), 5)], ids=["is enough", "is not asked for"])
+def test_a_clear_lead(clear: float, rounds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three, one takes half of the others' time."""
+    now = 0.0
+
+    def runs(seconds: float) -> Callable[[], None]:
+        def run() -> None:
+            nonlocal now
+            now += seconds
+            done.append(seconds)
+
+        return run
+
+    done: list[float] = []
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    best = best_seconds(runs(2.0), runs(1.0), runs(2.0), seconds=24.0, rounds=2, clear=clear)
+    assert best == [2.0, 1.0, 2.0]
+    assert len(done) == 3 * (1 + rounds)  # the first runs are not counted
+
+
+def test_no_lead_of_near_ones() -> None:
+    """Nor of one alone: it has all the time."""
+    done: list[str] = []
+    best_seconds(lambda: done.append("a"), seconds=0.01, clear=1.0)
+    assert len(done) > 2
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.bool])
 def test_inputs_of_any_type_and_layout(dtype: torch.dtype) -> None:
     def views(x: torch.Tensor) -> tuple[torch.Tensor, ...]:

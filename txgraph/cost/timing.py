@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -11,7 +12,11 @@ from txgraph.cost.adapter import size_hint
 
 
 def best_seconds(
-    *functions: Callable[[], object], seconds: float, before: Callable[[], object] | None = None, rounds: int = 1
+    *functions: Callable[[], object],
+    seconds: float,
+    before: Callable[[], object] | None = None,
+    rounds: int = 1,
+    clear: float = math.inf,
 ) -> list[float]:
     """The shortest run of each; they take turns for so many seconds, so that a noisy moment hits all of them.
 
@@ -20,6 +25,7 @@ def best_seconds(
     Args:
         rounds: that are run even if they take longer: on a busy machine few runs are not disturbed.
         before: is called before each run, untimed: it can bring the caches into the state that a run will find.
+        clear: if all others take so many times what one takes, no more rounds than these are run.
     """
     best = [float("inf")] * len(functions)
     for function in functions:
@@ -34,8 +40,13 @@ def best_seconds(
             function()
             best[at] = min(best[at], time.perf_counter() - started)
         done += 1
-        if done >= rounds and time.perf_counter() > stop:
+        if done >= rounds and (time.perf_counter() > stop or _is_clear(best, clear)):
             return best
+
+
+def _is_clear(best: list[float], clear: float) -> bool:
+    first, *others = sorted(best)
+    return bool(others) and others[0] > clear * first
 
 
 def random_like(value: torch.Tensor) -> torch.Tensor:

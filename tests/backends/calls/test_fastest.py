@@ -23,14 +23,14 @@ def test_the_fastest_is_chosen() -> None:
 
 @pytest.mark.usefixtures("quiet")
 def test_of_equals_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "best_seconds", lambda *ways, seconds, before, rounds: [2e-6] * len(ways))
+    monkeypatch.setattr(module, "best_seconds", lambda *ways, **_: [2e-6] * len(ways))
     assert fastest({"b": lambda: 1, "a": lambda: 2}, 1.0) == ("b", "b (2 µs b, 2 µs a)")
 
 
 @pytest.mark.usefixtures("quiet")
 def test_one_way_beside_the_best_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     times = {"a": 3e-6, "b": 2e-6, "c": 4e-6}
-    monkeypatch.setattr(module, "best_seconds", lambda *ways, seconds, before, rounds: [*times.values()])
+    monkeypatch.setattr(module, "best_seconds", lambda *ways, **_: [*times.values()])
     ways = {name: lambda: None for name in times}
     assert fastest(ways, 1.0, compared="c") == ("b", "b (3 µs a, 2 µs b, 4 µs c; c is 0.50x as fast)")
     assert fastest(ways, 1.0, compared="b") == ("b", "b (3 µs a, 2 µs b, 4 µs c; b is 1.50x as fast)")
