@@ -65,7 +65,8 @@ def _encoder_forward(
 
 def _nests(encoder: nn.TransformerEncoder, src: torch.Tensor, mask: torch.Tensor | None) -> bool:
     """Whether eager makes a nested tensor, if the mask of padding permits it."""
-    enabled = encoder.use_nested_tensor and torch.backends.mha.get_fastpath_enabled()
+    wanted = getattr(encoder, "use_nested_tensor", False)  # encoders that were pickled long ago lack it
+    enabled = wanted and torch.backends.mha.get_fastpath_enabled()
     autocasts = torch.is_autocast_enabled()
     return enabled and not encoder.layers[0].training and src.dim() == 3 and mask is None and not autocasts
 
