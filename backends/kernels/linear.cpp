@@ -22,15 +22,18 @@ inline void add_rows(const float* weight, int64_t N, const float* x, int64_t lin
     }
 #pragma GCC unroll 32
     for (int m = 0; m < M; ++m) {
-      Vec sum = load(sums + m * count + n);
+      Vec part{}; // by itself: short sums err less
 #pragma GCC unroll 32
-      for (int r = 0; r < R; ++r) sum = fma(all(x[m * line + r]), row[r], sum);
-      store(sums + m * count + n, sum);
+      for (int r = 0; r < R; ++r) part = fma(all(x[m * line + r]), row[r], part);
+      store(sums + m * count + n, load(sums + m * count + n) + part);
     }
   }
   for (; n < count; ++n)
-    for (int m = 0; m < M; ++m)
-      for (int r = 0; r < R; ++r) sums[m * count + n] = std::fma(x[m * line + r], weight[r * N + n], sums[m * count + n]);
+    for (int m = 0; m < M; ++m) {
+      float part = 0;
+      for (int r = 0; r < R; ++r) part = std::fma(x[m * line + r], weight[r * N + n], part);
+      sums[m * count + n] += part;
+    }
 }
 
 using Floats = Operands<float, float>;

@@ -16,6 +16,8 @@ namespace {
 
 constexpr int64_t MOST_ROWS = 512; // of x at a time
 constexpr int64_t DEPTH = 192;     // of a block of K
+constexpr int64_t FEW_ROWS = 16, SHALLOW = 64; // of x, and their blocks: sums of few rows are cheap to add to, and more, shorter
+                                               // ones err less
 
 // scales: of a quantized weight. bias: null for none.
 template <typename T>
@@ -192,7 +194,7 @@ void compute(
 // far apart the rows are; of a weight that is TURNED, how far apart the columns are.
 template <bool TURNED, typename T, typename Rows>
 void compute(const Operands<float, T>& o, const std::vector<Share<T>>& shares, int64_t size, Rows rows_of) {
-  compute(o, shares, size, DEPTH, [&](const Share<T>& share, int64_t k, int64_t depth) {
+  compute(o, shares, size, o.M <= FEW_ROWS ? SHALLOW : DEPTH, [&](const Share<T>& share, int64_t k, int64_t depth) {
     const auto [rows, step] = rows_of(share, k, depth);
     return [&share, k, depth, rows = rows, step = step](int64_t width, const float* x, float* sums, int64_t line) {
       multiply<TURNED>(width, share.rows, rows, step, x, width * LANES, depth, sums, line, k > 0, true);
