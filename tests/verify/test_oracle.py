@@ -303,6 +303,18 @@ def test_eager_is_run_again_only_where_float64_does_not_agree() -> None:
     assert len(runs) == 4
 
 
+def test_eager_is_run_again_where_a_run_assigns_something() -> None:
+    class Counting(nn.Module):
+        calls = 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            return x * (1 + self.calls * 8 * torch.finfo(x.dtype).eps)  # as small as rounding of many layers
+
+    with pytest.raises(VerificationFailed, match="gives another result when it is called again"):
+        reference(Counting(), (randn(8),), {})
+
+
 @pytest.mark.parametrize("period", [2, 3, 4])
 def test_a_model_that_takes_turns(period: int) -> None:
     model, _ = module_runs(lambda run, x: x + run % period)

@@ -165,6 +165,38 @@ def test_python_state_is_found() -> None:
         txgraph.optimize(Growing(), (X,), backend="reference")
 
 
+@pytest.mark.parametrize("steps", [8, 10**6], ids=["as small as rounding", "large"])
+def test_state_that_no_module_holds_is_found(steps: int) -> None:
+    calls: list[int] = []
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        calls.append(len(calls))
+        return x * (1 + calls[-1] * steps * torch.finfo(x.dtype).eps)
+
+    with pytest.raises(VerificationFailed, match="gives another result when it is called again"):
+        txgraph.optimize(module(forward), (X,), backend="reference")
+
+
+@pytest.mark.parametrize(
+    ("captured", "runs"),
+    [(lambda x: (x + 30) - 30, 2), (lambda x: x + 0, 4)],
+    ids=["as eager", "more exactly than eager"],
+)
+def test_eager_runs_again_where_the_captured_graph_gives_other_numbers(
+    captured: Callable[[torch.Tensor], torch.Tensor], runs: int
+) -> None:
+    seen: list[torch.dtype] = []
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        seen.append(x.dtype)
+        return (x + 30) - 30
+
+    judge = Verifier("final", module(forward), (X,), {}, [X])
+    judge.check_capture(graph_of(module(captured), X))
+    assert judge.records[0].passed
+    assert seen == [torch.float32, torch.float64, torch.float32, torch.float32][:runs]
+
+
 # -- broken passes, through the whole road ------------------------------------------------------------------------
 
 

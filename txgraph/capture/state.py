@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -16,16 +17,24 @@ _COLLECTIONS = (list, dict, set, OrderedDict)  # those of torch.nn.Module, such 
 
 
 @contextlib.contextmanager
-def attributes_kept(model: nn.Module) -> Iterator[None]:
+def attributes_kept(model: nn.Module) -> Iterator[Callable[[], bool]]:
     """Undo what runs of ``model`` assign to its modules: new attributes, other values, and longer collections.
 
     Tracing runs the user's code, too, and would leave tensors without data behind. Writes to tensors stay.
+
+    Yields:
+        A function that tells whether there is something to undo so far.
     """
     modules = list(model.modules())
     attributes = [dict(vars(module)) for module in modules]
     collections = [(v, copy.copy(v)) for each in attributes for v in each.values() if type(v) in _COLLECTIONS]
+
+    def assigned() -> bool:
+        attributes_differ = any(not _same_objects(vars(m), was) for m, was in zip(modules, attributes, strict=True))
+        return attributes_differ or any(not _same_objects(now, held) for now, held in collections)
+
     try:
-        yield
+        yield assigned
     finally:
         for module, was in zip(modules, attributes, strict=True):
             vars(module).clear()
@@ -33,6 +42,15 @@ def attributes_kept(model: nn.Module) -> Iterator[None]:
         for collection, held in collections:
             collection.clear()
             collection.extend(held) if isinstance(collection, list) else collection.update(held)
+
+
+def _same_objects(a: Collection[Any], b: Collection[Any]) -> bool:
+    """Whether two dicts, lists or sets hold the very same objects."""
+    return [*map(id, _contents(a))] == [*map(id, _contents(b))]
+
+
+def _contents(collection: Collection[Any]) -> Iterable[Any]:
+    return chain.from_iterable(collection.items()) if isinstance(collection, dict) else collection
 
 
 def plain_slots(module: nn.Module) -> Iterator[tuple[Any, Any, Any]]:

@@ -140,6 +140,11 @@ class Reference:
     shared: tuple[frozenset[int], ...] = ()
     turned: tuple[Any, ...] | None = None
 
+    @property
+    def outputs(self) -> tuple[Any, ...]:
+        """What the model returns of ``eager``."""
+        return self.eager[len(self.eager) - self.spec.num_leaves :]
+
 
 def model_tensors(model: nn.Module) -> list[torch.Tensor]:
     """The parameters and buffers of a model."""
@@ -163,8 +168,23 @@ def reference(
         VerificationFailed: it cannot be run in float64, writes to other tensors than those, or gives another result
             when run again. What its eager run raises is raised as it is.
     """
+    leaves, spec = pytree.tree_flatten((args, dict(kwargs)))
+    with attributes_kept(model) as assigned:
+        made = _reference(model, leaves, spec, buffers, mutated_inputs)
+        if assigned() or not only_rounded(made.eager, made.oracle):  # else two runs agree, one of them in float64
+            _check_repeats(model, spec, leaves, made.outputs)
+    return made
+
+
+def check_repeats(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], made: Reference) -> None:
+    """Run ``model`` in eager again, and leave it as it was.
+
+    Raises:
+        VerificationFailed: it gives another result than in ``made``.
+    """
+    leaves, spec = pytree.tree_flatten((args, dict(kwargs)))
     with attributes_kept(model):
-        return _reference(model, *pytree.tree_flatten((args, dict(kwargs))), buffers, mutated_inputs)
+        _check_repeats(model, spec, leaves, made.outputs)
 
 
 def _reference(
@@ -174,7 +194,6 @@ def _reference(
     buffers: Sequence[torch.Tensor],
     mutated_inputs: Sequence[int],
 ) -> Reference:
-    before = plain_tensors(model)
     with _buffers_restored(model) as written:
         inputs = [*map(_cloned, leaves)]
         tensors = [leaf for leaf in inputs if isinstance(leaf, torch.Tensor)]
@@ -186,7 +205,6 @@ def _reference(
         eager = tuple(map(_cloned, values))  # what is a buffer gets its old value back
         known = [*(tensors[i] for i in mutated_inputs), *buffers]
         _check_writes(model, tensors, counters, known)
-    after = plain_tensors(model)
     shadows = [(b, _widen_tensor(b.clone())) for b in buffers]
     wide_inputs = [_widen_tensor(leaf.clone()) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
     wide_tensors = [leaf for leaf in wide_inputs if isinstance(leaf, torch.Tensor)]
@@ -201,10 +219,6 @@ def _reference(
             f'With verify="off" nothing is checked.'
         ) from error
     oracle = (*wide_buffers, *(wide_tensors[i] for i in mutated_inputs), *wide_leaves)
-    assigns = before.keys() != after.keys() or any(before[name] is not tensor for name, tensor in after.items())
-    if assigns or not only_rounded(eager, oracle):  # else two runs agree, one of them in float64
-        _check_repeats(model, in_spec, leaves, eager[len(eager) - len(leaves_now) :])
-        _check_attributes(model, before, after)
     return Reference(eager, oracle, spec, shared)
 
 
@@ -230,12 +244,10 @@ def _check_writes(
             )
 
 
-def _check_attributes(model: nn.Module, before: Mapping[str, torch.Tensor], once: Mapping[str, torch.Tensor]) -> None:
+def _check_attributes(model: nn.Module, once: Mapping[str, torch.Tensor]) -> None:
     """A tensor that is a plain attribute may be cached by a run, but must not move on with every run."""
     for name, tensor in plain_tensors(model).items():
-        if name not in before or once.get(name) is before[name]:
-            continue
-        if once[name].shape != tensor.shape or not tensor.equal(once[name]):
+        if name in once and tensor is not once[name] and not same_bits(tensor, once[name]):
             raise VerificationFailed(
                 f"{type(model).__name__} assigns {name} in its forward(), and each call changes it: make it a buffer, "
                 f'so that its new value can be captured. With verify="off" nothing is checked.'
@@ -249,12 +261,16 @@ def _cloned(leaf: Any) -> Any:
 def _check_repeats(model: nn.Module, in_spec: pytree.TreeSpec, leaves: Sequence[Any], first: Sequence[Any]) -> None:
     """A model that disagrees with itself would make every gate wide enough for anything.
 
-    It runs twice: one that takes turns between two results may have given the other one in float64.
+    It runs twice: one that takes turns between two results may have given the other one in float64. The second run
+    tells whether a plain attribute moves on, too.
     """
+    once: dict[str, torch.Tensor] = {}
     for _ in range(2):
         with _buffers_restored(model):
             inputs = [*map(_cloned, leaves)]
             again = [*map(_cloned, pytree.tree_leaves(_call(model, in_spec, inputs)))]
+        _check_attributes(model, once)
+        once = plain_tensors(model)
         broken = [str(g) for g in check_gates(again, first, first) if not g.passed]
         if broken:
             raise VerificationFailed(

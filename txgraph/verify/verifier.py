@@ -17,10 +17,10 @@ from txgraph.options import VerifyLevel
 from txgraph.pipeline import PassResult
 from txgraph.rewrite import Rewrite
 from txgraph.verify.blame import culprit
-from txgraph.verify.gates import GateResult, Gates, check_memory, distances, shared_inputs
+from txgraph.verify.gates import GateResult, Gates, check_gates, check_memory, distances, shared_inputs
 from txgraph.verify.local_error import LocalError, measure_rewrites
 from txgraph.verify.memo import Memo
-from txgraph.verify.oracle import Reference, in_float64, model_tensors, reference
+from txgraph.verify.oracle import Reference, check_repeats, in_float64, model_tensors, reference
 from txgraph.verify.ties import WithoutRounding, with_ties_turned
 
 Run = Callable[[Sequence[torch.Tensor]], Sequence[Any]]
@@ -93,12 +93,18 @@ class Verifier:
         on_cpu = all(tensor.device.type == "cpu" for tensor in (*weights, *self.tensors))
         if on_cpu and not torch.is_inference_mode_enabled():  # a GPU is faster than the looking up; versions are needed
             self._memo = Memo(limit=sum(tensor.nbytes for tensor in weights) // 2)
-        record = self._judge("capture", graph)
+        record, values = self._check("capture", graph, ())
+        self.records.append(record)
         if not record.passed:
             raise VerificationFailed(
                 f"the captured graph of {type(self.model).__name__} does not reproduce eager: {record.reason}. "
                 f"Its forward() probably depends on Python state or random numbers that a graph cannot hold."
             )
+        assert self._reference is not None
+        eager = self._reference.eager
+        if any(not gate.passed for gate in check_gates(values, eager, eager)):
+            # Within the gates, but no repetition of eager, which a run of the same operators nearly always is.
+            check_repeats(self.model, self.args, self.kwargs, self._reference)
 
     def refer(self, graph: Graph) -> None:
         """Run the model that ``graph`` was captured from in eager and in float64."""
@@ -149,7 +155,7 @@ class Verifier:
 
         def breaks(left_out: Collection[Rewrite]) -> bool:
             trial = result.without(dict.fromkeys((r.root for r in left_out), "left out to find the one that is wrong"))
-            return not self._check("trial", trial.after, trial.after.zeroed).passed
+            return not self._check("trial", trial.after, trial.after.zeroed)[0].passed
 
         return {culprit(result.rewrites, breaks).root: reason}
 
@@ -206,16 +212,22 @@ class Verifier:
         return self._judge(stage, graph, graph.zeroed).reason
 
     def _judge(self, stage: str, judged: Run | Graph, zeros: Sequence[ZeroedOutput] = ()) -> StageRecord:
-        record = self._check(stage, judged, zeros)
+        record, _ = self._check(stage, judged, zeros)
         self.records.append(record)
         return record
 
-    def _check(self, stage: str, judged: Run | Graph, zeros: Sequence[ZeroedOutput]) -> StageRecord:
-        """Judge what is compiled, or a graph as eager runs it: without rounding, where there is any."""
+    def _check(
+        self, stage: str, judged: Run | Graph, zeros: Sequence[ZeroedOutput]
+    ) -> tuple[StageRecord, Sequence[Any]]:
+        """Judge what is compiled, or a graph as eager runs it: without rounding, where there is any.
+
+        Returns:
+            The record, and the values that were judged.
+        """
         assert self._reference is not None, "check_capture comes first"
         started = time.perf_counter()
         error, gates = "", []
-        values: Sequence[Any]
+        values: Sequence[Any] = ()
         reference = self._smooth if isinstance(judged, Graph) and self._smooth is not None else self._reference
         try:
             inputs = self._inputs()
@@ -233,7 +245,7 @@ class Verifier:
         except (RuntimeError, IndexError, TypeError, ValueError, AssertionError) as raised:
             # A stage that cannot run on the user's inputs has failed its check.
             error = f"running it raised {type(raised).__name__}: {raised}"
-        return StageRecord(stage, _worst(gates), time.perf_counter() - started, error)
+        return StageRecord(stage, _worst(gates), time.perf_counter() - started, error), values
 
     def _inputs(self) -> list[torch.Tensor]:
         """Fresh inputs for every run, contiguous as calls bring them, so that no run sees another's writes."""
