@@ -135,8 +135,8 @@ void some(const Bytes& o, const float* scales) {
         const int64_t first = panels.first(p), width = panels.width(p), at = width * LANES;
         for (int64_t block = 0; block < share.rows; block += BLOCK) {
           const int64_t rows = std::min(BLOCK, share.rows - block);
-          multiply(width, rows, weight + block * step, step, packed + first * depth * LANES, at, used, sums, at, false,
-                   true);
+          const int32_t* some = weight + block * step;
+          multiply(width, rows, some, step, packed + first * depth * LANES, at, used, sums, at, some + rows * step);
           if (p == 0) shifts_of(weight + block * step, step, used, rows, shifts + block); // the cache has them now
           for (int64_t v = 0; v < width; ++v) {
             const int64_t m = (first + v) * LANES;

@@ -1,5 +1,5 @@
 // activation(x @ weight.T + bias), float32, for each of some weights [N, K] as the model stores them, by rows or by
-// columns (which is [K, N] by rows, as GPT-2 has it). They are not copied.
+// columns (which is [K, N] by rows, as GPT-2 has it). No copy of them is kept.
 
 #include "linear.h"
 
@@ -89,16 +89,109 @@ void few_by_columns(const Floats& o) {
   }
 }
 
-void compute(const Floats& o, bool columns) {
+void some_by_rows(const Floats& o) {
   const int64_t size = o.share_size();
-  if (columns)
-    compute<true>(o, shares_of(o, size, 1), size, [&](const auto& share, int64_t k, int64_t) {
-      return std::pair(share.weight + k * share.N, share.N);
-    });
-  else
-    compute<false>(o, shares_of(o, size, o.K), size,
-                   [&](const auto& share, int64_t k, int64_t) { return std::pair(share.weight + k, o.K); });
+  compute(o, shares_of(o, size, o.K), size,
+          [&](const Share<float>& share, int64_t k, int64_t) { return std::pair(share.weight + k, o.K); });
 }
+
+// Bias and activation of sums that lie as the result does: of some rows, columns [n, n + count).
+void finish_rows(
+    const Share<float>& share, int activation, const float* sums, int64_t line, int64_t rows, float* to, int64_t n) {
+  const int64_t count = std::min<int64_t>(LANES, share.rows - n);
+  const Vec bias = share.bias ? load(share.bias + n, count) : Vec{};
+  by_activation(activation, [&](auto known) {
+    for (int64_t m = 0; m < rows; ++m) {
+      const Vec sum = load(sums + m * line + n);
+      store(to + m * share.N + n, activate(known, share.bias ? sum + bias : sum), count);
+    }
+  });
+}
+
+constexpr int64_t WIDTH = 64; // columns of the result that a thread computes at a time
+constexpr int64_t COPIED = 128; // of K: a copy is written and read at once, and the first-level cache holds so much
+
+// M rows of x, from the first on, by some rows of a weight, whose blocks are turned into panels; or copied, while the first
+// rows of x are multiplied: what lies in columns is far apart. `after`: the share that probably comes next.
+template <bool COLUMNS>
+void multiply_share(
+    const Floats& o, const Share<float>& share, const Share<float>& after, int64_t first, int64_t M, int64_t block,
+    float* turned, float* sums) {
+  constexpr int64_t ROWS = 48; // of x, whose sums are finished while a cache has them
+  const Panels panels(share.rows);
+  const int64_t line = panels.vectors * LANES;
+  const bool copied = COLUMNS && share.rows == line;
+  const float* x = o.x + first * o.line;
+  float* result = share.result + first * share.N;
+  if (!o.K) std::fill_n(sums, M * line, 0.f);
+  for (int64_t k = 0; k == 0 || k < o.K; k += block) {
+    const int64_t depth = std::min(block, o.K - k);
+    const bool last = k + depth == o.K;
+    // What comes next is fetched meanwhile: of the weight, and the lines of the result.
+    const Share<float>& other = last ? after : share;
+    const int64_t at = last ? 0 : k + depth, more = std::min(block, o.K - at);
+    Fetch<> next = COLUMNS ? Fetch<>{other.weight + at * other.N, more, other.rows, other.N}
+                           : Fetch<>{other.weight + at, other.rows, more, o.K};
+    Fetch<true> written{result, last ? M : 0, share.rows, share.N};
+    const int64_t times = std::max<int64_t>(panels.count * times_of(panels.width(0), M, depth), 1);
+    const auto meanwhile = [&, weight = next.share(times), lines = written.share(times)] {
+      if constexpr (COLUMNS || WIDE) next(weight), written(lines);
+    };
+    const auto multiply_by = [&](int64_t p, auto right, int64_t m, int64_t rows) {
+      const float* ahead = m + rows < M ? x + (m + rows) * o.line + k : x + at;
+      multiply(panels.width(p), rows, x + m * o.line + k, o.line, right, depth,
+               sums + m * line + panels.first(p) * LANES, line, k > 0, ahead, meanwhile);
+    };
+    int64_t done = 0;
+    for (int64_t p = 0; p < panels.count; ++p) {
+      const int64_t n = panels.first(p) * LANES, width = panels.width(p), step = width * LANES;
+      float* panel = turned + n * depth;
+      if (copied) {
+        done = std::min(M, rows_at_a_time(panels.width(0)));
+        multiply_by(p, Copied{share.weight + k * share.N + n, share.N, panel, step}, 0, done);
+      } else if (COLUMNS)
+        for (int64_t i = 0; i < depth; ++i)
+          for (int64_t j = 0; j < step; j += LANES)
+            store(panel + i * step + j, load(share.weight + (k + i) * share.N + n + j,
+                                             std::clamp<int64_t>(share.rows - n - j, 0, LANES)));
+      else
+        turn(share.weight + n * o.K + k, o.K, share.rows - n, depth, panel, step, width);
+    }
+    for (int64_t m = 0; m < M; m += ROWS) {
+      const int64_t rows = std::min(ROWS, M - m), from = std::max(m, done);
+      for (int64_t p = 0; p < panels.count; ++p) {
+        const int64_t n = panels.first(p) * LANES;
+        multiply_by(p, Right<float>{turned + n * depth, panels.width(p) * LANES}, from, m + rows - from);
+      }
+      for (int64_t v = 0; v < panels.vectors && last; ++v)
+        finish_rows(share, o.activation, sums + m * line, line, rows, result + m * share.N, v * LANES);
+    }
+  }
+}
+
+// The rows of x are taken as they are. A thread has some rows of a weight at a time, and where there are few, some rows of
+// x.
+template <bool COLUMNS>
+void by_rows_of_x(const Floats& o) {
+  const auto shares = shares_of(o, WIDTH, COLUMNS ? 1 : o.K);
+  const int64_t count = shares.size(), block = std::min(block_of(o.M), COLUMNS ? COPIED : DEPTH);
+  if (!count) return;
+  const int64_t pieces = std::clamp<int64_t>((o.threads * 2 + count - 1) / count, 1, (o.M + 95) / 96);
+#pragma omp parallel num_threads(o.threads)
+  {
+    float* turned = scratch<0, float>(WIDTH * block);
+    float* sums = scratch<1, float>((o.M / pieces + 1) * WIDTH);
+#pragma omp for schedule(dynamic, 1) collapse(2)
+    for (int64_t piece = 0; piece < pieces; ++piece)
+      for (int64_t b = 0; b < count; ++b) {
+        const int64_t first = o.M * piece / pieces, M = o.M * (piece + 1) / pieces - first;
+        multiply_share<COLUMNS>(o, shares[b], shares[(b + o.threads) % count], first, M, block, turned, sums);
+      }
+  }
+}
+
+// Rows of x: from so many on it is the weight that is turned around, not x and the result.
+constexpr int64_t MANY = WIDE ? 192 : 400;
 
 template <int M>
 void few(const Floats& o, bool columns) {
@@ -111,12 +204,14 @@ extern "C" void linears(const int64_t* numbers) {
   Call call{numbers};
   const auto x = call.next<const float*>();
   const bool columns = call.next();
-  Floats(call, x).in_pieces([&](const Floats& o, int64_t) {
-    switch (o.M) {
-      case 1: return few<1>(o, columns);
-      case 2: return few<2>(o, columns);
-      case 4: return few<4>(o, columns);
-      default: return compute(o, columns);
-    }
-  });
+  const Floats whole(call, x);
+  switch (whole.M) {
+    case 1: return few<1>(whole, columns);
+    case 2: return few<2>(whole, columns);
+    case 4: return few<4>(whole, columns);
+  }
+  if (columns || whole.M >= MANY)
+    whole.in_pieces([&](const Floats& o, int64_t) { columns ? by_rows_of_x<true>(o) : by_rows_of_x<false>(o); }, 1024);
+  else
+    some_by_rows(whole);
 }

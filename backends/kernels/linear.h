@@ -1,8 +1,8 @@
 // What all kernels for linears share: who computes which columns of the result, and what is done to finished sums.
 //
-// The roles of the operands are swapped: rows of the weight are broadcast, number by number, against vectors of rows of
-// x. So only x is rearranged, once for all threads, and a block of the transposed result is turned around when it is
-// done.
+// In compute() the roles of the operands are swapped: rows of the weight are broadcast, number by number, against vectors
+// of rows of x. So only x is rearranged, once for all threads, and a block of the transposed result is turned around when
+// it is done.
 
 #pragma once
 
@@ -15,9 +15,10 @@
 namespace {
 
 constexpr int64_t MOST_ROWS = 512; // of x at a time
-constexpr int64_t DEPTH = 192;     // of a block of K
-constexpr int64_t FEW_ROWS = 16, SHALLOW = 64; // of x, and their blocks: sums of few rows are cheap to add to, and more, shorter
-                                               // ones err less
+constexpr int64_t DEPTH = 384;     // of a block of K
+
+// The depth of blocks for so many rows: sums of few rows are cheap to add to, and more, shorter ones err less.
+inline int64_t block_of(int64_t M) { return M <= 16 ? 64 : DEPTH; }
 
 // scales: of a quantized weight. bias: null for none.
 template <typename T>
@@ -56,10 +57,10 @@ struct Operands {
   // Rows of a weight that a thread takes at a time; a multiple of 24, as products take 6 or 8.
   int64_t share_size() const { return std::clamp<int64_t>(columns() / (threads * 2) / 24 * 24, 24, 192); }
 
-  // Calls a function for at most MOST_ROWS of x at a time: with the operands of these rows, and which is the first.
+  // Calls a function for at most so many rows of x at a time: with the operands of these rows, and which is the first.
   template <typename Function>
-  void in_pieces(Function function) const {
-    const int64_t pieces = (M + MOST_ROWS - 1) / MOST_ROWS;
+  void in_pieces(Function function, int64_t most = MOST_ROWS) const {
+    const int64_t pieces = (M + most - 1) / most;
     for (int64_t piece = 0; piece < pieces; ++piece) {
       const int64_t first = M * piece / pieces;
       Operands part = *this;
@@ -154,15 +155,16 @@ void finish_row(float* row, const Share<T>& share, int activation) {
   finish_row(row, share, activation, [](Vec sum, int64_t, int64_t) { return sum; });
 }
 
-// All linears in float32. Blocks of K, `block` numbers each, keep the vectors in the first-level cache.
+// All linears in float32. Blocks of K, `block` numbers each, keep the vectors in the caches.
 // product_of(share, k, depth): a function that multiplies numbers [k, k + depth) of the rows of a weight by a panel:
-// (width, vectors, sums, line), where the sums of a row are `line` apart; for k > 0 it adds to them.
+// (width, vectors, sums, line, meanwhile), where the sums of a row are `line` apart; for k > 0 it adds to them.
 template <typename T, typename ProductOf>
 void compute(
     const Operands<float, T>& o, const std::vector<Share<T>>& shares, int64_t size, int64_t block, ProductOf product_of) {
   const Panels panels(o.M);
   const int64_t line = panels.vectors * LANES;
   float* packed = scratch<0, float>(line * o.K);
+  const auto panel = [&](int64_t p, int64_t k) { return packed + (panels.first(p) * o.K + k * panels.width(p)) * LANES; };
 #pragma omp parallel num_threads(o.threads)
   {
     float* sums = scratch<1, float>(size * line);
@@ -170,16 +172,25 @@ void compute(
     for (int64_t p = 0; p < panels.count; ++p)
       for (int64_t k = 0; k < o.K; k += DEPTH)
         turn(o.x + panels.first(p) * LANES * o.line + k, o.line, o.M - panels.first(p) * LANES, std::min(DEPTH, o.K - k),
-             packed + (panels.first(p) * o.K + k * panels.width(p)) * LANES, panels.width(p) * LANES, panels.width(p));
+             panel(p, k), panels.width(p) * LANES, panels.width(p));
 #pragma omp for schedule(dynamic, 1)
     for (int64_t b = 0; b < static_cast<int64_t>(shares.size()); ++b) {
       const Share<T>& share = shares[b];
       if (!o.K) std::fill_n(sums, share.rows * line, 0.f);
       for (int64_t k = 0; k < o.K; k += block) {
-        const auto product = product_of(share, k, std::min(block, o.K - k));
+        const int64_t depth = std::min(block, o.K - k);
+        const auto product = product_of(share, k, depth);
         for (int64_t p = 0; p < panels.count; ++p) {
-          const int64_t first = panels.first(p) * LANES, width = panels.width(p);
-          product(width, packed + first * o.K + k * width * LANES, sums + first, line);
+          const auto product_and = [&](auto meanwhile) {
+            product(panels.width(p), panel(p, k), sums + panels.first(p) * LANES, line, meanwhile);
+          };
+          if constexpr (WIDE) { // What the next one reads is fetched meanwhile.
+            const int64_t after = p + 1 < panels.count ? p + 1 : 0, at = after ? k : k + depth < o.K ? k + depth : 0;
+            Fetch<> next{panel(after, at), 1, std::min(block, o.K - at) * panels.width(after) * LANES, 0};
+            const int64_t lines = panels.count == 1 ? 0 : next.share(times_of(panels.width(p), share.rows, depth));
+            product_and([&next, lines] { next(lines); });
+          } else
+            product_and([] {});
         }
       }
       for (int64_t v = 0; v < panels.vectors; ++v)
@@ -191,13 +202,15 @@ void compute(
 }
 
 // The same of rows that lie as numbers. rows_of(share, k, depth): numbers [k, k + depth) of the rows of a weight, and how
-// far apart the rows are; of a weight that is TURNED, how far apart the columns are.
-template <bool TURNED, typename T, typename Rows>
+// far apart the rows are.
+template <typename T, typename Rows>
 void compute(const Operands<float, T>& o, const std::vector<Share<T>>& shares, int64_t size, Rows rows_of) {
-  compute(o, shares, size, o.M <= FEW_ROWS ? SHALLOW : DEPTH, [&](const Share<T>& share, int64_t k, int64_t depth) {
+  compute(o, shares, size, block_of(o.M), [&](const Share<T>& share, int64_t k, int64_t depth) {
     const auto [rows, step] = rows_of(share, k, depth);
-    return [&share, k, depth, rows = rows, step = step](int64_t width, const float* x, float* sums, int64_t line) {
-      multiply<TURNED>(width, share.rows, rows, step, x, width * LANES, depth, sums, line, k > 0, true);
+    return [&share, k, depth, rows = rows, step = step](
+               int64_t width, const float* x, float* sums, int64_t line, auto meanwhile) {
+      const Right<float> vectors{x, width * LANES};
+      multiply(width, share.rows, rows, step, vectors, depth, sums, line, k > 0, rows + depth, meanwhile);
     };
   });
 }

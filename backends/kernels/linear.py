@@ -1,11 +1,12 @@
 """Linear layers on CPUs in float32 that take the weights as the model stores them.
 
 Libraries are fastest where they may keep a rearranged copy of the weight. This kernel needs none: it rearranges the
-input instead, which is small where there are few rows. With AVX-512 it was as fast as oneDNN with such a copy, or
-faster, from 4 to 128 rows; with AVX2 faster at 8 and 32 rows, and 8 % slower at 128.
+input instead, which is small where there are few rows; of many rows, or weights by columns, a block of the weight at a
+time, in a core's own cache. With AVX-512 it was faster than MKL in most shapes, by up to two thirds
+(docs/adr/0044-what-lies-far-apart-is-copied-while-it-is-multiplied.md).
 
-source: Goto and van de Geijn 2008 (Anatomy of high-performance matrix multiplication), with the roles of the operands
-        swapped; activations: polynomials of our own, see activations.h.
+source: Goto and van de Geijn 2008 (Anatomy of high-performance matrix multiplication), for few rows with the roles of
+        the operands swapped; activations: polynomials of our own, see activations.h.
 """
 
 from __future__ import annotations

@@ -6,28 +6,79 @@
 
 namespace {
 
+constexpr int64_t LINE = 16; // numbers in a line of the cache
+
+// The right operand of a product: vector v of row k.
+template <typename T>
+struct Right {
+  const T* at;
+  int64_t step;
+
+  auto operator()(int64_t k, int v) const { return load(at + k * step + v * LANES); }
+};
+
+// The same, and what is read is copied on the way, to rows that are `line` apart.
+struct Copied {
+  const float* at;
+  int64_t step;
+  float* copy;
+  int64_t line;
+
+  Vec operator()(int64_t k, int v) const {
+    const Vec value = load(at + k * step + v * LANES);
+    store(copy + k * line + v * LANES, value);
+    return value;
+  }
+};
+
+// Whether there is time to fetch something between the sums: where vectors are short, a line is soon done.
+constexpr bool WIDE = NV == 4;
+
+// Lines of the cache that are fetched into its second level little by little, while something else is computed:
+// `numbers` numbers of each of some rows, which are `step` apart. They are to be read, or written.
+template <bool WRITTEN = false>
+struct Fetch {
+  const float* at;
+  int64_t rows, numbers, step;
+  int64_t number = 0; // of the row that `at` is now
+
+  // How many at a time, if they are to be there after so many times. The last time may fetch some more.
+  int64_t share(int64_t times) const {
+    return (rows * ((numbers + LINE - 1) / LINE) + times - 1) / times;
+  }
+
+  void operator()(int64_t count) {
+    for (; count > 0; --count) { // without branches, which would be foretold wrongly
+      __builtin_prefetch(at + number, WRITTEN, 2);
+      number += LINE;
+      const int64_t same = -static_cast<int64_t>(number < numbers); // row: all bits, or none
+      number &= same;
+      at += step & ~same;
+    }
+  }
+};
+
 // C[R, V * LANES] = A[R, depth] B[depth, V * LANES], or += if `add`. Meanwhile as much of A from `ahead` on, if any, is
-// fetched: it comes next, and memory is slower than the sums. If A is TURNED, it lies as [depth, R].
-template <int R, int V, bool TURNED = false, typename T>
+// fetched: it comes next, and memory is slower than the sums. A function is called, too, once for each line of a row of A.
+template <int R, int V, typename T, typename Matrix, typename Meanwhile>
 inline void product(
-    const T* a, int64_t lda, const T* b, int64_t ldb, int64_t depth, T* c, int64_t ldc, bool add = false,
-    const T* ahead = nullptr) {
+    const T* a, int64_t lda, const Matrix& b, int64_t depth, T* c, int64_t ldc, bool add, const T* ahead,
+    Meanwhile& meanwhile) {
   using Vector = decltype(load(a));
-  constexpr int64_t LINE = 16; // numbers in a line of the cache
   Vector sum[R][V] = {};
   for (int64_t line = 0; line < depth; line += LINE) {
-    if (ahead && !TURNED)
+    if (ahead)
 #pragma GCC unroll 32
       for (int r = 0; r < R; ++r) __builtin_prefetch(ahead + r * lda + line);
+    meanwhile();
     const int64_t stop = std::min(line + LINE, depth);
     for (int64_t k = line; k < stop; ++k) {
-      if (ahead && TURNED) __builtin_prefetch(ahead + k * lda);
       Vector right[V];
 #pragma GCC unroll 32
-      for (int v = 0; v < V; ++v) right[v] = load(b + k * ldb + v * LANES);
+      for (int v = 0; v < V; ++v) right[v] = b(k, v);
 #pragma GCC unroll 32
       for (int r = 0; r < R; ++r) {
-        Vector left = all(TURNED ? a[k * lda + r] : a[r * lda + k]);
+        Vector left = all(a[r * lda + k]);
 #pragma GCC unroll 32
         for (int v = 0; v < V; ++v) sum[r][v] = accumulate(left, right[v], sum[r][v]);
       }
@@ -106,37 +157,51 @@ struct Panels {
   int64_t width(int64_t panel) const { return first(panel + 1) - first(panel); }
 };
 
-// product for any number of rows, R at a time. With `ahead` the next rows are fetched meanwhile; behind the last ones, the
-// first of the next block of depth.
-template <int R, int V, bool TURNED, typename T>
+// product for any number of rows, R at a time. With `ahead` the next rows are fetched meanwhile, and during the last ones
+// those from there on.
+template <int R, int V, typename T, typename Matrix, typename Meanwhile>
 inline void multiply_rows(
-    int64_t rows, const T* a, int64_t lda, const T* b, int64_t ldb, int64_t depth, T* c, int64_t ldc,
-    bool add, bool ahead) {
-  const int64_t line = TURNED ? 1 : lda, block = TURNED ? depth * lda : depth;
+    int64_t rows, const T* a, int64_t lda, const Matrix& b, int64_t depth, T* c, int64_t ldc, bool add, const T* ahead,
+    Meanwhile& meanwhile) {
   int64_t r = 0;
   for (; r + R <= rows; r += R) {
-    const T* next = r + 2 * R <= rows ? a + (r + R) * line : a + block;
-    if (TURNED && r + 3 * R <= rows) next += R; // what lies beside the next ones is mostly fetched with them
-    product<R, V, TURNED>(a + r * line, lda, b, ldb, depth, c + r * ldc, ldc, add, ahead ? next : nullptr);
+    const T* next = ahead && r + 2 * R <= rows ? a + (r + R) * lda : ahead;
+    product<R, V>(a + r * lda, lda, b, depth, c + r * ldc, ldc, add, next, meanwhile);
   }
   if constexpr (R > 1)
     if (r < rows)
-      multiply_rows<TURNED ? 1 : R / 2, V, TURNED>(rows - r, a + r * line, lda, b, ldb, depth, c + r * ldc, ldc, add, false);
+      multiply_rows<R / 2, V, T>(rows - r, a + r * lda, lda, b, depth, c + r * ldc, ldc, add, nullptr, meanwhile);
 }
 
-// C[rows, width * LANES] = or += A[rows, depth] B[depth, width * LANES]: with as many sums as there are registers.
-template <bool TURNED = false, typename T>
+// How many rows are multiplied at a time by a panel of some width: with as many sums as there are registers.
+inline int64_t rows_at_a_time(int64_t width) { return width == 4 || (NV == 2 && width == 2) ? 6 : 8; }
+
+// How often `meanwhile` is called in a product.
+inline int64_t times_of(int64_t width, int64_t rows, int64_t depth) {
+  const int64_t at_a_time = rows_at_a_time(width);
+  return (rows + at_a_time - 1) / at_a_time * ((depth + LINE - 1) / LINE);
+}
+
+// C[rows, width * LANES] = or += A[rows, depth] B[depth, width * LANES].
+template <typename T, typename Matrix, typename Meanwhile>
 inline void multiply(
-    int64_t width, int64_t rows, const T* a, int64_t lda, const T* b, int64_t ldb, int64_t depth, T* c,
-    int64_t ldc, bool add = false, bool ahead = false) {
+    int64_t width, int64_t rows, const T* a, int64_t lda, const Matrix& b, int64_t depth, T* c, int64_t ldc, bool add,
+    const T* ahead, Meanwhile meanwhile) {
   switch (width) {
-    case 1: return multiply_rows<8, 1, TURNED>(rows, a, lda, b, ldb, depth, c, ldc, add, ahead);
-    case 2: return multiply_rows<NV == 4 ? 8 : 6, 2, TURNED>(rows, a, lda, b, ldb, depth, c, ldc, add, ahead);
+    case 1: return multiply_rows<8, 1>(rows, a, lda, b, depth, c, ldc, add, ahead, meanwhile);
+    case 2: return multiply_rows<NV == 4 ? 8 : 6, 2>(rows, a, lda, b, depth, c, ldc, add, ahead, meanwhile);
 #if defined(__AVX512F__)
-    case 3: return multiply_rows<8, 3, TURNED>(rows, a, lda, b, ldb, depth, c, ldc, add, ahead);
-    case 4: return multiply_rows<6, 4, TURNED>(rows, a, lda, b, ldb, depth, c, ldc, add, ahead);
+    case 3: return multiply_rows<8, 3>(rows, a, lda, b, depth, c, ldc, add, ahead, meanwhile);
+    case 4: return multiply_rows<6, 4>(rows, a, lda, b, depth, c, ldc, add, ahead, meanwhile);
 #endif
   }
+}
+
+template <typename T>
+inline void multiply(
+    int64_t width, int64_t rows, const T* a, int64_t lda, const T* b, int64_t ldb, int64_t depth, T* c, int64_t ldc,
+    const T* ahead = nullptr) {
+  multiply(width, rows, a, lda, Right<T>{b, ldb}, depth, c, ldc, false, ahead, [] {});
 }
 
 } // namespace

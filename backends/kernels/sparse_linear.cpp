@@ -142,7 +142,7 @@ void many_rows(const Sparse& o, int64_t block) {
   const int64_t size = o.share_size();
   compute(o, shares_of(o, size, 0), size, block, [&](const Share<int32_t>& share, int64_t k, int64_t) {
     return with_lists(o, share, k, [&](const Lists& lists, int64_t first, int64_t count) {
-      return [=](int64_t width, const float* vectors, float* sums, int64_t line) {
+      return [=](int64_t width, const float* vectors, float* sums, int64_t line, auto) {
         lists.group == 1 ? multiply_lists<1>(width, lists, first, count, vectors, k > 0, sums, line)
                          : multiply_lists<4>(width, lists, first, count, vectors, k > 0, sums, line);
       };

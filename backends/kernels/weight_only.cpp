@@ -123,14 +123,14 @@ void dequantize(
 template <int BITS>
 void compute_packed(const Packed& o, const Format& format) {
   const int64_t size = o.share_size();
-  compute<false>(o, shares_of(o, size, format.bytes, format.groups), size,
-                 [&](const Share<uint8_t>& share, int64_t k, int64_t depth) {
-                   float* rows = scratch<2, float>(size * DEPTH);
-                   for (int64_t n = 0; n < share.rows; ++n)
-                     dequantize<BITS>(share.weight + n * format.bytes, share.scales + n * format.groups, format, k,
-                                      depth, rows + n * DEPTH);
-                   return std::pair<const float*, int64_t>(rows, DEPTH);
-                 });
+  compute(o, shares_of(o, size, format.bytes, format.groups), size,
+          [&](const Share<uint8_t>& share, int64_t k, int64_t depth) {
+            float* rows = scratch<2, float>(size * DEPTH);
+            for (int64_t n = 0; n < share.rows; ++n)
+              dequantize<BITS>(share.weight + n * format.bytes, share.scales + n * format.groups, format, k, depth,
+                               rows + n * DEPTH);
+            return std::pair<const float*, int64_t>(rows, DEPTH);
+          });
 }
 
 template <int BITS>
