@@ -109,7 +109,7 @@ void finish_rows(
 }
 
 constexpr int64_t WIDTH = 64; // columns of the result that a thread computes at a time
-constexpr int64_t COPIED = 128; // of K: a copy is written and read at once, and the first-level cache holds so much
+constexpr int64_t MOST = 128; // of K in a block: the first-level cache holds so much of these columns
 
 // M rows of x, from the first on, by some rows of a weight, whose blocks are turned into panels; or copied, while the first
 // rows of x are multiplied: what lies in columns is far apart. `after`: the share that probably comes next.
@@ -174,7 +174,7 @@ void multiply_share(
 template <bool COLUMNS>
 void by_rows_of_x(const Floats& o) {
   const auto shares = shares_of(o, WIDTH, COLUMNS ? 1 : o.K);
-  const int64_t count = shares.size(), block = std::min(block_of(o.M), COLUMNS ? COPIED : DEPTH);
+  const int64_t count = shares.size(), block = std::min(block_of(o.M), MOST);
   if (!count) return;
   const int64_t pieces = std::clamp<int64_t>((o.threads * 2 + count - 1) / count, 1, (o.M + 95) / 96);
 #pragma omp parallel num_threads(o.threads)
