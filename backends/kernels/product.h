@@ -157,8 +157,8 @@ struct Panels {
   int64_t width(int64_t panel) const { return first(panel + 1) - first(panel); }
 };
 
-// product for any number of rows, R at a time. With `ahead` the next rows are fetched meanwhile, and during the last ones
-// those from there on.
+// product for any number of rows, R at a time, and what is left at once. With `ahead` the next rows are fetched meanwhile,
+// and during the last ones those from there on.
 template <int R, int V, typename T, typename Matrix, typename Meanwhile>
 inline void multiply_rows(
     int64_t rows, const T* a, int64_t lda, const Matrix& b, int64_t depth, T* c, int64_t ldc, bool add, const T* ahead,
@@ -170,7 +170,7 @@ inline void multiply_rows(
   }
   if constexpr (R > 1)
     if (r < rows)
-      multiply_rows<R / 2, V, T>(rows - r, a + r * lda, lda, b, depth, c + r * ldc, ldc, add, nullptr, meanwhile);
+      multiply_rows<R - 1, V, T>(rows - r, a + r * lda, lda, b, depth, c + r * ldc, ldc, add, ahead, meanwhile);
 }
 
 // How many rows are multiplied at a time by a panel of some width: with as many sums as there are registers.
